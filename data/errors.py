@@ -1,0 +1,8 @@
+"""The error that a user can mend."""
+
+
+class UserError(Exception):
+    """Something that the user gave or lacks: a missing file, a wrong key, a damaged image.
+
+    Its text is one line that says what is wrong, where, and how to mend it. Entry points print that line and exit 1.
+    """

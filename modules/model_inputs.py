@@ -1,0 +1,30 @@
+"""The one door between a batch and the model: decides what the model may see of a study.
+
+In `predicted` and `none` mode the annotation stays outside, so nothing derived from the reference report can reach the
+model, whatever the model does with its inputs.
+"""
+
+from data.batch import Batch
+from data.errors import UserError
+from models.outputs import BoxSource, GraphAnnotation, GraphSource, ModelInputs
+
+
+def model_inputs(batch: Batch, graph_source: GraphSource, box_source: BoxSource) -> ModelInputs:
+    """The part of `batch` that the model may see under the given sources.
+
+    `oracle` and `mixed` show the annotated graph; `oracle_boxes` with a predicted graph shows the annotated boxes
+    alone, through `given_boxes`. Raises UserError for `file` boxes when no study of the batch has any.
+    """
+    given_boxes = given_visible = annotation = None
+    if box_source == BoxSource.FILE:
+        if not batch.given_visible.any():
+            raise UserError(
+                f"No box for any of the studies {', '.join(batch.study_ids[:3])}, ... in data.boxes_file: "
+                "give a file that covers them, or choose another eval.box_source"
+            )
+        given_boxes, given_visible = batch.given_boxes, batch.given_visible
+    elif box_source == BoxSource.ORACLE_BOXES:
+        given_boxes, given_visible = batch.regions.boxes, batch.regions.visible
+    if graph_source in (GraphSource.ORACLE, GraphSource.MIXED):
+        annotation = GraphAnnotation(**vars(batch.regions))
+    return ModelInputs(batch.images, batch.view_mask, batch.frontal, given_boxes, given_visible, annotation)
