@@ -186,8 +186,9 @@ class TrainConfig:
     graph_source           oracle (the paper), mixed, predicted or none: the graph that the decoder is trained on
     mix_to, mix_epochs     `mixed`: the share of studies with a predicted graph rises from 0 to mix_to over mix_epochs
     validate_every         epochs between validations; validate_from: the first epoch that is validated (from 1)
-    monitor                weighted sum of validation scores that selects the best checkpoint, e.g. {bleu_4: 1, meteor: 0.5}
+    monitor                validation score that selects the best checkpoint, or a weighted sum: "bleu_4 + 0.5 * meteor"
     patience               validations without a better score before stopping; null: never
+    log_every              optimiser steps between lines of the log
     max_steps              stop after so many optimiser steps; null: no limit
     save_every             optimiser steps between saves inside an epoch; null: at epoch ends only
     precision, compile, channels_last   see `Precision`; torch.compile; memory format of images
@@ -203,7 +204,7 @@ class TrainConfig:
     mix_epochs: float = 10.0
     validate_every: int = 1
     validate_from: int = 1
-    monitor: dict[str, float] = field(default_factory=lambda: {"bleu_4": 1.0, "meteor": 0.5})
+    monitor: str = "bleu_4 + 0.5 * meteor"
     patience: int | None = 7
     max_steps: int | None = None
     save_every: int | None = None
