@@ -1,7 +1,7 @@
 """The one door between a batch and the model: decides what the model may see of a study.
 
-In `predicted` and `none` mode the annotation stays outside, so nothing derived from the reference report can reach the
-model, whatever the model does with its inputs.
+Outside of training the annotation stays behind in `predicted` and `none` mode, so nothing derived from the reference
+report can reach the model, whatever the model does with its inputs.
 """
 
 from data.batch import Batch
@@ -9,11 +9,14 @@ from data.errors import UserError
 from models.outputs import BoxSource, GraphAnnotation, GraphSource, ModelInputs
 
 
-def model_inputs(batch: Batch, graph_source: GraphSource, box_source: BoxSource) -> ModelInputs:
+def model_inputs(
+    batch: Batch, graph_source: GraphSource, box_source: BoxSource, training: bool = False
+) -> ModelInputs:
     """The part of `batch` that the model may see under the given sources.
 
-    `oracle` and `mixed` show the annotated graph; `oracle_boxes` with a predicted graph shows the annotated boxes
-    alone, through `given_boxes`. Raises UserError for `file` boxes when no study of the batch has any.
+    `oracle` and `mixed` show the annotated graph, and so does training in every mode: its losses count annotated regions,
+    while the decoder's graph still follows `graph_source`. `oracle_boxes` shows the annotated boxes alone.
+    Raises UserError for `file` boxes when no study of the batch has any.
     """
     given_boxes = given_visible = annotation = None
     if box_source == BoxSource.FILE:
@@ -25,6 +28,6 @@ def model_inputs(batch: Batch, graph_source: GraphSource, box_source: BoxSource)
         given_boxes, given_visible = batch.given_boxes, batch.given_visible
     elif box_source == BoxSource.ORACLE_BOXES:
         given_boxes, given_visible = batch.regions.boxes, batch.regions.visible
-    if graph_source in (GraphSource.ORACLE, GraphSource.MIXED):
+    if training or graph_source in (GraphSource.ORACLE, GraphSource.MIXED):
         annotation = GraphAnnotation(**vars(batch.regions))
     return ModelInputs(batch.images, batch.view_mask, batch.frontal, given_boxes, given_visible, annotation)

@@ -1,0 +1,38 @@
+"""Word embeddings with sinusoidal positions."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """[length, width]: sine on even, cosine on odd channels (Vaswani et al., "Attention is all you need", 2017, 3.5)."""
+    positions = torch.arange(length, dtype=torch.float32).unsqueeze(1)
+    frequencies = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
+    table = torch.zeros(length, width)
+    table[:, 0::2] = torch.sin(positions * frequencies)
+    table[:, 1::2] = torch.cos(positions * frequencies)
+    return table
+
+
+class WordEmbedding(nn.Module):
+    """Token embedding times sqrt(D) plus the position, dropout."""
+
+    def __init__(self, words: int, width: int, longest: int, dropout: float = 0.0):
+        super().__init__()
+        assert width % 2 == 0, f"sinusoidal positions need an even width, not {width}"
+        self.tokens = nn.Embedding(words, width)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("positions", sinusoidal_positions(longest, width), persistent=False)
+
+    def forward(self, token_ids: Tensor, first_position: int = 0) -> Tensor:
+        """token_ids [B, T], the first at `first_position` of the report: [B, T, D].
+
+        Raises ValueError for a report longer than the table of positions.
+        """
+        last = first_position + token_ids.shape[1]
+        if last > len(self.positions):
+            raise ValueError(f"a report of {last} tokens is longer than the {len(self.positions)} positions of the model")
+        embedded = self.tokens(token_ids) * math.sqrt(self.tokens.embedding_dim)
+        return self.dropout(embedded + self.positions[first_position:last])

@@ -1,0 +1,36 @@
+"""Masked means, and the regrouping between fixed slots and packed valid rows.
+
+The sizes of packed tensors depend on the values of masks. Every such size is decided in this file, and nowhere else in
+`models/`, so that a test can replace it (shapes that depend on values cannot be traced without data).
+"""
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `values` [B, N, C] over the rows that `mask` [B, N] keeps: [B, C]; zeros where it keeps none."""
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def packed_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions (study [S], region [S]) that `mask` [B, R] keeps, study by study."""
+    study, region = mask.nonzero(as_tuple=True)
+    return study, region
+
+
+def unpack(rows: Tensor, study: Tensor, region: Tensor, mask: Tensor) -> Tensor:
+    """The packed `rows` [S, ...] at their slots of `mask` [B, R], zeros elsewhere: [B, R, ...]."""
+    slots = rows.new_zeros(*mask.shape, *rows.shape[1:])
+    return slots.index_put((study, region), rows)
+
+
+def largest_count(mask: Tensor) -> int:
+    """How many entries the fullest row of `mask` [S, A] keeps; 0 for an empty mask."""
+    return int(mask.sum(-1).max()) if mask.numel() else 0
+
+
+def all_true(mask: Tensor) -> bool:
+    """Whether every entry of `mask` is True."""
+    return bool(mask.all())

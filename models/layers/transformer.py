@@ -1,0 +1,46 @@
+"""Pre-norm transformer parts: x + dropout(f(norm(x)))."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.attention import MultiHeadAttention
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, dropout, Linear on the last axis: [..., D] -> [..., D]."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.contract(self.dropout(F.gelu(self.expand(rows))))
+
+
+class SelfAttentionBlock(nn.Module):
+    """x + dropout(self-attention(norm(x))) on [..., M, D], masked as `MultiHeadAttention` says."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, rows: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        normed = self.norm(rows)
+        return rows + self.dropout(self.attention(normed, normed, mask, causal))
+
+
+class FeedForwardBlock(nn.Module):
+    """x + dropout(feed-forward(norm(x))) on [..., D]."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows + self.dropout(self.feed_forward(self.norm(rows)))

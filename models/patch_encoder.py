@@ -1,0 +1,197 @@
+"""The patch encoder: X-rays -> patches, by a CNN (or Swin) trunk without its classifier.
+
+Shapes: B batch, V views, H image side, C channels, G grid side, N = V * G * G patches.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import Tensor, nn
+
+
+@dataclass
+class Patches:
+    """Patches of all views, and the grid of the first.
+
+    tokens [B, N, C] view by view, row by row; mask [B, N] bool; frontal_grid [B, C, G, G]
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    frontal_grid: Tensor
+
+
+class PatchEncoder(nn.Module):
+    """Encodes every view with one trunk and lays the patches of all views side by side."""
+
+    def __init__(self, trunk: nn.Module, channels: int):
+        super().__init__()
+        self.trunk = trunk
+        self.channels = channels
+
+    def forward(self, images: Tensor, view_mask: Tensor) -> Patches:
+        """images [B, V, 3, H, H], view_mask [B, V] bool."""
+        batch, views = view_mask.shape
+        grids = self.trunk(images.flatten(0, 1)).unflatten(0, (batch, views))  # [B, V, C, G, G]
+        tokens = grids.flatten(-2).transpose(-1, -2)  # [B, V, G * G, C]
+        mask = view_mask.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
+        return Patches(tokens.flatten(1, 2), mask.flatten(1), grids[:, 0])
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut (He et al., "Deep residual learning", 2016)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(maps)))))
+        return F.relu(inner + self.shortcut(maps))
+
+
+def small_resnet(width: int = 32) -> nn.Sequential:
+    """An 18-layer residual network of half the usual width, for CPUs: [B, 3, H, H] -> [B, 8 * width, H / 32, H / 32]."""
+    stages: list[nn.Module] = [
+        nn.Conv2d(3, width, 7, 2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    ]
+    channels_in = width
+    for stage in range(4):
+        channels = width * 2**stage
+        stages += [
+            ResidualBlock(channels_in, channels, stride=1 if stage == 0 else 2), ResidualBlock(channels, channels, stride=1)
+        ]
+        channels_in = channels
+    return nn.Sequential(*stages)
+
+
+class SwinTrunk(nn.Module):
+    """torchvision's Swin without pooling and head, channels brought to the front: [B, 3, H, H] -> [B, C, H/32, H/32]."""
+
+    def __init__(self, swin: nn.Module):
+        super().__init__()
+        self.features = swin.features
+        self.norm = swin.norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.features(images)).permute(0, 3, 1, 2)
+
+
+# How each family of torchvision's classifiers is cut before its pooling and head.
+_FAMILIES = {
+    "ResNet": lambda net: nn.Sequential(
+        net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4
+    ),
+    "ShuffleNetV2": lambda net: nn.Sequential(net.conv1, net.maxpool, net.stage2, net.stage3, net.stage4, net.conv5),
+    "RegNet": lambda net: nn.Sequential(net.stem, net.trunk_output),
+    "MNASNet": lambda net: net.layers,
+    "DenseNet": lambda net: nn.Sequential(net.features, nn.ReLU()),
+    "EfficientNet": lambda net: net.features,
+    "MobileNetV2": lambda net: net.features,
+    "MobileNetV3": lambda net: net.features,
+    "ConvNeXt": lambda net: net.features,
+    "VGG": lambda net: net.features,
+    "SwinTransformer": SwinTrunk,
+}
+
+
+def build_patch_encoder(backbone: str, stride: int = 32, weights: str = "none") -> PatchEncoder:
+    """The patch encoder around a trunk by name.
+
+    backbone  `small_resnet`, or a torchvision classifier of one of the families above (resnet101, densenet121, swin_b...)
+    stride    pixels a patch side; 16 keeps the last halving of a CNN at full size
+    weights   imagenet: torchvision's, from its hub; none: random; else a file with the state dict of the trunk or of the
+              whole classifier
+    Raises ValueError for an unknown backbone or a stride it cannot have, FileNotFoundError and ConnectionError for
+    weights that cannot be had, each saying how to mend it.
+    """
+    if backbone == "small_resnet":
+        if weights == "imagenet":
+            raise ValueError("small_resnet has no ImageNet weights: set model.patch_encoder.weights=none")
+        trunk = small_resnet()
+    else:
+        trunk = _torchvision_trunk(backbone, weights == "imagenet")
+    if stride == 16:
+        _drop_last_halving(trunk, backbone)
+    if weights not in ("imagenet", "none"):
+        _load_trunk(trunk, Path(weights))
+    return PatchEncoder(trunk, _output_shape(trunk)[0])
+
+
+def _torchvision_trunk(backbone: str, pretrained: bool) -> nn.Module:
+    if backbone not in torchvision.models.list_models(torchvision.models):
+        raise ValueError(
+            f"No backbone '{backbone}': use small_resnet or a name of torchvision.models.list_models(), e.g. resnet101"
+        )
+    try:
+        network = torchvision.models.get_model(backbone, weights="DEFAULT" if pretrained else None)
+    except (URLError, OSError) as error:
+        raise ConnectionError(
+            f"Cannot fetch the ImageNet weights of {backbone} ({error}): connect to the internet once, or set "
+            "model.patch_encoder.weights to a downloaded file or to none"
+        ) from error
+    family = type(network).__name__
+    if family not in _FAMILIES:
+        raise ValueError(f"The backbone '{backbone}' ({family}) has no patch grid: choose a ResNet, DenseNet, Swin...")
+    return _FAMILIES[family](network)
+
+
+def _output_shape(trunk: nn.Module, side: int = 64) -> tuple[int, ...]:
+    """Channels and grid of the trunk for a square image, found by trying."""
+    training = trunk.training
+    with torch.no_grad():
+        shape = trunk.eval()(torch.zeros(1, 3, side, side)).shape[1:]
+    trunk.train(training)
+    return tuple(shape)
+
+
+def _drop_last_halving(trunk: nn.Module, backbone: str) -> None:
+    """Let the layers that halve the map from stride 16 to 32 keep its size. Their weights stay as they are."""
+    side = 128
+    halving: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) and module.stride in (2, (2, 2)):
+            if inputs[0].shape[-1] == side // 16:
+                halving.append(module)
+
+    hooks = [module.register_forward_hook(note) for module in trunk.modules()]
+    _output_shape(trunk, side)
+    for hook in hooks:
+        hook.remove()
+    for module in halving:
+        module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (2, 2):
+            module.padding = "same"  # ConvNeXt's 2x2 convolution would lose a row
+        if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)) and module.kernel_size in (2, (2, 2)):
+            module.kernel_size = 1  # DenseNet's and VGG's 2x2 pooling likewise
+    if _output_shape(trunk, side)[-1] != side // 16:
+        raise ValueError(f"{backbone} cannot have a stride of 16: set model.patch_encoder.stride=32 or choose a ResNet")
+
+
+def _load_trunk(trunk: nn.Module, path: Path) -> None:
+    """Load a state dict of the trunk, or of the classifier that it was cut from (by order of matching shapes)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights at {path}: set model.patch_encoder.weights to imagenet, none or a file")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    own = trunk.state_dict()
+    if state.keys() != own.keys():
+        # A classifier's entries come in the order of its layers, the trunk first and the head last.
+        state = dict(zip(own, list(state.values())[: len(own)], strict=False))
+    wrong = [f"{name} {tuple(state[name].shape) if name in state else 'missing'} for {tuple(value.shape)}"
+             for name, value in own.items() if name not in state or state[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"{path} does not fit the trunk in {len(wrong)} places: {'; '.join(wrong[:3])}")
+    trunk.load_state_dict(state)

@@ -1,0 +1,47 @@
+"""Region features: the patches under a box -> one vector."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from models.layers.masking import packed_rows, unpack
+
+
+class RegionPooler(nn.Module):
+    """RoI pooling to 1x1 on the patch grid, then Linear(C, C), LayerNorm, GELU, dropout.
+
+    roi   pool   maximum over the cells under the box, corners rounded to cells, both inclusive (as the release); corners
+                 are clamped to the grid, so that a box at the lower or right edge keeps its last cells
+          align  mean of bilinear samples under the box
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.0, roi: str = "pool"):
+        super().__init__()
+        self.roi = roi
+        self.project = nn.Linear(channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, grid: Tensor, boxes: Tensor, regions: Tensor) -> Tensor:
+        """grid [B, C, G, G], boxes [B, R, 4], regions [B, R] bool -> features [B, R, C], zeros where not asked for."""
+        study, region = packed_rows(regions)
+        pooled = self.pool(grid, boxes[study, region], study)
+        features = self.dropout(F.gelu(self.norm(self.project(pooled))))
+        return unpack(features, study, region, regions)
+
+    def pool(self, grid: Tensor, boxes: Tensor, study: Tensor) -> Tensor:
+        """The pooled cells of `boxes` [S, 4] in the grids of `study` [S]: [S, C]."""
+        side = grid.shape[-1]
+        corners = boxes.float() * side
+        if self.roi == "pool":
+            # Half a cell rounds up, and a pixel box divided by its image side may fall a hair short of the half.
+            corners = torch.floor(corners + 0.5 + 1e-4).clamp(0, side - 1)
+        rois = torch.cat([study.unsqueeze(1).float(), corners], 1)
+        # torchvision's kernels want fp32 under autocast on CPUs.
+        with torch.autocast(grid.device.type, enabled=False):
+            if self.roi == "pool":
+                cells = roi_pool(grid.float(), rois, output_size=1)
+            else:
+                cells = roi_align(grid.float(), rois, output_size=1, sampling_ratio=2, aligned=True)
+        return cells.flatten(1)

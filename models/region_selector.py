@@ -1,0 +1,57 @@
+"""The region selector: "will the report speak of this region?" for each of the 29."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RegionMemory(nn.Module):
+    """A learned memory [slots, C] that a feature reads with several heads, from its best-matching slots alone.
+
+    top: per head only so many slots count; the softmax runs over those.
+    """
+
+    def __init__(self, channels: int, slots: int, heads: int, top: int):
+        super().__init__()
+        assert channels % heads == 0, f"{channels} channels are not a multiple of {heads} memory heads"
+        assert top <= slots, f"the best {top} of {slots} memory slots"
+        self.heads = heads
+        self.top = top
+        self.slots = nn.Parameter(torch.empty(slots, channels))
+        self.project = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """feature [B, C] -> answer [B, C]."""
+        memory = self.project(self.slots)
+        queries = self.query(feature).unflatten(-1, (self.heads, -1))  # [B, h, c]
+        keys = self.key(memory).unflatten(-1, (self.heads, -1))  # [slots, h, c]
+        values = self.value(memory).unflatten(-1, (self.heads, -1))
+        scores = torch.einsum("bhc,mhc->bhm", queries, keys) / queries.shape[-1] ** 0.5
+        best, index = scores.topk(self.top, dim=-1)  # [B, h, top]
+        weights = torch.zeros_like(scores).scatter(-1, index, F.softmax(best, -1).to(scores.dtype))
+        answers = torch.einsum("bhm,mhc->bhc", weights, values)
+        return self.output(answers.flatten(1))
+
+
+class RegionSelector(nn.Module):
+    """g = Linear(mean patch); with memory: Linear([g; memory's answer to g]), GELU, dropout; Linear to R logits."""
+
+    def __init__(self, channels: int, regions: int, dropout: float = 0.0, memory: RegionMemory | None = None):
+        super().__init__()
+        self.project = nn.Linear(channels, channels)
+        self.memory = memory
+        self.fuse = nn.Linear(2 * channels, channels) if memory is not None else None
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, regions)
+
+    def forward(self, mean_patch: Tensor) -> Tensor:
+        """mean_patch [B, C] -> logits [B, R]."""
+        feature = self.project(mean_patch)
+        if self.memory is not None:
+            fused = self.fuse(torch.cat([feature, self.memory(feature)], -1))
+            feature = self.dropout(F.gelu(fused))
+        return self.head(feature)

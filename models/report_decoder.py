@@ -1,0 +1,145 @@
+"""The report decoder: words so far, patches and sub-graphs -> the next word.
+
+Shapes: B batch, T tokens, W words, N patches, D width, h heads, d = D / h, K beams a study (rows of one study lie
+together, so B * K rows of words share B memories).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.graph_attention import GraphAttention, GraphMemory
+from models.layers.attention import MultiHeadAttention
+from models.layers.embeddings import WordEmbedding
+from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
+from models.outputs import SceneGraph
+
+
+@dataclass
+class DecoderState:
+    """What decoding remembers: keys and values of the words so far, and of the memories, layer by layer.
+
+    self_keys, self_values       [B * K, h, longest, d] a layer, filled up to `position`
+    memory_keys, memory_values   [B, h, N, d] a layer, shared by the beams of a study
+    graph_memories               a layer; None without graph
+    memory_mask                  [B, 1, N]
+    """
+
+    self_keys: list[Tensor]
+    self_values: list[Tensor]
+    memory_keys: list[Tensor]
+    memory_values: list[Tensor]
+    graph_memories: list[GraphMemory] | None
+    memory_mask: Tensor
+    position: int = 0
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i go on from the words of row rows[i] (rows [B * K], within one study). Memories stay."""
+        written = slice(0, self.position)
+        for cache in (*self.self_keys, *self.self_values):
+            cache[:, :, written] = cache[rows, :, written]
+
+
+class ReportDecoderLayer(nn.Module):
+    """Masked self-attention, attention over the patches, attention over the graph, feed-forward; all pre-norm."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None):
+        super().__init__()
+        self.self_attention = SelfAttentionBlock(width, heads, dropout)
+        self.image_norm = nn.LayerNorm(width)
+        self.image_attention = MultiHeadAttention(width, heads, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.graph_attention = graph_attention
+        self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
+
+    def forward(self, words: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None) -> Tensor:
+        """words [B, T, D] -> [B, T, D], every word from itself and those before."""
+        words = self.self_attention(words, causal=True)
+        graph_memory = None
+        if self.graph_attention is not None and graph is not None:
+            graph_memory = self.graph_attention.project(graph)
+        keys, values = self.image_attention.project_memory(memory)
+        return self._attend_and_transform(words, keys, values, memory_mask, graph_memory)
+
+    def step(self, words: Tensor, state: DecoderState, layer: int) -> Tensor:
+        """One more word a row: words [B * K, 1, D] -> [B * K, 1, D]; its keys and values join `state`."""
+        attention = self.self_attention.attention
+        normed = self.self_attention.norm(words)
+        keys, values = state.self_keys[layer], state.self_values[layer]
+        new_keys, new_values = attention.project_memory(normed)
+        keys[:, :, state.position : state.position + 1] = new_keys
+        values[:, :, state.position : state.position + 1] = new_values
+        seen = slice(0, state.position + 1)
+        words = words + attention.attend(normed, keys[:, :, seen], values[:, :, seen])
+        studies = state.memory_mask.shape[0]
+        grouped = words.view(studies, -1, words.shape[-1])  # [B, K, D]: the beams of a study ask its memories together
+        graph_memory = None if state.graph_memories is None else state.graph_memories[layer]
+        grouped = self._attend_and_transform(
+            grouped, state.memory_keys[layer], state.memory_values[layer], state.memory_mask, graph_memory
+        )
+        return grouped.view_as(words)
+
+    def _attend_and_transform(
+        self, words: Tensor, keys: Tensor, values: Tensor, mask: Tensor, graph_memory: GraphMemory | None
+    ) -> Tensor:
+        words = words + self.dropout(self.image_attention.attend(self.image_norm(words), keys, values, mask))
+        if graph_memory is not None:
+            words = self.graph_attention(words, graph_memory)
+        return self.feed_forward(words)
+
+
+class ReportDecoder(nn.Module):
+    """Word embedding, decoder layers, LayerNorm, Linear to the words (not tied to the embedding).
+
+    graph_attentions: one a layer for `graph_in: decoder | both`, else None. longest: tokens a report may have.
+    """
+
+    def __init__(
+        self, words: int, width: int, heads: int, feedforward: int, layers: int, longest: int, dropout: float = 0.0,
+        graph_attentions: list[GraphAttention] | None = None,
+    ):
+        super().__init__()
+        self.embedding = WordEmbedding(words, width, longest, dropout)
+        self.layers = nn.ModuleList(
+            ReportDecoderLayer(width, heads, feedforward, dropout, graph_attentions[i] if graph_attentions else None)
+            for i in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.word_head = nn.Linear(width, words)
+
+    def forward(self, token_ids: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None) -> Tensor:
+        """Teacher forcing: token_ids [B, T], memory [B, N, D], memory_mask [B, N] -> logits [B, T, W] of each next word.
+
+        Padding needs no mask: it stands at the end, where no word before it looks.
+        """
+        words = self.embedding(token_ids)
+        for layer in self.layers:
+            words = layer(words, memory, memory_mask.unsqueeze(1), graph)
+        return self.word_head(self.norm(words))
+
+    def start(
+        self, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None, beams: int, longest: int
+    ) -> DecoderState:
+        """The state before the first word, for `beams` rows a study and at most `longest` steps."""
+        rows = memory.shape[0] * beams
+        self_keys, self_values, memory_keys, memory_values, graph_memories = [], [], [], [], []
+        for layer in self.layers:
+            keys, values = layer.image_attention.project_memory(memory)
+            memory_keys.append(keys)
+            memory_values.append(values)
+            cache_shape = (rows, keys.shape[1], longest, keys.shape[3])
+            self_keys.append(keys.new_zeros(cache_shape))
+            self_values.append(keys.new_zeros(cache_shape))
+            if layer.graph_attention is not None and graph is not None:
+                graph_memories.append(layer.graph_attention.project(graph))
+        return DecoderState(
+            self_keys, self_values, memory_keys, memory_values, graph_memories or None, memory_mask.unsqueeze(1)
+        )
+
+    def step(self, token_ids: Tensor, state: DecoderState) -> Tensor:
+        """The next-word logits [B * K, W] after the tokens `token_ids` [B * K]; `state` moves on by one word."""
+        words = self.embedding(token_ids.unsqueeze(1), first_position=state.position)
+        for index, layer in enumerate(self.layers):
+            words = layer.step(words, state, index)
+        state.position += 1
+        return self.word_head(self.norm(words)).squeeze(1)

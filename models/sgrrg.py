@@ -1,0 +1,198 @@
+"""SGRRG, the paper's figure read top to bottom: images -> patches -> scene graph -> memory -> words.
+
+Source: Wang, Zhu, Bhalerao, He, "SGRRG: Leveraging radiology scene graphs for improved and abnormality-aware radiology
+report generation", CMIG 2025. Shapes as in `models/outputs.py`. The parts are built elsewhere and handed in.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.attribute_predictor import AttributePredictor
+from models.beam_search import beam_search, sample
+from models.image_encoder import ImageEncoder
+from models.layers.masking import masked_mean
+from models.outputs import (
+    BoxSource,
+    Encoded,
+    Generation,
+    GraphAnnotation,
+    GraphSource,
+    ModelInputs,
+    SceneGraph,
+    SGRRGOutput,
+)
+from models.patch_encoder import PatchEncoder
+from models.proxy_heads import ObservationHead
+from models.region_localizer import RegionLocalizer
+from models.region_pooler import RegionPooler
+from models.region_selector import RegionSelector
+from models.report_decoder import ReportDecoder
+from models.scene_graph_encoder import SceneGraphEncoder
+
+
+class GraphParts(nn.Module):
+    """The parts that find, describe and encode regions; a model with `graph_in: none` has none of them.
+
+    Thresholds are probabilities above which a region is selected, an attribute given, a region visible.
+    """
+
+    def __init__(
+        self, selector: RegionSelector, pooler: RegionPooler, attribute_predictor: AttributePredictor,
+        encoder: SceneGraphEncoder, localizer: RegionLocalizer | None, atlas: Tensor,
+        region_threshold: float = 0.2, attribute_threshold: float = 0.5, visible_threshold: float = 0.5,
+    ):
+        """atlas [R, 4]: the boxes of `box_source: atlas`."""
+        super().__init__()
+        self.selector = selector
+        self.pooler = pooler
+        self.attribute_predictor = attribute_predictor
+        self.encoder = encoder
+        self.localizer = localizer
+        self.region_threshold = region_threshold
+        self.attribute_threshold = attribute_threshold
+        self.visible_threshold = visible_threshold
+        self.register_buffer("atlas", atlas.clone().float())
+
+
+class SGRRG(nn.Module):
+    """The report generator.
+
+    graph             None for `graph_in: none`
+    observation_head  None without proxy task 1
+    bos_id, eos_id, pad_id   of the tokenizer
+    """
+
+    def __init__(
+        self, patch_encoder: PatchEncoder, image_encoder: ImageEncoder, decoder: ReportDecoder,
+        graph: GraphParts | None, observation_head: ObservationHead | None, bos_id: int, eos_id: int, pad_id: int,
+    ):
+        super().__init__()
+        self.patch_encoder = patch_encoder
+        self.image_encoder = image_encoder
+        self.decoder = decoder
+        self.graph = graph
+        self.observation_head = observation_head
+        self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
+
+    def encode(
+        self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, mixing_probability: float = 0.0
+    ) -> Encoded:
+        """Everything before the first word.
+
+        graph_source `oracle` and `mixed` need `inputs.annotation`; `mixed` takes the predicted graph for studies drawn
+        with `mixing_probability` from torch's generator, and the annotated one for the rest.
+        """
+        patches = self.patch_encoder(inputs.images, inputs.view_mask)
+        mean_patch = masked_mean(patches.tokens, patches.mask)
+        observation_logits = None if self.observation_head is None else self.observation_head(mean_patch)
+        encoded = Encoded(memory=patches.tokens, memory_mask=patches.mask, observation_logits=observation_logits)
+
+        if self.graph is not None:
+            encoded.region_logits = self.graph.selector(mean_patch)
+            if self.graph.localizer is not None:
+                encoded.boxes, encoded.visible_logits = self.graph.localizer(patches.frontal_grid)
+            boxes, visible = self._boxes(encoded, inputs, box_source)
+            if inputs.annotation is not None:
+                encoded.annotated_graph = self._annotated_graph(encoded, inputs, patches.frontal_grid, boxes)
+            if graph_source == GraphSource.ORACLE:
+                encoded.graph = encoded.annotated_graph
+            elif graph_source == GraphSource.PREDICTED:
+                encoded.graph = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
+            elif graph_source == GraphSource.MIXED:
+                predicted = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
+                drawn = torch.rand(len(inputs.images), device=inputs.images.device) < mixing_probability
+                encoded.graph = _choose_by_study(drawn, predicted, encoded.annotated_graph)
+
+        encoded.memory = self.image_encoder(patches.tokens, patches.mask, encoded.graph)
+        return encoded
+
+    def forward(
+        self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
+        box_source: BoxSource, mixing_probability: float = 0.0,
+    ) -> SGRRGOutput:
+        """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1. token_mask is not looked at."""
+        encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
+        logits = self.decoder(token_ids[:, :-1], encoded.memory, encoded.memory_mask, encoded.graph)
+        return SGRRGOutput(encoded, logits)
+
+    def generate(
+        self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, beam_size: int = 3,
+        max_tokens: int = 100, sampled: bool = False, temperature: float = 1.0, generator: torch.Generator | None = None,
+    ) -> Generation:
+        """Reports of at most `max_tokens` ids counting BOS, so at most max_tokens - 1 generated; beam_size 1 is greedy."""
+        encoded = self.encode(inputs, graph_source, box_source)
+        studies, longest = len(inputs.images), max_tokens - 1
+        rows = 1 if sampled else beam_size
+        state = self.decoder.start(encoded.memory, encoded.memory_mask, encoded.graph, rows, longest)
+        special = {"bos_id": self.bos_id, "eos_id": self.eos_id, "pad_id": self.pad_id, "device": inputs.images.device}
+        if sampled:
+            written = sample(
+                self.decoder.step, state, studies, longest, temperature=temperature, generator=generator, **special
+            )
+        else:
+            written = beam_search(self.decoder.step, state, studies, beam_size, longest, **special)
+        return Generation(written.token_ids, written.scores, written.token_log_probs, encoded)
+
+    # The three places where a box, a region or an attribute is chosen.
+
+    def _boxes(self, encoded: Encoded, inputs: ModelInputs, source: BoxSource) -> tuple[Tensor, Tensor]:
+        """The boxes [B, R, 4] of `source`, clamped to the image and without gradient, and which are visible [B, R]."""
+        if source == BoxSource.LOCALIZER:
+            if encoded.boxes is None:
+                raise ValueError("box_source localizer, but the model was built with model.localizer=false: choose atlas or file")
+            visible = torch.sigmoid(encoded.visible_logits) > self.graph.visible_threshold
+            return encoded.boxes.detach().clamp(0, 1), visible
+        if source == BoxSource.ATLAS:
+            boxes = self.graph.atlas.expand(len(inputs.images), -1, -1)
+            return boxes, torch.ones_like(boxes[..., 0], dtype=torch.bool)
+        return inputs.given_boxes, inputs.given_visible
+
+    def _annotated_graph(self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor) -> SceneGraph:
+        """Teacher forcing: annotated regions, boxes and attributes. Studies without annotated boxes borrow `boxes`."""
+        annotation = inputs.annotation
+        selected = annotated_regions(annotation)
+        boxes = torch.where(annotation.boxes_known[:, None, None], annotation.boxes, boxes)
+        features = self.graph.pooler(grid, boxes, selected)
+        encoded.attribute_logits = self.graph.attribute_predictor(features)
+        encoded.attribute_regions = selected
+        return self.graph.encoder(features, boxes, annotation.attributes, selected)
+
+    def _predicted_graph(
+        self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor, visible: Tensor
+    ) -> SceneGraph:
+        """Regions and attributes by the model's own probabilities; attributes are predicted for every visible region."""
+        visible = visible & inputs.frontal.unsqueeze(1)
+        selected = visible & (torch.sigmoid(encoded.region_logits) > self.graph.region_threshold)
+        features = self.graph.pooler(grid, boxes, visible)
+        logits = self.graph.attribute_predictor(features)
+        if encoded.attribute_logits is None:  # the losses keep the annotated regions' logits
+            encoded.attribute_logits, encoded.attribute_regions = logits, visible
+        attributes = (torch.sigmoid(logits) > self.graph.attribute_threshold) & self.graph.attribute_predictor.slots
+        return self.graph.encoder(features, boxes, attributes, selected)
+
+
+def annotated_regions(annotation: GraphAnnotation) -> Tensor:
+    """The regions [B, R] that have an annotated sub-graph: mentioned, and visible where boxes are annotated at all."""
+    return annotation.mentioned & annotation.graph_known[:, None] & (annotation.visible | ~annotation.boxes_known[:, None])
+
+
+def _choose_by_study(drawn: Tensor, first: SceneGraph, second: SceneGraph) -> SceneGraph:
+    """`first` for the studies of `drawn` [B] bool, `second` for the others; nodes padded to the wider of the two."""
+    width = max(first.nodes.shape[2], second.nodes.shape[2])
+
+    def choose(left: Tensor, right: Tensor) -> Tensor:
+        return torch.where(drawn.view(-1, *[1] * (left.dim() - 1)), left, right)
+
+    def widen(nodes: Tensor) -> Tensor:
+        missing = width - nodes.shape[2]
+        filler = nodes.new_zeros(*nodes.shape[:2], missing, *nodes.shape[3:])
+        return torch.cat([nodes, filler], 2)
+
+    return SceneGraph(
+        selected=choose(first.selected, second.selected),
+        boxes=choose(first.boxes, second.boxes),
+        attributes=choose(first.attributes, second.attributes),
+        embeddings=choose(first.embeddings, second.embeddings),
+        nodes=choose(widen(first.nodes), widen(second.nodes)),
+        node_mask=choose(widen(first.node_mask), widen(second.node_mask)),
+    )

@@ -1,0 +1,165 @@
+"""Config -> objects: the only place where settings become classes and numbers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from data import vocabulary
+from data.dataset import StudyDataset
+from data.errors import UserError
+from data.transforms import Augmentation
+from data.vocabulary import Vocabularies
+from models.attribute_predictor import AttributePredictor
+from models.graph_attention import GraphAttention
+from models.image_encoder import ImageEncoder
+from models.patch_encoder import build_patch_encoder
+from models.proxy_heads import ObservationHead
+from models.region_localizer import RegionLocalizer
+from models.region_pooler import RegionPooler
+from models.region_selector import RegionMemory, RegionSelector
+from models.report_decoder import ReportDecoder
+from models.scene_graph_encoder import SceneGraphEncoder
+from models.sgrrg import SGRRG, GraphParts
+from modules.config import Config, ModelConfig
+from modules.criterion import ReportCriterion
+
+Built = TypeVar("Built")
+
+
+def build_vocabularies(config: Config) -> Vocabularies:
+    """The vocabularies of the training split of `config.data.root`."""
+    data = config.data
+    return vocabulary.build_vocabularies(
+        root=Path(data.root), cleaning=data.cleaning, min_word_count=data.min_word_count,
+        min_attribute_count=data.min_attribute_count, distinct_special_tokens=data.distinct_special_tokens,
+        atlas_file=data.atlas_file,
+    )
+
+
+def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train: bool = False) -> StudyDataset:
+    """One split of `config.data.root`; with augmentation and `train_limit` for training, else with `eval_limit`."""
+    data = config.data
+    augmentation = None
+    if train:
+        augmentation = Augmentation(
+            rotate=data.rotate, translate=data.translate, scale=data.scale, intensity=data.intensity
+        )
+    return StudyDataset(
+        root=Path(data.root), split=split, vocabularies=vocabularies, cleaning=data.cleaning,
+        image_size=data.image_size, max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain,
+        augmentation=augmentation, boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit,
+        seed=config.seed, cache_images=data.cache_images,
+    )
+
+
+def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
+    """The model with fresh weights (the trunk's as `patch_encoder.weights` says).
+
+    Raises UserError for a backbone, stride or weights that cannot be had.
+    """
+    settings = config.model
+    patch_encoder = _or_user_error(
+        lambda: build_patch_encoder(
+            settings.patch_encoder.backbone, settings.patch_encoder.stride, settings.patch_encoder.weights
+        )
+    )
+    channels = patch_encoder.channels
+    if settings.memory and settings.graph_in != "none" and channels % settings.memory_heads:
+        raise UserError(
+            f"model.memory_heads={settings.memory_heads} does not divide the {channels} channels of "
+            f"{settings.patch_encoder.backbone}: choose a divisor"
+        )
+    image_encoder = ImageEncoder(
+        channels, settings.width, settings.heads, settings.feedforward, settings.image_layers, settings.dropout,
+        settings.image_dropout, _graph_attentions(settings, "encoder", settings.image_layers),
+    )
+    tokenizer = vocabularies.tokenizer
+    decoder = ReportDecoder(
+        len(tokenizer), settings.width, settings.heads, settings.feedforward, settings.decoder_layers,
+        config.data.max_tokens, settings.dropout, _graph_attentions(settings, "decoder", settings.decoder_layers),
+    )
+    observation_head = (
+        ObservationHead(channels, len(vocabularies.observations)) if settings.observation_head else None
+    )
+    graph = _build_graph_parts(settings, channels, vocabularies) if settings.graph_in != "none" else None
+    model = SGRRG(
+        patch_encoder, image_encoder, decoder, graph, observation_head,
+        bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+    )
+    _initialise(model)
+    return model
+
+
+def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriterion:
+    """The loss with the weights of `config.loss`."""
+    loss = config.loss
+    weights = {term: getattr(loss, term) for term in ReportCriterion.TERMS}
+    return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin)
+
+
+def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[GraphAttention] | None:
+    """One graph attention a layer of the encoder or decoder, where `graph_in` wants the graph there."""
+    if settings.graph_in not in (where, "both"):
+        return None
+    return [
+        GraphAttention(
+            settings.width, settings.heads, settings.dropout, settings.sentence_attention, settings.fuse, settings.gate
+        )
+        for _ in range(layers)
+    ]
+
+
+def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocabularies) -> GraphParts:
+    sizes = list(vocabularies.attributes.sizes)
+    regions = len(vocabularies.anatomy.regions)
+    atlas = vocabularies.anatomy.boxes
+    memory = None
+    if settings.memory:
+        memory = RegionMemory(channels, settings.memory_slots, settings.memory_heads, settings.memory_top)
+    return GraphParts(
+        selector=RegionSelector(channels, regions, settings.dropout, memory),
+        pooler=RegionPooler(channels, settings.dropout, settings.roi),
+        attribute_predictor=AttributePredictor(channels, sizes),
+        encoder=SceneGraphEncoder(
+            channels, settings.width, settings.heads, settings.feedforward, settings.graph_layers, sizes,
+            settings.dropout, settings.encode, settings.pooling,
+        ),
+        localizer=RegionLocalizer(channels, atlas, dropout=settings.dropout) if settings.localizer else None,
+        atlas=atlas,
+        region_threshold=settings.region_threshold,
+        attribute_threshold=settings.attribute_threshold,
+        visible_threshold=settings.visible_threshold,
+    )
+
+
+def _initialise(model: SGRRG) -> None:
+    """The release's initialisation, everywhere but in the trunk: normal 0.02, zero biases, memory normal(0, 1 / C).
+
+    The localizer's last layer starts at zero, so that its first boxes are the mean boxes.
+    """
+    for name, module in model.named_modules():
+        if name.startswith("patch_encoder"):
+            continue
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, AttributePredictor):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, RegionMemory):
+            nn.init.normal_(module.slots, std=1 / module.slots.shape[1])
+    if model.graph is not None and model.graph.localizer is not None:
+        torch.nn.init.zeros_(model.graph.localizer.shift.weight)
+
+
+def _or_user_error(build: Callable[[], Built]) -> Built:
+    """`build()`, with the errors of `models/` (which know nothing of users) as UserError."""
+    try:
+        return build()
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        raise UserError(str(error)) from error
