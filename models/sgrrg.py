@@ -99,8 +99,9 @@ class SGRRG(nn.Module):
             elif graph_source == GraphSource.PREDICTED:
                 encoded.graph = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
             elif graph_source == GraphSource.MIXED:
-                predicted = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
                 drawn = torch.rand(len(inputs.images), device=inputs.images.device) < mixing_probability
+                visible = visible & drawn.unsqueeze(1)  # no work for predicted graphs that nobody will see
+                predicted = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
                 encoded.graph = _choose_by_study(drawn, predicted, encoded.annotated_graph)
 
         encoded.memory = self.image_encoder(patches.tokens, patches.mask, encoded.graph)
