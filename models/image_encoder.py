@@ -14,7 +14,9 @@ from models.outputs import SceneGraph
 class ImageEncoderLayer(nn.Module):
     """Attention over the graph where the encoder has one, self-attention among patches, feed-forward."""
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None):
+    def __init__(
+        self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None
+    ):
         super().__init__()
         self.graph_attention = graph_attention
         self.self_attention = SelfAttentionBlock(width, heads, dropout)

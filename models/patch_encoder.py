@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
 
 
 def small_resnet(width: int = 32) -> nn.Sequential:
-    """An 18-layer residual network of half the usual width, for CPUs: [B, 3, H, H] -> [B, 8 * width, H / 32, H / 32]."""
+    """An 18-layer residual network of half the usual width, for CPUs: [B, 3, H, H] -> [B, 8 * width, H/32, H/32]."""
     stages: list[nn.Module] = [
         nn.Conv2d(3, width, 7, 2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
     ]
@@ -71,14 +71,15 @@ def small_resnet(width: int = 32) -> nn.Sequential:
     for stage in range(4):
         channels = width * 2**stage
         stages += [
-            ResidualBlock(channels_in, channels, stride=1 if stage == 0 else 2), ResidualBlock(channels, channels, stride=1)
+            ResidualBlock(channels_in, channels, stride=1 if stage == 0 else 2),
+            ResidualBlock(channels, channels, stride=1),
         ]
         channels_in = channels
     return nn.Sequential(*stages)
 
 
 class SwinTrunk(nn.Module):
-    """torchvision's Swin without pooling and head, channels brought to the front: [B, 3, H, H] -> [B, C, H/32, H/32]."""
+    """torchvision's Swin without pooling and head, channels in front: [B, 3, H, H] -> [B, C, H/32, H/32]."""
 
     def __init__(self, swin: nn.Module):
         super().__init__()
@@ -110,10 +111,10 @@ _FAMILIES = {
 def build_patch_encoder(backbone: str, stride: int = 32, weights: str = "none") -> PatchEncoder:
     """The patch encoder around a trunk by name.
 
-    backbone  `small_resnet`, or a torchvision classifier of one of the families above (resnet101, densenet121, swin_b...)
+    backbone  `small_resnet`, or a torchvision classifier of one of the families above (resnet101, densenet121, swin_b)
     stride    pixels a patch side; 16 keeps the last halving of a CNN at full size
-    weights   imagenet: torchvision's, from its hub; none: random; else a file with the state dict of the trunk or of the
-              whole classifier
+    weights   imagenet: torchvision's, from its hub; none: random; else a file with the state dict of the trunk or of
+              the whole classifier
     Raises ValueError for an unknown backbone or a stride it cannot have, FileNotFoundError and ConnectionError for
     weights that cannot be had, each saying how to mend it.
     """

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class RegionLocalizer(nn.Module):
-    """Channels are squeezed, the grid is brought to a fixed size and flattened, and a small perceptron moves mean boxes.
+    """Channels are squeezed, the grid brought to a fixed size and flattened, and a small perceptron moves mean boxes.
 
     Anatomy keeps its arrangement from patient to patient, so all boxes follow from one picture-wide pose; a perceptron
-    over the whole grid sees that pose, and the mean boxes are a close start. Boxes move as centre shift and log size.
+    over the whole grid sees that pose, and the mean boxes are a close start. Boxes move by centre shift and log size.
     """
 
     GRID = 8  # cells a side that the perceptron sees

@@ -11,8 +11,8 @@ from models.layers.masking import packed_rows, unpack
 class RegionPooler(nn.Module):
     """RoI pooling to 1x1 on the patch grid, then Linear(C, C), LayerNorm, GELU, dropout.
 
-    roi   pool   maximum over the cells under the box, corners rounded to cells, both inclusive (as the release); corners
-                 are clamped to the grid, so that a box at the lower or right edge keeps its last cells
+    roi   pool   maximum over the cells under the box, corners rounded to cells, both inclusive (as the release);
+                 corners are clamped to the grid, so that a box at the lower or right edge keeps its last cells
           align  mean of bilinear samples under the box
     """
 

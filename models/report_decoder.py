@@ -43,7 +43,9 @@ class DecoderState:
 class ReportDecoderLayer(nn.Module):
     """Masked self-attention, attention over the patches, attention over the graph, feed-forward; all pre-norm."""
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None):
+    def __init__(
+        self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None
+    ):
         super().__init__()
         self.self_attention = SelfAttentionBlock(width, heads, dropout)
         self.image_norm = nn.LayerNorm(width)
@@ -108,7 +110,7 @@ class ReportDecoder(nn.Module):
         self.word_head = nn.Linear(width, words)
 
     def forward(self, token_ids: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None) -> Tensor:
-        """Teacher forcing: token_ids [B, T], memory [B, N, D], memory_mask [B, N] -> logits [B, T, W] of each next word.
+        """Teacher forcing: token_ids [B, T], memory [B, N, D], memory_mask [B, N] -> next-word logits [B, T, W].
 
         Padding needs no mask: it stands at the end, where no word before it looks.
         """

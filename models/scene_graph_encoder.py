@@ -1,7 +1,7 @@
 """The scene-graph encoder: region features and attributes -> one vector a sub-graph.
 
-A sub-graph is [object node; its attribute nodes]. Shapes: B batch, R regions, A attributes a region (padded), S selected
-regions (packed), M attributes of the fullest sub-graph, C patch channels, D width.
+A sub-graph is [object node; its attribute nodes]. Shapes: B batch, R regions, A attributes a region (padded),
+S selected regions (packed), M attributes of the fullest sub-graph, C patch channels, D width.
 """
 
 import torch
@@ -33,12 +33,14 @@ class SceneGraphEncoderLayer(nn.Module):
 
 
 class SceneGraphEncoder(nn.Module):
-    """Object nodes Linear(C, D)(F) + type; attribute nodes LayerNorm(embedding + type), dropout; layers; LayerNorm; pooling.
+    """Nodes, transformer layers, LayerNorm, pooling.
+
+    An object node is Linear(C, D)(F) + type; an attribute node LayerNorm(embedding + type) with dropout.
 
     attributes_per_region   how many attributes each region has; global ids count them region by region
     encode                  oa-c   nodes of one sub-graph see each other
                             oa-d   the same, and in every layer the objects of one image then attend to each other
-                            oa-pm  one sequence an image: an attribute sees its sub-graph, an object all other objects too
+                            oa-pm  one sequence an image: an attribute sees its sub-graph, an object other objects too
     pooling                 max or mean over the valid nodes gives the sub-graph vector
     """
 
@@ -88,7 +90,8 @@ class SceneGraphEncoder(nn.Module):
         """Nodes [S, 1 + M, D] and their mask [S, 1 + M], attributes in ascending order of id."""
         objects = self.project(features) + self.type_embedding(region)
         count = largest_count(attributes)
-        slots = torch.argsort(attributes.to(torch.uint8), dim=-1, descending=True, stable=True)[:, :count]  # given first
+        given_first = torch.argsort(attributes.to(torch.uint8), dim=-1, descending=True, stable=True)
+        slots = given_first[:, :count]
         given = attributes.gather(-1, slots)
         ids = (slots + self.attribute_offsets[region].unsqueeze(-1)).masked_fill(~given, 0)
         attribute_type = self.type_embedding.weight[-1]

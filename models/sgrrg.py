@@ -108,19 +108,23 @@ class SGRRG(nn.Module):
         return encoded
 
     def forward(
-        self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
-        box_source: BoxSource, mixing_probability: float = 0.0,
+        self, inputs: ModelInputs, token_ids: Tensor, graph_source: GraphSource, box_source: BoxSource,
+        mixing_probability: float = 0.0,
     ) -> SGRRGOutput:
-        """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1. token_mask is not looked at."""
+        """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1."""
         encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
         logits = self.decoder(token_ids[:, :-1], encoded.memory, encoded.memory_mask, encoded.graph)
         return SGRRGOutput(encoded, logits)
 
     def generate(
         self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, beam_size: int = 3,
-        max_tokens: int = 100, sampled: bool = False, temperature: float = 1.0, generator: torch.Generator | None = None,
+        max_tokens: int = 100, sampled: bool = False, temperature: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> Generation:
-        """Reports of at most `max_tokens` ids counting BOS, so at most max_tokens - 1 generated; beam_size 1 is greedy."""
+        """Reports of at most `max_tokens` ids counting BOS, so at most max_tokens - 1 generated.
+
+        beam_size 1 is greedy decoding; sampled draws each word at `temperature` with `generator` instead.
+        """
         encoded = self.encode(inputs, graph_source, box_source)
         studies, longest = len(inputs.images), max_tokens - 1
         rows = 1 if sampled else beam_size
@@ -140,7 +144,7 @@ class SGRRG(nn.Module):
         """The boxes [B, R, 4] of `source`, clamped to the image and without gradient, and which are visible [B, R]."""
         if source == BoxSource.LOCALIZER:
             if encoded.boxes is None:
-                raise ValueError("box_source localizer, but the model was built with model.localizer=false: choose atlas or file")
+                raise ValueError("box_source localizer needs a model with model.localizer=true: choose atlas or file")
             visible = torch.sigmoid(encoded.visible_logits) > self.graph.visible_threshold
             return encoded.boxes.detach().clamp(0, 1), visible
         if source == BoxSource.ATLAS:
@@ -149,7 +153,7 @@ class SGRRG(nn.Module):
         return inputs.given_boxes, inputs.given_visible
 
     def _annotated_graph(self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor) -> SceneGraph:
-        """Teacher forcing: annotated regions, boxes and attributes. Studies without annotated boxes borrow `boxes`."""
+        """Teacher forcing: annotated regions, boxes, attributes. Studies without annotated boxes borrow `boxes`."""
         annotation = inputs.annotation
         selected = annotated_regions(annotation)
         boxes = torch.where(annotation.boxes_known[:, None, None], annotation.boxes, boxes)
@@ -161,7 +165,7 @@ class SGRRG(nn.Module):
     def _predicted_graph(
         self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor, visible: Tensor
     ) -> SceneGraph:
-        """Regions and attributes by the model's own probabilities; attributes are predicted for every visible region."""
+        """Regions and attributes by the model's own probabilities; attribute logits for every visible region."""
         visible = visible & inputs.frontal.unsqueeze(1)
         selected = visible & (torch.sigmoid(encoded.region_logits) > self.graph.region_threshold)
         features = self.graph.pooler(grid, boxes, visible)
@@ -174,7 +178,8 @@ class SGRRG(nn.Module):
 
 def annotated_regions(annotation: GraphAnnotation) -> Tensor:
     """The regions [B, R] that have an annotated sub-graph: mentioned, and visible where boxes are annotated at all."""
-    return annotation.mentioned & annotation.graph_known[:, None] & (annotation.visible | ~annotation.boxes_known[:, None])
+    visible = annotation.visible | ~annotation.boxes_known[:, None]
+    return annotation.mentioned & annotation.graph_known[:, None] & visible
 
 
 def _choose_by_study(drawn: Tensor, first: SceneGraph, second: SceneGraph) -> SceneGraph:

@@ -45,8 +45,9 @@ class DataConfig:
     distinct_special_tokens   padding, BOS and EOS get ids of their own (False: all share id 0, as in the R2Gen family)
     uncertain         uncertain observations count as: positive, negative or ignored
     boxes_file        JSON lines {"id": study, "boxes": {region: [x1, y1, x2, y2]}} of a detector, 0..1 of the image
-    atlas_file        an anatomy.yaml with other atlas boxes; null: the mean boxes of the training split, else the shipped atlas
-    rotate, translate, scale, intensity   augmentation: degrees, share of the side, relative zoom, relative contrast/brightness
+    atlas_file        an anatomy.yaml with other atlas boxes; null: the training split's mean boxes, else the shipped
+    rotate, translate, scale, intensity   augmentation: degrees, share of the side, relative zoom, relative contrast
+                      and brightness
     batch_size        studies a step and process
     workers           loader processes
     cache_images      keep decoded images in memory (uint8, after resizing)
@@ -224,7 +225,7 @@ class EvalConfig:
 
     graph_source, box_source   what the model sees; printed with every score
     beam_size                  of the test; validation_beam_size of the validation (1: greedy)
-    protocol                   r2gen: references cut to max_tokens ids with rare words as <unk>; full: complete cleaned references
+    protocol                   r2gen: references cut to max_tokens ids, rare words as <unk>; full: complete cleaned ones
     meteor_in_validation       METEOR costs seconds a validation
     batch_size                 studies a batch
     """
@@ -290,7 +291,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
             merged = OmegaConf.merge(merged, OmegaConf.load(path))
         for override in overrides or []:
             if "=" not in override:
-                raise UserError(f"Cannot read the argument '{override}': overrides are written key=value, e.g. train.epochs=5")
+                raise UserError(f"Cannot read the argument '{override}': write key=value, e.g. train.epochs=5")
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError) as error:

@@ -50,7 +50,7 @@ class ReportCriterion:
     def counts(self, batch: Batch) -> Tensor:
         """What each of `TERMS` divides by in this batch: [7] float64 on the batch's device.
 
-        report: words; observations: known labels; regions: regions of annotated studies; attributes: attributes that the
+        report: words; observations: known labels; regions: regions of annotated studies; attributes: those that the
         annotated regions can have; contrast: 1, it is a mean of its own; boxes: visible boxes; visibility: regions of
         studies with boxes.
         """

@@ -14,8 +14,8 @@ def model_inputs(
 ) -> ModelInputs:
     """The part of `batch` that the model may see under the given sources.
 
-    `oracle` and `mixed` show the annotated graph, and so does training in every mode: its losses count annotated regions,
-    while the decoder's graph still follows `graph_source`. `oracle_boxes` shows the annotated boxes alone.
+    `oracle` and `mixed` show the annotated graph, and so does training in every mode: its losses count annotated
+    regions, while the decoder's graph still follows `graph_source`. `oracle_boxes` shows the annotated boxes alone.
     Raises UserError for `file` boxes when no study of the batch has any.
     """
     given_boxes = given_visible = annotation = None

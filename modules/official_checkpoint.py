@@ -1,4 +1,6 @@
-"""Published weight names of the SGRRG release <-> ours.
+"""Published weight names of the SGRRG release <-> ours, and a release checkpoint -> one of our checkpoint folders.
+
+    python -m modules.official_checkpoint FILE.pth --vocabulary TRAINING_ANNOTATION.json|TOKENS.json --out DIR
 
 The released state dict keeps one linear head a region and a padding row among its attribute embeddings; ours keeps one
 padded tensor of heads and no padding row. Everything else only goes by another name.
@@ -8,6 +10,8 @@ import re
 
 import torch
 from torch import Tensor
+
+from data.errors import UserError
 
 # Our name -> published name; applied in order, each as a regular expression on the whole name so far.
 _RENAMES = (
@@ -45,6 +49,30 @@ _RENAMES = (
     (r"((?:attn|attn_sg|cmn|image_attention)\.)output\.", r"\1linears.3."),
 )
 
+# The trunk: torchvision's Swin numbers stages and the mergings between them in one list.
+_TRUNK_RENAMES = (
+    (r"^patch_encoder\.trunk\.features\.0\.0\.", "patch_embed.proj."),
+    (r"^patch_encoder\.trunk\.features\.0\.2\.", "patch_embed.norm."),
+    (r"^patch_encoder\.trunk\.norm\.", "norm."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+)
+_TRUNK_PREFIX = "visual_extractor.model."
+_SWIN = ("patch_encoder.trunk.features.", "patch_encoder.trunk.norm.")
+# Parameters and buffers that the release has nothing for.
+_OURS_ALONE = ("graph.localizer.", "graph.atlas")
+
+
+def official_trunk_name(name: str) -> str:
+    """The published name of our Swin parameter `name`."""
+    for pattern, replacement in _TRUNK_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    block = re.match(r"^patch_encoder\.trunk\.features\.(\d+)\.(.*)", name)
+    if block:
+        stage, rest = (int(block[1]) - 1) // 2, block[2]
+        name = f"layers.{stage}.blocks.{rest}" if int(block[1]) % 2 else f"layers.{stage}.downsample.{rest}"
+    return _TRUNK_PREFIX + name
+
 
 def official_name(name: str, decoder_has_graph: bool, objects_attend: bool) -> str:
     """The published name of our parameter `name` (attribute heads aside, which have no single one).
@@ -66,21 +94,28 @@ def official_name(name: str, decoder_has_graph: bool, objects_attend: bool) -> s
 
 
 def to_official(weights: dict[str, Tensor], attributes_per_region: list[int]) -> dict[str, Tensor]:
-    """Our weights (all but the trunk's, the localizer's and the atlas) under their published names and shapes."""
+    """Our weights (all but the localizer's and the atlas) under their published names and shapes.
+
+    Of the trunk, only a Swin has published names; the others are left out.
+    """
     decoder_has_graph = any(name.startswith("decoder.layers.0.graph_attention.") for name in weights)
     objects_attend = any(".object_attention." in name for name in weights)
     official: dict[str, Tensor] = {}
     for name, value in weights.items():
-        if name.startswith(("patch_encoder.", "graph.localizer.", "graph.atlas")):
+        if name.startswith(_OURS_ALONE) or name.endswith("relative_position_index"):
             continue
-        if name.startswith("graph.attribute_predictor."):
+        if name.startswith("patch_encoder."):
+            if name.startswith(_SWIN):
+                official[official_trunk_name(name)] = value
+        elif name.startswith("graph.attribute_predictor."):
             kind = name.rsplit(".", 1)[1]
             for region, size in enumerate(attributes_per_region):
                 official[f"attribute_predictor.attribute_heads.{region}.{kind}"] = value[region, :size]
-            continue
-        if name == "graph.encoder.attribute_embedding.weight":
-            value = torch.cat([value, value.new_zeros(1, value.shape[1])])  # the release's padding row
-        official[official_name(name, decoder_has_graph, objects_attend)] = value
+        elif name == "graph.encoder.attribute_embedding.weight":
+            padded = torch.cat([value, value.new_zeros(1, value.shape[1])])  # the release's padding row
+            official[official_name(name, decoder_has_graph, objects_attend)] = padded
+        else:
+            official[official_name(name, decoder_has_graph, objects_attend)] = value
     return official
 
 
@@ -89,7 +124,8 @@ def from_official(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The published weights under our parameter `names`, and the published names that were not used.
 
-    Raises KeyError naming the published weight that is missing.
+    Names that the release has nothing for (the localizer, the atlas, a trunk that is no Swin) are left out. Raises
+    UserError naming the published weight that is missing.
     """
     decoder_has_graph = any(name.startswith("decoder.layers.0.graph_attention.") for name in names)
     objects_attend = any(".object_attention." in name for name in names)
@@ -98,21 +134,24 @@ def from_official(
 
     def take(name: str) -> Tensor:
         if name not in official:
-            raise KeyError(f"the published weights lack {name}")
+            raise UserError(f"The published weights lack {name}: this is no release checkpoint of these settings")
         used.add(name)
         return official[name]
 
     for name in names:
-        if name.startswith(("patch_encoder.", "graph.localizer.", "graph.atlas")):
+        if name.startswith(_OURS_ALONE) or name.endswith("relative_position_index"):
             continue
-        if name.startswith("graph.attribute_predictor."):
+        if name.startswith("patch_encoder."):
+            if name.startswith(_SWIN):
+                weights[name] = take(official_trunk_name(name))
+        elif name.startswith("graph.attribute_predictor."):
             kind = name.rsplit(".", 1)[1]
             heads = [
                 take(f"attribute_predictor.attribute_heads.{region}.{kind}")
                 for region in range(len(attributes_per_region))
             ]
             weights[name] = torch.nn.utils.rnn.pad_sequence(heads, batch_first=True)
-            continue
-        value = take(official_name(name, decoder_has_graph, objects_attend))
-        weights[name] = value[:-1] if name == "graph.encoder.attribute_embedding.weight" else value
+        else:
+            value = take(official_name(name, decoder_has_graph, objects_attend))
+            weights[name] = value[:-1] if name == "graph.encoder.attribute_embedding.weight" else value
     return weights, sorted(set(official) - used)

@@ -100,7 +100,8 @@ def build(arrays: dict[str, Tensor], numbers: dict[str, float], options: dict[st
             RegionSelector(channels, len(sizes), memory=memory), RegionPooler(channels),
             AttributePredictor(channels, sizes),
             SceneGraphEncoder(
-                channels, width, heads, hidden, layers_in, sizes, encode=options["encode_type"], pooling=options["pooling"]
+                channels, width, heads, hidden, layers_in, sizes, encode=options["encode_type"],
+                pooling=options["pooling"],
             ),
             localizer=None, atlas=torch.zeros(len(sizes), 4),
             region_threshold=numbers["region_select_threshold"], attribute_threshold=numbers["att_select_threshold"],
@@ -119,9 +120,11 @@ def batch_of(recording: Recording) -> Batch:
     regions, largest = max(len(recording.sizes), 1), max(recording.sizes, default=1)
     annotation = RegionAnnotation(
         boxes=torch.zeros(studies, regions, 4), visible=torch.zeros(studies, regions, dtype=torch.bool),
-        mentioned=torch.zeros(studies, regions, dtype=torch.bool), abnormal=torch.zeros(studies, regions, dtype=torch.bool),
+        mentioned=torch.zeros(studies, regions, dtype=torch.bool),
+        abnormal=torch.zeros(studies, regions, dtype=torch.bool),
         attributes=torch.zeros(studies, regions, largest, dtype=torch.bool),
-        graph_known=torch.full((studies,), recording.has_graph), boxes_known=torch.full((studies,), recording.has_graph),
+        graph_known=torch.full((studies,), recording.has_graph),
+        boxes_known=torch.full((studies,), recording.has_graph),
     )
     observations = torch.zeros(studies, 1)
     if recording.has_graph:
@@ -161,7 +164,7 @@ def train_step(recording: Recording) -> tuple[object, Losses, Batch]:
     batch = batch_of(recording)
     source = GraphSource.ORACLE if recording.has_graph else GraphSource.NONE
     output = recording.model(
-        inputs_of(batch, recording.has_graph), batch.token_ids, batch.token_mask, source, BoxSource.FILE
+        inputs_of(batch, recording.has_graph), batch.token_ids, source, BoxSource.FILE
     )
     numbers = recording.numbers
     weights = {"report": 1.0}
@@ -210,9 +213,8 @@ def test_teacher_forcing(recording):
     rows = graph_rows(recording, encoded, recording["in/box_masks"])
     assert int(encoded.graph.selected.sum()) == len(rows)
     for (study, region), recorded in zip(rows, recording["train/att_logits"], strict=True):
-        torch.testing.assert_close(
-            encoded.attribute_logits[study, region, : recording.sizes[region]], recorded[: recording.sizes[region]], **TENSOR
-        )
+        size = recording.sizes[region]
+        torch.testing.assert_close(encoded.attribute_logits[study, region, :size], recorded[:size], **TENSOR)
     check_subgraphs(recording, encoded.graph, recording["train/sg_embeds"], rows)
 
 
@@ -297,8 +299,10 @@ def test_predicted_graph(recording):
     offsets = np.cumsum([0, *recording.sizes])
     for row, (i, r) in enumerate(zip(study.tolist(), region.tolist(), strict=True)):
         size = recording.sizes[r]
-        torch.testing.assert_close(encoded.attribute_logits[i, r, :size], recording["pred/att_logits"][row, :size], **TENSOR)
+        recorded = recording["pred/att_logits"][row, :size]
+        torch.testing.assert_close(encoded.attribute_logits[i, r, :size], recorded, **TENSOR)
         ids = recording["pred/attribute_ids"][row]
         given = encoded.graph.attributes[i, r].nonzero().flatten() + offsets[r]
         assert given.tolist() == ids[ids >= 0].tolist()
-    check_subgraphs(recording, encoded.graph, recording["pred/sg_embeds"], list(zip(study.tolist(), region.tolist(), strict=True)))
+    rows = list(zip(study.tolist(), region.tolist(), strict=True))
+    check_subgraphs(recording, encoded.graph, recording["pred/sg_embeds"], rows)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """[length, width]: sine on even, cosine on odd channels (Vaswani et al., "Attention is all you need", 2017, 3.5)."""
+    """[length, width]: sine on even, cosine on odd channels (Vaswani et al., "Attention is all you need", 2017)."""
     positions = torch.arange(length, dtype=torch.float32).unsqueeze(1)
     frequencies = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
     table = torch.zeros(length, width)
@@ -33,6 +33,6 @@ class WordEmbedding(nn.Module):
         """
         last = first_position + token_ids.shape[1]
         if last > len(self.positions):
-            raise ValueError(f"a report of {last} tokens is longer than the {len(self.positions)} positions of the model")
+            raise ValueError(f"a report of {last} tokens, but the model has {len(self.positions)} positions")
         embedded = self.tokens(token_ids) * math.sqrt(self.tokens.embedding_dim)
         return self.dropout(embedded + self.positions[first_position:last])

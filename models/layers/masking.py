@@ -4,7 +4,6 @@ The sizes of packed tensors depend on the values of masks. Every such size is de
 `models/`, so that a test can replace it (shapes that depend on values cannot be traced without data).
 """
 
-import torch
 from torch import Tensor
 
 

@@ -1,0 +1,25 @@
+"""`python -m benchmarks NAME ...`: measurements and estimates that a reader can run again."""
+
+import argparse
+import sys
+
+from benchmarks import cost
+from data.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one benchmark; 1 after a user's error, told in one line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    cost.add_arguments(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

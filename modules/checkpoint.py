@@ -1,0 +1,230 @@
+"""Checkpoints: a folder with everything that testing needs, and optionally what going on with training needs.
+
+    weights.pt            the model's state dict
+    config.yaml           the merged configuration
+    vocabularies.json     regions, attributes, observations and words
+    training_state.pt     optional: optimiser, position, random states (see `modules/trainer.py`)
+
+The folder is written under another name and renamed when it is complete, so under its own name there is always a whole
+checkpoint. Nothing in it is executed on loading.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.vocabulary import Vocabularies
+from modules.config import Config, config_to_yaml, load_config
+
+WEIGHTS, CONFIG, VOCABULARIES, TRAINING_STATE = "weights.pt", "config.yaml", "vocabularies.json", "training_state.pt"
+
+# Of a long list of names, so many are shown.
+_NAMES_SHOWN = 5
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint in memory. training_state is None unless it was asked for."""
+
+    directory: Path
+    config: Config
+    vocabularies: Vocabularies
+    weights: dict[str, Tensor]
+    training_state: dict[str, Any] | None
+
+
+# Writing
+
+
+def save_checkpoint(
+    directory: str | Path, model: nn.Module, config: Config, vocabularies: Vocabularies,
+    training_state: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint to `directory`, in place of the one that is there.
+
+    training_state may hold tensors, numbers, strings, None, lists and dictionaries. Raises UserError naming the file that
+    could not be written (a full disk, no permission); the checkpoint that was there is then still there.
+    """
+    directory = Path(directory)
+    partial = _partial(directory)
+    contents: dict[str, Callable[[BinaryIO], Any]] = {
+        CONFIG: lambda file: file.write(config_to_yaml(config).encode()),
+        VOCABULARIES: lambda file: file.write(json.dumps(vocabularies.to_dict(), ensure_ascii=False).encode()),
+        WEIGHTS: lambda file: torch.save(model.state_dict(), file),
+    }
+    if training_state is not None:
+        contents[TRAINING_STATE] = lambda file: torch.save(training_state, file)
+    path = partial
+    try:
+        _finish_interrupted_save(directory)
+        shutil.rmtree(_previous(directory), ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, write in contents.items():
+            path = partial / name
+            with path.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        path = directory
+        _sync(partial)
+        _replace(directory, partial)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        # torch.save reports a failed write as a RuntimeError of its own; the reason is the OSError before it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        raise UserError(
+            f"Cannot write {directory / path.name if path != directory else directory}: {reason}; "
+            "make room there, or choose another place with results=FOLDER. The checkpoint before it is untouched"
+        ) from error
+
+
+def _partial(directory: Path) -> Path:
+    """Where a checkpoint lies while it is being written."""
+    return directory.with_name(f".{directory.name}.partial")
+
+
+def _previous(directory: Path) -> Path:
+    """Where the old checkpoint lies for the moment in which the new one takes its name."""
+    return directory.with_name(f".{directory.name}.previous")
+
+
+def _replace(directory: Path, partial: Path) -> None:
+    """Give `partial` the name `directory`. A folder cannot be renamed onto a full one, so the old one steps aside."""
+    previous = _previous(directory)
+    if directory.exists():
+        directory.rename(previous)
+    partial.rename(directory)
+    _sync(directory.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _finish_interrupted_save(directory: Path) -> None:
+    """Give the old checkpoint its name back where a crash came between the two renames of `_replace`."""
+    previous = _previous(directory)
+    if previous.exists() and not directory.exists():
+        previous.rename(directory)
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in `directory` last a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Reading
+
+
+def has_checkpoint(directory: str | Path) -> bool:
+    """Whether a checkpoint with a training state, to go on from, lies at `directory`."""
+    _finish_interrupted_save(Path(directory))
+    return (Path(directory) / TRAINING_STATE).is_file()
+
+
+def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
+    """The checkpoint at `path`, or, when that is a run folder, its `best` (a line on stderr says so); tensors on the CPU.
+
+    training: with the training state. Raises UserError for a folder that is no checkpoint, and for a file of it that is
+    missing or damaged.
+    """
+    directory = _find(Path(path))
+    config = load_config(_existing(directory, CONFIG))
+    try:
+        vocabularies = Vocabularies.from_dict(json.loads(_existing(directory, VOCABULARIES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(directory / VOCABULARIES, error) from error
+    weights = _load(_existing(directory, WEIGHTS))
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{directory / WEIGHTS} holds other things than weights: take another checkpoint")
+    training_state = _load(_existing(directory, TRAINING_STATE)) if training else None
+    return Checkpoint(directory, config, vocabularies, weights, training_state)
+
+
+def _find(path: Path) -> Path:
+    """The checkpoint folder that `path` means."""
+    for directory in (path, path / "best"):
+        _finish_interrupted_save(directory)
+    if (path / WEIGHTS).is_file():
+        return path
+    if (path / "best").is_dir():
+        print(f"{path} is a run folder: taking its best checkpoint, {path / 'best'}", file=sys.stderr)
+        return path / "best"
+    if not path.exists():
+        raise UserError(f"No checkpoint at {path}: there is no such folder; give a run folder or a checkpoint in it")
+    if (path / "last").is_dir():
+        raise UserError(f"{path} has no best checkpoint yet, only the last one: give {path / 'last'}")
+    raise UserError(f"{path} is no checkpoint: it has no {WEIGHTS}; give a run folder or a checkpoint in it")
+
+
+def _existing(directory: Path, name: str) -> Path:
+    if not (directory / name).is_file():
+        raise UserError(f"The checkpoint {directory} has no {name}: it is incomplete, take another one")
+    return directory / name
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A dictionary that torch.save wrote, without executing anything."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        raise _damaged(path, error) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__} in place of a dictionary: take another checkpoint")
+    return content
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [""])[0]
+    return UserError(f"{path} is damaged ({type(error).__name__}: {reason[:120]}): take another checkpoint")
+
+
+# Weights into a model
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load all of `weights` into `model`. Raises UserError naming the weights that are missing, too many or of another size."""
+    misfits = _misfits(model, weights)
+    if misfits:
+        shown = "; ".join(misfits[:_NAMES_SHOWN])
+        more = f"; and {len(misfits) - _NAMES_SHOWN} more" if len(misfits) > _NAMES_SHOWN else ""
+        raise UserError(f"The checkpoint does not fit the model: {shown}{more}. Build the model that it was saved from")
+    model.load_state_dict(weights)
+
+
+def init_weights_from(model: nn.Module, path: str | Path) -> list[str]:
+    """Load what fits of the checkpoint at `path`; returns a line for every weight that does not fit or is missing."""
+    weights = load_checkpoint(path).weights
+    own = model.state_dict()
+    model.load_state_dict(
+        {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}, strict=False
+    )
+    return _misfits(model, weights)
+
+
+def _misfits(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
+    """What hinders `weights` from being the model's state dict, a line a name."""
+    own = model.state_dict()
+    lines = []
+    for name in own.keys() | weights.keys():
+        if name not in weights:
+            lines.append(f"{name} {list(own[name].shape)} is not in the checkpoint")
+        elif name not in own:
+            lines.append(f"{name} {list(weights[name].shape)} is not in the model")
+        elif own[name].shape != weights[name].shape:
+            lines.append(
+                f"{name} is {list(weights[name].shape)} in the checkpoint and {list(own[name].shape)} in the model"
+            )
+    return sorted(lines)

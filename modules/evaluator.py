@@ -1,0 +1,330 @@
+"""Loader -> model.generate -> records -> scores; the same code for validation and test.
+
+The model sees what `modules/model_inputs.py` lets it see. Everything that a score needs stands in the records as numpy
+arrays, so scoring is a function of records alone, and baselines are scored by putting other answers into them.
+Shapes: R regions, A attribute slots a region (padded), K observations.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.batch import Batch
+from data.vocabulary import Vocabularies
+from models.outputs import BoxSource, Encoded, Generation, GraphSource, ModelInputs
+from modules.config import Precision
+from modules.metrics import clinical, graph, nlg
+from modules.model_inputs import model_inputs
+from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
+
+Item = TypeVar("Item")
+
+SCORE_NAMES = nlg.NAMES + graph.NAMES + clinical.NAMES
+
+# Probability above which an observation counts as positive.
+OBSERVATION_THRESHOLD = 0.5
+# Seconds between two lines of progress where there is no terminal for a bar.
+_SECONDS_A_LINE = 30.0
+
+
+class EvaluationStopped(Exception):
+    """`should_stop` asked for an end before the evaluation was done; there are no scores."""
+
+
+@dataclass
+class Prediction:
+    """What is answered about one image; None where nothing answers.
+
+    region_probabilities [R]     "the report will speak of this region"; region_selected [R] bool
+    boxes [R, 4]                 visible_probabilities [R]; visible [R] bool
+    attribute_probabilities [R, A], zero where no attributes were predicted; attributes [R, A] bool, given to regions
+    observation_probabilities [K], observations [K] bool
+    """
+
+    region_probabilities: NDArray | None = None
+    region_selected: NDArray | None = None
+    boxes: NDArray | None = None
+    visible_probabilities: NDArray | None = None
+    visible: NDArray | None = None
+    attribute_probabilities: NDArray | None = None
+    attributes: NDArray | None = None
+    observation_probabilities: NDArray | None = None
+    observations: NDArray | None = None
+
+
+@dataclass
+class Annotation:
+    """The references of one image: arrays as in `data.batch.RegionAnnotation` and `Sample`, without a batch axis."""
+
+    boxes: NDArray
+    visible: NDArray
+    mentioned: NDArray
+    abnormal: NDArray
+    attributes: NDArray
+    graph_known: bool
+    boxes_known: bool
+    observations: NDArray
+    observations_known: NDArray
+
+
+@dataclass
+class StudyRecord:
+    """One study: what was written and predicted, and what it is compared with.
+
+    reference         the full cleaned report
+    scored_reference  what the protocol compares with
+    generated         the written report
+    log_probability   its summed log-probability / number of tokens; None for a text that no model wrote
+    """
+
+    study_id: str
+    reference: str
+    scored_reference: str
+    annotation: Annotation
+    generated: str
+    log_probability: float | None
+    prediction: Prediction
+
+
+@dataclass
+class Evaluation:
+    """Scores by name (None where they could not be computed), why those are absent, and the records in study order."""
+
+    scores: dict[str, float | None]
+    absent: dict[str, str]
+    records: list[StudyRecord]
+
+
+@dataclass
+class Evaluator:
+    """Evaluates a model under one protocol and one choice of sources.
+
+    protocol     r2gen: references are cut to max_tokens ids and have <unk> for rare words; full: complete references
+    max_tokens   ids a generated report may have, counting BOS and EOS
+    region_threshold, attribute_threshold, visible_threshold   probabilities above which each counts; the model's own
+    """
+
+    vocabularies: Vocabularies
+    protocol: str
+    max_tokens: int
+    graph_source: GraphSource
+    box_source: BoxSource
+    beam_size: int
+    precision: Precision = Precision.FP32
+    region_threshold: float = 0.2
+    attribute_threshold: float = 0.5
+    visible_threshold: float = 0.5
+
+    def evaluate(
+        self, model: nn.Module, loader: Iterable[Batch], device: torch.device, meteor: bool = True,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Evaluation:
+        """Write and score the reports of all studies of `loader`.
+
+        Under several processes `loader` feeds this process's share (`rank::world_size`); the records of all are put in
+        study order, and every process returns the same evaluation. The modes (training or not) of the model and its
+        parts are restored. Raises EvaluationStopped in all processes when `should_stop()` is true in one; it is asked
+        between batches and before scoring.
+        """
+        records, stopped = [], False
+        with inference(model):
+            for batch in progress(loader, "evaluating"):
+                stopped = should_stop is not None and should_stop()
+                if stopped:
+                    break
+                records += self._evaluate_batch(model, batch, device)
+        stopped = stopped or (should_stop is not None and should_stop())
+        # A process that stopped takes part in the gathering too: the others would wait for it otherwise.
+        if any(gather_objects(stopped)):
+            raise EvaluationStopped
+        records = in_study_order(gather_objects(records))
+        # METEOR takes a gigabyte of memory: one process a run is enough.
+        scores, absent = broadcast_object(score_records(records, meteor) if is_first_process() else ({}, {}))
+        return Evaluation(scores, absent, records)
+
+    def scored_text(self, reference: str) -> str:
+        """What the protocol compares generated reports with, for a full cleaned reference."""
+        if self.protocol == "full":
+            return reference
+        return self.vocabularies.tokenizer.protocol_reference(reference, self.max_tokens)
+
+    def _evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
+        inputs = model_inputs(batch.to(device), self.graph_source, self.box_source)
+        with autocast(self.precision, device):
+            generation: Generation = model.generate(
+                inputs, graph_source=self.graph_source, box_source=self.box_source, beam_size=self.beam_size,
+                max_tokens=self.max_tokens,
+            )
+        predictions = self._predictions(inputs, generation.encoded)
+        tokenizer = self.vocabularies.tokenizer
+        return [
+            StudyRecord(
+                study_id=study_id,
+                reference=reference,
+                scored_reference=self.scored_text(reference),
+                annotation=annotation,
+                generated=tokenizer.decode(token_ids),
+                log_probability=log_probability,
+                prediction=prediction,
+            )
+            for study_id, reference, annotation, token_ids, log_probability, prediction in zip(
+                batch.study_ids, batch.references, annotations(batch), generation.token_ids.tolist(),
+                generation.scores.tolist(), predictions, strict=True,
+            )
+        ]
+
+    def _predictions(self, inputs: ModelInputs, encoded: Encoded) -> list[Prediction]:
+        """The model's answers for the studies of a batch.
+
+        With a predicted graph, the regions are those of the graph. Otherwise (no graph, or the annotated one) they are
+        the model's own choice as well: above the threshold and visible. Attributes are those of the regions in the
+        graph, so with `oracle` they are predicted for annotated regions.
+        """
+        answers: dict[str, Tensor | None] = {}
+        boxes, visible_probabilities = self._boxes(inputs, encoded)
+        visible = None if visible_probabilities is None else visible_probabilities > self.visible_threshold
+        if self.box_source != BoxSource.ORACLE_BOXES and boxes is not None:
+            answers |= {"boxes": boxes, "visible_probabilities": visible_probabilities, "visible": visible}
+
+        if encoded.region_logits is not None:
+            probabilities = _probabilities(encoded.region_logits)
+            if self.graph_source == GraphSource.PREDICTED and encoded.graph is not None:
+                selected = encoded.graph.selected
+            else:
+                selected = (probabilities > self.region_threshold) & inputs.frontal[:, None]
+                selected = selected if visible is None else selected & visible
+            answers |= {"region_probabilities": probabilities, "region_selected": selected}
+
+        if encoded.graph is not None and encoded.attribute_logits is not None:
+            slots = self.vocabularies.attributes.slots().to(encoded.attribute_logits.device)
+            probabilities = _probabilities(encoded.attribute_logits) * (encoded.attribute_regions[..., None] & slots)
+            given = (probabilities > self.attribute_threshold) & encoded.graph.selected[..., None]
+            answers |= {"attribute_probabilities": probabilities, "attributes": given}
+
+        if encoded.observation_logits is not None:
+            probabilities = _probabilities(encoded.observation_logits)
+            answers |= {
+                "observation_probabilities": probabilities, "observations": probabilities > OBSERVATION_THRESHOLD,
+            }
+        arrays = {name: tensor.cpu().numpy() for name, tensor in answers.items()}
+        return [
+            Prediction(**{name: array[study] for name, array in arrays.items()}) for study in range(len(inputs.images))
+        ]
+
+    def _boxes(self, inputs: ModelInputs, encoded: Encoded) -> tuple[Tensor | None, Tensor | None]:
+        """The boxes [B, R, 4] of the box source and the probabilities [B, R] that they are visible; None without."""
+        if self.box_source == BoxSource.LOCALIZER:
+            if encoded.boxes is None:
+                return None, None
+            return encoded.boxes.float().clamp(0, 1), _probabilities(encoded.visible_logits)
+        if self.box_source == BoxSource.ATLAS:
+            boxes = self.vocabularies.anatomy.boxes.to(inputs.images.device).expand(len(inputs.images), -1, -1)
+            return boxes, torch.ones_like(boxes[..., 0])
+        return inputs.given_boxes, inputs.given_visible.float()
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Every part of `model` in evaluation mode and nothing recorded for gradients; then each part's mode as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def score_records(records: list[StudyRecord], meteor: bool = True) -> tuple[dict[str, float | None], dict[str, str]]:
+    """All scores of `SCORE_NAMES` for `records`, and why those that are None are absent.
+
+    Reports are compared by the records' protocol; regions and attributes only over studies with an annotated graph,
+    boxes only over studies with annotated boxes, observations only over known labels (see `modules/metrics`).
+    """
+    if not records:
+        return dict.fromkeys(SCORE_NAMES), dict.fromkeys(SCORE_NAMES, "no study")
+
+    def annotated(name: str) -> NDArray:
+        return np.stack([getattr(record.annotation, name) for record in records])
+
+    def predicted(name: str) -> NDArray | None:
+        arrays = [getattr(record.prediction, name) for record in records]
+        return None if any(array is None for array in arrays) else np.stack(arrays)
+
+    graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
+    mentioned = annotated("mentioned")
+    parts = (
+        nlg.nlg_scores(
+            [record.scored_reference for record in records], [record.generated for record in records], meteor
+        ),
+        graph.region_scores(predicted("region_selected"), predicted("region_probabilities"), mentioned, graph_known),
+        graph.attribute_scores(
+            predicted("attributes"), predicted("attribute_probabilities"), annotated("attributes"), mentioned,
+            graph_known,
+        ),
+        graph.box_scores(
+            predicted("boxes"), predicted("visible"), annotated("boxes"), annotated("visible"), boxes_known
+        ),
+        clinical.observation_scores(
+            predicted("observations"), predicted("observation_probabilities"), annotated("observations"),
+            annotated("observations_known"),
+        ),
+    )
+    scores: dict[str, float | None] = {}
+    absent: dict[str, str] = {}
+    for part_scores, part_absent in parts:
+        scores |= part_scores
+        absent |= part_absent
+    return scores, absent
+
+
+def annotations(batch: Batch) -> list[Annotation]:
+    """The references of every study of `batch`, as numpy arrays."""
+    arrays = {name: tensor.cpu().numpy() for name, tensor in vars(batch.regions).items()}
+    observations = batch.observations.cpu().numpy() > OBSERVATION_THRESHOLD
+    observations_known = batch.observations_known.cpu().numpy()
+    return [
+        Annotation(
+            **{name: array[study] for name, array in arrays.items()},
+            observations=observations[study], observations_known=observations_known[study],
+        )
+        for study in range(len(batch))
+    ]
+
+
+def progress(batches: Iterable[Item], title: str) -> Iterator[Item]:
+    """`batches`, with a bar on a terminal and otherwise a line on stderr now and then; one process reports for all."""
+    if not is_first_process():
+        yield from batches
+    elif sys.stderr.isatty():
+        yield from tqdm(batches, desc=title, leave=False)
+    else:
+        total = f" of {len(batches)}" if hasattr(batches, "__len__") else ""
+        reported = time.monotonic()
+        for done, batch in enumerate(batches):
+            if time.monotonic() - reported > _SECONDS_A_LINE:
+                reported = time.monotonic()
+                print(f"{title}: {done}{total} batches", file=sys.stderr, flush=True)
+            yield batch
+
+
+def in_study_order(shards: list[list[Item]]) -> list[Item]:
+    """Undoes the dealing of studies to processes: shard r holds studies r, r + world size, ..."""
+    studies = [None] * sum(len(shard) for shard in shards)
+    for rank, shard in enumerate(shards):
+        studies[rank :: len(shards)] = shard
+    return studies
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return torch.sigmoid(logits.float())
