@@ -25,6 +25,7 @@ from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
 from modules.config import Config, ModelConfig
 from modules.criterion import ReportCriterion
+from modules.evaluator import Evaluator
 
 Built = TypeVar("Built")
 
@@ -98,6 +99,16 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
     loss = config.loss
     weights = {term: getattr(loss, term) for term in ReportCriterion.TERMS}
     return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin)
+
+
+def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:
+    """The evaluator of `config.eval`, with the model's own thresholds and a beam of `beam_size`."""
+    return Evaluator(
+        vocabularies=vocabularies, protocol=config.eval.protocol, max_tokens=config.data.max_tokens,
+        graph_source=config.eval.graph_source, box_source=config.eval.box_source, beam_size=beam_size,
+        precision=config.train.precision, region_threshold=config.model.region_threshold,
+        attribute_threshold=config.model.attribute_threshold, visible_threshold=config.model.visible_threshold,
+    )
 
 
 def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[GraphAttention] | None:

@@ -325,6 +325,8 @@ def _check(config: Config) -> None:
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key}={value}: must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed}: must not be negative")
     if config.data.max_tokens < 3:
         raise UserError(f"data.max_tokens={config.data.max_tokens}: a report needs BOS, a word and EOS, so at least 3")
     if not config.model.localizer and BoxSource.LOCALIZER == config.eval.box_source and config.model.graph_in != "none":

@@ -6,12 +6,24 @@ The released state dict keeps one linear head a region and a padding row among i
 padded tensor of heads and no padding row. Everything else only goes by another name.
 """
 
+import argparse
+import json
 import re
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
 from data.errors import UserError
+from data.report_cleaning import clean
+from data.tokenizer import UNKNOWN_WORD, Tokenizer
+from data.vocabulary import OBSERVATIONS, Anatomy, AttributeVocabulary, Vocabularies
+from models.outputs import BoxSource
+from modules.builders import build_model
+from modules.checkpoint import save_checkpoint
+from modules.config import Config, load_config
 
 # Our name -> published name; applied in order, each as a regular expression on the whole name so far.
 _RENAMES = (
@@ -155,3 +167,149 @@ def from_official(
             value = take(official_name(name, decoder_has_graph, objects_attend))
             weights[name] = value[:-1] if name == "graph.encoder.attribute_embedding.weight" else value
     return weights, sorted(set(official) - used)
+
+
+# A release checkpoint -> one of our checkpoint folders.
+
+
+def convert(file: Path, vocabulary: Path, out: Path, overrides: list[str]) -> list[str]:
+    """Write the release checkpoint `file` as one of our checkpoint folders; returns the published names it did not use.
+
+    vocabulary  the annotation.json that it was trained on (words are counted as the release does), or a JSON list of its
+                words in order of their ids from 1 on, or a dictionary word -> id
+    overrides   key=value for what weights do not hold (model.encode=oa-pm, model.heads, ...), on model.md's defaults
+    Raises UserError with names and shapes where sizes disagree.
+    """
+    official = _read_release(file)
+    config = _config_of(official, file, overrides)
+    vocabularies = Vocabularies(
+        Anatomy.load(), _attributes_of(official), OBSERVATIONS, _read_words(vocabulary, config)
+    )
+    words = len(official["word_embedding.word_embedding.lut.weight"])
+    if len(vocabularies.tokenizer) != words:
+        raise UserError(
+            f"{vocabulary} gives {len(vocabularies.tokenizer)} ids, but {file} was trained with {words}: give the "
+            "annotation of its own training split, or its list of words"
+        )
+    model = build_model(config, vocabularies)
+    sizes = list(vocabularies.attributes.sizes)
+    weights, unused = from_official(official, list(model.state_dict()), sizes)
+    own = model.state_dict()
+    wrong = [
+        f"{name} is {list(value.shape)} in {file} and {list(own[name].shape)} here"
+        for name, value in weights.items()
+        if value.shape != own[name].shape
+    ]
+    if wrong:
+        raise UserError(f"{len(wrong)} weights are of another size: {'; '.join(wrong[:5])}")
+    model.load_state_dict(weights, strict=False)
+    save_checkpoint(out, model, config, vocabularies)
+    return unused
+
+
+def _read_release(file: Path) -> dict[str, Tensor]:
+    """The state dict of a release checkpoint, read without executing anything; names as under one process."""
+    if not file.is_file():
+        raise UserError(f"No checkpoint at {file}: give the downloaded .pth file of the release")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as weights alone ({str(error).splitlines()[0][:120]})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{file} has no state_dict: it is no checkpoint of the release")
+    state = {name.removeprefix("module."): value for name, value in content["state_dict"].items()}
+    needed = ("att_embed.0.weight", "word_embedding.word_embedding.lut.weight", _TRUNK_PREFIX + "norm.weight")
+    for name in needed:
+        if name not in state:
+            raise UserError(f"{file} lacks {name}: it is no checkpoint of the release with its Swin trunk")
+    return state
+
+
+def _layers(official: dict[str, Tensor], prefix: str) -> int:
+    """How many layers the published names have under `prefix`."""
+    found = {int(name[len(prefix) :].split(".")[0]) for name in official if name.startswith(prefix)}
+    return max(found, default=-1) + 1
+
+
+def _config_of(official: dict[str, Tensor], file: Path, overrides: list[str]) -> Config:
+    """The settings that the weights show; the rest by default, the release's lengths and cleaning, or `overrides`."""
+    has_graph = "scene_graph_encoder.proj.weight" in official
+    shown = {
+        "name": file.stem,
+        "data.cleaning": "mimic_cxr",
+        "data.min_word_count": 10,
+        "data.distinct_special_tokens": False,
+        "model.patch_encoder.backbone": "swin_b",
+        "model.patch_encoder.weights": "none",
+        "model.width": len(official["att_embed.0.weight"]),
+        "model.feedforward": len(official["decoder.layers.0.feed_forward.w_1.weight"]),
+        "model.image_layers": _layers(official, "vision_encoder.layers."),
+        "model.decoder_layers": _layers(official, "decoder.layers."),
+        "model.observation_head": "dis_head.disease_head.weight" in official,
+        "model.localizer": False,
+        "eval.box_source": BoxSource.ATLAS.value,
+    }
+    if has_graph:
+        objects_attend = any(".cross_attn." in name for name in official if name.startswith("scene_graph_encoder."))
+        shown |= {
+            "model.graph_layers": _layers(official, "scene_graph_encoder.sg_encoder.layers."),
+            "model.encode": "oa-d" if objects_attend else "oa-c",
+            "model.memory": "region_selector.memory" in official,
+        }
+        if shown["model.memory"]:
+            shown["model.memory_slots"] = len(official["region_selector.memory"])
+    else:
+        shown["model.graph_in"] = "none"
+    return load_config(None, [f"{key}={json.dumps(value)}" for key, value in shown.items()] + overrides)
+
+
+def _attributes_of(official: dict[str, Tensor]) -> AttributeVocabulary:
+    """A vocabulary of the published sizes. The release does not name its attributes: they are called region/id."""
+    regions = Anatomy.load().names
+    by_region = []
+    for position, region in enumerate(regions):
+        head = official.get(f"attribute_predictor.attribute_heads.{position}.bias")
+        by_region.append(tuple(f"{region}/{index}" for index in range(0 if head is None else len(head))))
+    return AttributeVocabulary(tuple(by_region), "release")
+
+
+def _read_words(path: Path, config: Config) -> Tokenizer:
+    """The tokenizer of an annotation, or of a list or dictionary of words."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read the vocabulary {path} ({type(error).__name__}): give JSON") from error
+    distinct = config.data.distinct_special_tokens
+    try:
+        if isinstance(content, dict) and "train" in content:
+            reports = [clean(sample["report"], config.data.cleaning) for sample in content["train"]]
+            return Tokenizer.from_reports(reports, config.data.min_word_count, distinct)
+        words = sorted(content, key=content.get) if isinstance(content, dict) else content
+        return Tokenizer(words, distinct)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no vocabulary: it needs a 'train' list of reports, or the words by id with {UNKNOWN_WORD} "
+            f"among them ({error})"
+        ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 1 after one line on stderr that says what the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the downloaded checkpoint of the release")
+    parser.add_argument("--vocabulary", type=Path, required=True, help="training annotation, or words by id, as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint folder goes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what the weights do not hold")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        unused = convert(options.file, options.vocabulary, options.out, options.overrides)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(["Not used:", *(f"  {name}" for name in unused)]) if unused else "Every weight was used")
+    print(f"Written: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -74,7 +74,8 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
     score         summed log-probability / number of generated tokens; null for a text that no model wrote
     regions       {name: {box: [x1, y1, x2, y2] in 0..1 or null, probability, visible_probability, selected}}, all
                   regions; probability is "the report will speak of it"; null what the model does not predict
-    attributes    {region: {attribute: probability}}, those given to the selected regions
+    attributes    {region: {attribute: probability}}, those given to the regions of the graph: the selected ones, or
+                  with an oracle graph the annotated ones
     observations  {name: probability}; empty without an observation head
     """
     prediction, score = record.prediction, record.log_probability

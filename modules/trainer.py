@@ -179,6 +179,7 @@ class Trainer:
             model.to(memory_format=self.memory_format)
         if config.train.compile:
             model.compile()
+        self.parallel_model = self._parallel(model)
         self.optimizer = build_optimizer(
             model, lr=config.optim.lr, lr_patch_encoder=config.optim.lr_patch_encoder,
             weight_decay=config.optim.weight_decay,
@@ -188,6 +189,19 @@ class Trainer:
             config.optim.decay_every,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == Precision.FP16)
+
+    def _parallel(self, model: nn.Module) -> nn.Module:
+        """The model as the forward pass calls it: under several processes one that averages gradients over them.
+
+        Looking for unused parts costs time each step. There are some only where a loss is switched off, or the decoder
+        sees no graph.
+        """
+        if not is_distributed():
+            return model
+        switched_off = any(weight == 0 for name, weight in vars(self.config.loss).items() if name != "contrast_margin")
+        return DistributedDataParallel(
+            model, find_unused_parameters=switched_off or self.settings.graph_source == GraphSource.NONE
+        )
 
     def fit(self) -> int:
         """Run to the end, or to a signal. Returns the exit status: 0, or 128 + the number of the signal.
@@ -476,7 +490,6 @@ class Trainer:
                 f"Started from {self.settings.init_from}; {len(misfits)} weights did not fit"
                 + (": " + "; ".join(misfits) if misfits else "")
             )
-        self.parallel_model = self._parallel(self.model)
         if state is None:
             seed_everything(self.config.seed, rank())
         else:
@@ -521,16 +534,3 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         return state
-
-    def _parallel(self, model: nn.Module) -> nn.Module:
-        """The model as the forward pass calls it: under several processes one that averages gradients over them.
-
-        Looking for unused parts costs time each step. There are some only where a loss is switched off, or the decoder
-        sees no graph.
-        """
-        if not is_distributed():
-            return model
-        switched_off = any(weight == 0 for name, weight in vars(self.config.loss).items() if name != "contrast_margin")
-        return DistributedDataParallel(
-            model, find_unused_parameters=switched_off or self.settings.graph_source == GraphSource.NONE
-        )

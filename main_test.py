@@ -1,0 +1,167 @@
+"""Scores a checkpoint on a split of a prepared data set.
+
+    python main_test.py --checkpoint results/demo --split test --graph predicted [--data data/iu_xray] [key=value ...]
+
+The vocabularies are the checkpoint's, whatever the data set. Writes metrics.json, predictions.jsonl and report.html
+into the run folder and prints the scores beside those of the baselines.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.dataset import StudyDataset
+from data.errors import UserError
+from data.loaders import StudyLoader, evaluation_loader
+from data.records import SPLITS
+from data.report_cleaning import clean
+from models.outputs import BoxSource, GraphSource
+from modules import baselines, results, runtime
+from modules.builders import build_dataset, build_evaluator, build_model
+from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint, load_weights
+from modules.config import Config, load_config
+from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
+from modules.report_page import chosen_studies, grey_picture, write_report_page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 1 after one line on stderr that says what the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint, or a run folder (its best)")
+    parser.add_argument("--split", default="test", choices=SPLITS)
+    parser.add_argument(
+        "--graph", choices=[GraphSource.PREDICTED.value, GraphSource.ORACLE.value, GraphSource.NONE.value],
+        help="where the scene graph comes from (eval.graph_source)",
+    )
+    parser.add_argument(
+        "--boxes", choices=[source.value for source in BoxSource], help="where boxes come from (eval.box_source)"
+    )
+    parser.add_argument("--data", metavar="ROOT", help="another prepared data set than the one trained on (data.root)")
+    parser.add_argument("--out", metavar="DIR", help="where results go; default: the run folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. eval.beam_size=1")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        test(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def test(options: argparse.Namespace) -> None:
+    """Evaluate and write the results. Raises UserError for what the user can mend."""
+    checkpoint = load_checkpoint(options.checkpoint)
+    # The annotated graph comes with the annotated boxes, and every score says so.
+    boxes = options.boxes or (BoxSource.ORACLE_BOXES.value if options.graph == GraphSource.ORACLE else None)
+    chosen = {"eval.graph_source": options.graph, "eval.box_source": boxes, "data.root": options.data}
+    overrides = options.overrides + [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    config = load_config(checkpoint.directory / CONFIG, overrides)
+    device = runtime.select_device(config.train.device)
+    runtime.seed_everything(config.seed)
+    dataset = build_dataset(config, checkpoint.vocabularies, options.split)
+    out = Path(options.out) if options.out else default_folder(checkpoint, config)
+    model = load_model(checkpoint, config).to(device)
+    evaluator = build_evaluator(config, checkpoint.vocabularies, config.eval.beam_size)
+    with runtime.distributed(device):
+        if runtime.is_first_process():
+            print(
+                f"Testing {checkpoint.directory} on {dataset.root} with the checkpoint's own vocabularies: "
+                f"{len(checkpoint.vocabularies.tokenizer.words)} words, "
+                f"{sum(checkpoint.vocabularies.attributes.sizes)} attributes of regions"
+            )
+        loader = loader_of(dataset, config, device, runtime.rank(), runtime.world_size())
+        evaluation = evaluator.evaluate(model, loader, device)
+        if not runtime.is_first_process():
+            return
+    compared, absent = compare(model, evaluator, evaluation, dataset, config, device)
+    metrics = {
+        "split": options.split,
+        "graph_source": evaluator.graph_source.value,
+        "box_source": evaluator.box_source.value,
+        "protocol": evaluator.protocol,
+        "beam_size": evaluator.beam_size,
+        "seed": config.seed,
+        "studies": len(evaluation.records),
+        "checkpoint": str(checkpoint.directory),
+        "dataset": results.dataset_name(dataset.root),
+        "scores": evaluation.scores,
+        "absent": evaluation.absent,
+        "baselines": compared,
+        "absent_baselines": absent,
+    }
+    write(out, metrics, evaluation, dataset)
+
+
+def load_model(checkpoint: Checkpoint, config: Config) -> nn.Module:
+    """The checkpoint's model. Raises UserError where its weights do not fit `config`."""
+    # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
+    trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
+    model = build_model(config, checkpoint.vocabularies)
+    load_weights(model, checkpoint.weights)
+    return model
+
+
+def compare(
+    model: nn.Module, evaluator: Evaluator, evaluation: Evaluation, dataset: StudyDataset, config: Config,
+    device: torch.device,
+) -> tuple[dict[str, baselines.Scores], dict[str, dict[str, str]]]:
+    """The baselines' scores on the data set's own training and validation split, and why absent ones are absent."""
+    # The studies that a run with this config trains on, as they are: `train_limit`, but no augmentation.
+    fitted = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_limit=config.data.train_limit))
+    try:
+        training = build_dataset(fitted, evaluator.vocabularies, "train")
+        validation = build_dataset(config, evaluator.vocabularies, "val")
+        return baselines.score_baselines(
+            model, evaluator, evaluation.records, loader_of(dataset, config, device),
+            loader_of(training, config, device),
+            [clean(record["report"], config.data.cleaning) for record in validation.records], device,
+        )
+    except UserError as error:  # a data set of a test split alone is scored all the same
+        reasons = dict.fromkeys(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
+        names = (baselines.BLIND, baselines.NEAREST_IMAGE)
+        return {name: dict.fromkeys(SCORE_NAMES) for name in names}, {name: reasons for name in names}
+
+
+def loader_of(
+    dataset: StudyDataset, config: Config, device: torch.device, rank: int = 0, world_size: int = 1
+) -> StudyLoader:
+    """The studies of `dataset` in order, or this process's share of them."""
+    return evaluation_loader(
+        dataset, config.eval.batch_size, config.data.workers, rank, world_size,
+        dataset.vocabularies.tokenizer.pad_id, pin_memory=device.type == "cuda",
+    )
+
+
+def default_folder(checkpoint: Checkpoint, config: Config) -> Path:
+    """The checkpoint's run folder; for another data set than the one it was trained on, a folder of that name in it."""
+    directory = checkpoint.directory
+    run_folder = directory.parent if directory.name in ("best", "last") else directory
+    tested, trained = Path(config.data.root), Path(checkpoint.config.data.root)
+    return run_folder if tested.name == trained.name else run_folder / f"on_{tested.name}"
+
+
+def write(out: Path, metrics: dict[str, Any], evaluation: Evaluation, dataset: StudyDataset) -> None:
+    """Write the three files, print the table and where they are."""
+    source, split = GraphSource(metrics["graph_source"]), metrics["split"]
+    paths = [
+        results.result_path(out, name, source, split) for name in ("metrics.json", "predictions.jsonl", "report.html")
+    ]
+    results.write_metrics(paths[0], metrics)
+    results.write_predictions(paths[1], evaluation.records, dataset.vocabularies)
+    shown = chosen_studies(len(evaluation.records))
+    write_report_page(
+        paths[2], metrics, [evaluation.records[position] for position in shown],
+        [grey_picture(dataset[position].images[0]) for position in shown], dataset.vocabularies,
+    )
+    print(results.score_table(metrics))
+    print("\n".join(f"written: {path}" for path in paths))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

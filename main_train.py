@@ -1,0 +1,57 @@
+"""Trains a model: reads the configuration, builds the parts, and lets the trainer run.
+
+    python main_train.py --config configs/demo.yaml [key=value ...]
+    torchrun --standalone --nproc_per_node=2 main_train.py --config configs/mimic_cxr.yaml [key=value ...]
+
+Writes into the run folder results/NAME. Ctrl-C and SIGTERM save and end; train.resume=true goes on.
+"""
+
+import argparse
+import sys
+
+from data.errors import UserError
+from modules.builders import (
+    build_criterion,
+    build_dataset,
+    build_evaluator,
+    build_model,
+    build_vocabularies,
+)
+from modules.config import Config, load_config
+from modules.runtime import distributed, seed_everything, select_device
+from modules.trainer import Trainer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0; 1 after one line on stderr on what the user can mend; 128 + signal where one stopped it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="YAML", help="an experiment of configs/; default: the built-in settings")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top of it, e.g. train.epochs=5")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        return train(load_config(options.config, options.overrides))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted before training began", file=sys.stderr)
+        return 130
+
+
+def train(config: Config) -> int:
+    """Build and train in this process, or in this process's part of a torchrun."""
+    device = select_device(config.train.device)
+    with distributed(device):
+        seed_everything(config.seed)
+        vocabularies = build_vocabularies(config)
+        return Trainer(
+            config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
+            criterion=build_criterion(config, vocabularies),
+            evaluator=build_evaluator(config, vocabularies, config.eval.validation_beam_size),
+            train_dataset=build_dataset(config, vocabularies, "train", train=True),
+            validation_dataset=build_dataset(config, vocabularies, "val"), device=device,
+        ).fit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""What the tests of the data layer share."""
+
+from pathlib import Path
+
+import pytest
+
+from data.vocabulary import Vocabularies, build_vocabularies
+from tests.tiny_dataset import write_tiny_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set of one-view studies; read only."""
+    return write_tiny_dataset(tmp_path_factory.mktemp("prepared") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def vocabularies(tiny_root: Path) -> Vocabularies:
+    """The vocabularies of `tiny_root`."""
+    return build_vocabularies(tiny_root, "corrected", 1, 1, True)

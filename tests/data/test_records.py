@@ -1,0 +1,101 @@
+"""The prepared data set's files and what can be wrong with them."""
+
+import json
+
+import pytest
+
+from data.errors import UserError
+from data.records import Records, is_frontal, read_records
+from tests.tiny_dataset import write_tiny_dataset
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_tiny_dataset(tmp_path / "tiny", train=3, val=1, test=1, image_size=8)
+
+
+def rewrite(root, change):
+    """Let `change` edit the list of the root's records."""
+    path = root / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    change(records)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def test_splits_are_read_in_order(root):
+    assert [record["id"] for record in read_records(root, "train")] == ["train0", "train1", "train2"]
+    assert [record["id"] for record in read_records(root, "test")] == ["test0"]
+
+
+def test_records_are_a_sequence():
+    records = Records([b'{"id": 0}\n', b'{"id": 1}\n', b'{"id": 2}'])
+    assert len(records) == 3 and records[-1] == {"id": 2} and records[1:] == [{"id": 1}, {"id": 2}]
+    assert list(records.select([2, 0])) == [{"id": 2}, {"id": 0}]
+    with pytest.raises(IndexError):
+        records[3]
+
+
+@pytest.mark.parametrize(("views", "frontal"), [
+    (["PA"], True), (["AP", "LATERAL"], True), (["frontal"], True), ([""], True), ([None], True), (["unknown"], True),
+    (["LATERAL"], False), (["LL", "PA"], False),
+])
+def test_the_first_view_decides_what_is_frontal(views, frontal):
+    assert is_frontal({"views": views}) is frontal
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(UserError, match=r"No data set at .*nowhere: prepare one"):
+        read_records(tmp_path / "nowhere", "train")
+
+
+@pytest.mark.parametrize("name", ["dataset.yaml", "records.jsonl"])
+def test_a_missing_file(root, name):
+    (root / name).unlink()
+    with pytest.raises(UserError, match=name):
+        read_records(root, "train")
+
+
+def test_an_unknown_split(root):
+    with pytest.raises(UserError, match="no split 'valid': choose one of train, val, test"):
+        read_records(root, "valid")
+
+
+@pytest.mark.parametrize("key", ["id", "split", "images", "views", "report", "observations", "graph"])
+def test_a_missing_key_names_line_and_key(root, key):
+    rewrite(root, lambda records: records[1].pop(key))
+    with pytest.raises(UserError, match=rf"records\.jsonl line 2: study .* lacks the key '{key}'"):
+        read_records(root, "train")
+
+
+def set_value(number, key, value):
+    return lambda records: records[number].__setitem__(key, value)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda records: [record.update(split="test") for record in records], "'train' of .* has no studies"),
+    (set_value(1, "split", "validate"), "line 2: study train1 is of the split 'validate'"),
+    (set_value(1, "images", []), "line 2: study train1 needs at least one image"),
+    (set_value(1, "views", ["PA", "LL"]), "line 2: study train1 needs .* a view for each"),
+    (set_value(1, "id", "train0"), "line 2: study train0 is already in the split"),
+    (set_value(1, "report", None), "line 2: id and report of study train1 must be texts"),
+    (lambda records: records.pop(1), r"holds 2 studies of the split 'train', but dataset\.yaml counts 3"),
+])
+def test_a_wrong_record_is_named(root, change, message):
+    rewrite(root, change)
+    with pytest.raises(UserError, match=message) as caught:
+        read_records(root, "train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [b"{not json}\n", b"[1, 2]\n", b"\xff\xfe{}\n", b"\n"])
+def test_a_damaged_line_is_named(root, line):
+    with (root / "records.jsonl").open("ab") as file:
+        file.write(line)
+    with pytest.raises(UserError, match=r"records\.jsonl line 6 is not"):
+        read_records(root, "train")
+
+
+def test_a_damaged_description_is_named(root):
+    (root / "dataset.yaml").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"dataset\.yaml is not YAML"):
+        read_records(root, "train")

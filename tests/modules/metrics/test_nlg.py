@@ -1,0 +1,80 @@
+"""Report scores against values worked out by hand."""
+
+import math
+
+import pytest
+
+from modules.metrics import nlg
+from modules.metrics.nlg import nlg_scores
+
+
+def scores_of(references, hypotheses):
+    return nlg_scores(references, hypotheses, meteor=False)[0]
+
+
+def test_bleu_and_rouge_by_hand():
+    # matches of 1-, 2- and 3-grams: 3 of 4, 2 of 3, 1 of 2; no 4-gram
+    scores = scores_of(["a b c d"], ["a b c e"])
+    assert scores["bleu_1"] == pytest.approx(3 / 4)
+    assert scores["bleu_2"] == pytest.approx(math.sqrt(3 / 4 * 2 / 3))
+    assert scores["bleu_3"] == pytest.approx((3 / 4 * 2 / 3 * 1 / 2) ** (1 / 3))
+    assert scores["bleu_4"] == pytest.approx(0, abs=1e-3)
+    # longest common subsequence of 3: precision and recall 3/4, so F is 3/4 for any beta
+    assert scores["rouge_l"] == pytest.approx(3 / 4)
+
+
+def test_short_texts_pay_the_brevity_penalty_of_the_corpus():
+    # 4 words for 8 reference words over the corpus, all of them right
+    scores = scores_of(["a b c d", "e f g h"], ["a b", "e f"])
+    assert scores["bleu_1"] == pytest.approx(math.exp(1 - 8 / 4))
+
+
+def test_rouge_weighs_recall_with_beta_1_2():
+    scores = scores_of(["a b c d"], ["a b"])
+    precision, recall, beta = 1, 1 / 2, 1.2
+    assert scores["rouge_l"] == pytest.approx((1 + beta**2) * precision * recall / (recall + beta**2 * precision))
+
+
+def test_cider_is_ten_for_equal_texts_and_the_mean_over_studies():
+    assert scores_of(["a b c d e", "f g h i j"], ["a b c d e", "f g h i j"])["cider"] == pytest.approx(10)
+    assert scores_of(["a b c d e", "f g h i j"], ["a b c d e", "k l m n o"])["cider"] == pytest.approx(5)
+
+
+def test_distinct_reports_and_white_space():
+    scores = scores_of(["a b", "a b", "a b", "a b"], ["a  b", "a b\n", "c", "d"])
+    assert scores["distinct_reports"] == 3 / 4
+    assert scores["bleu_1"] == pytest.approx(4 / 6 * math.exp(1 - 8 / 6))
+
+
+def test_absent_scores_have_a_reason(monkeypatch, tmp_path):
+    scores, absent = nlg_scores(["a b"], ["a b"], meteor=False)
+    assert scores["meteor"] is None and scores["cider"] is None
+    assert set(absent) == {"meteor", "cider"}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    scores, absent = nlg_scores(["a b", "c"], ["a b", "d"])
+    assert scores["meteor"] is None and "Java" in absent["meteor"]
+    assert scores["cider"] is not None
+
+
+def test_a_failing_meteor_costs_only_meteor(monkeypatch):
+    def fail(*_):
+        raise nlg.MeteorError("METEOR died")
+
+    monkeypatch.setattr(nlg, "meteor_scores", fail)
+    scores, absent = nlg_scores(["a b", "c"], ["a b", "d"])
+    assert absent == {"meteor": "METEOR died"}
+    assert scores["bleu_1"] == pytest.approx(2 / 3)
+
+
+def test_empty_texts_and_no_studies():
+    scores, absent = nlg_scores(["a b", "c"], ["", ""], meteor=False)
+    assert scores["bleu_4"] == pytest.approx(0, abs=1e-6) and scores["rouge_l"] == 0 and scores["cider"] == 0
+    scores, absent = nlg_scores([], [])
+    assert set(scores) == set(absent) == set(nlg.NAMES)
+    scores, absent = nlg_scores(["", ""], ["", ""], meteor=False)
+    assert absent["cider"] == "every reference is empty"
+
+
+def test_lists_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="2 references for 1"):
+        nlg_scores(["a", "b"], ["a"])

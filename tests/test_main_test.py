@@ -1,0 +1,128 @@
+"""The entry point for testing, with a real model of a few thousand weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import main_test
+from modules import builders
+from modules.checkpoint import save_checkpoint
+from modules.config import load_config
+from modules.evaluator import SCORE_NAMES
+from tests.tiny_dataset import write_tiny_dataset
+
+TINY = [
+    "data.image_size=32", "data.max_tokens=12", "data.min_word_count=1", "data.min_attribute_count=1", "data.workers=0",
+    "model.patch_encoder.backbone=small_resnet", "model.patch_encoder.weights=none", "model.patch_encoder.stride=16",
+    "model.width=16", "model.heads=2", "model.feedforward=16", "model.image_layers=1", "model.graph_layers=1",
+    "model.decoder_layers=1", "model.memory_slots=8", "model.memory_heads=2", "model.memory_top=4", "train.device=cpu",
+    "eval.batch_size=2", "eval.beam_size=2", "seed=5",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder with an untrained model's checkpoint, and the data set that its vocabularies are of."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = write_tiny_dataset(folder / "tiny", image_size=32)
+    config = load_config(None, [*TINY, f"data.root={root}"])
+    vocabularies = builders.build_vocabularies(config)
+    save_checkpoint(folder / "run" / "best", builders.build_model(config, vocabularies), config, vocabularies)
+    return folder / "run", root
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path, monkeypatch):
+    """A copy of the run folder; no Java, which these tests have no need to wait for."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def read_metrics(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
+    assert main_test.main(["--checkpoint", str(run_folder), "--split", "test", "--graph", "predicted"]) == 0
+    metrics = read_metrics(run_folder / "metrics.json")
+    described = {key: metrics[key] for key in
+                 ("split", "graph_source", "box_source", "protocol", "beam_size", "seed", "studies", "dataset")}
+    assert described == {
+        "split": "test", "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
+        "seed": 5, "studies": 3, "dataset": "tiny",
+    }
+    assert metrics["checkpoint"] == str(run_folder / "best")
+    assert set(metrics["scores"]) == set(SCORE_NAMES)
+    assert set(metrics["absent"]) == {"meteor"} and "Java" in metrics["absent"]["meteor"]
+    assert set(metrics["baselines"]) == set(metrics["absent_baselines"]) == {"blind", "nearest_image"}
+    assert metrics["baselines"]["blind"]["box_iou"] > 0.4
+    assert len((run_folder / "predictions.jsonl").read_text().splitlines()) == 3
+    printed = capsys.readouterr().out
+    assert "with the checkpoint's own vocabularies" in printed
+    for name in ("metrics.json", "predictions.jsonl", "report.html"):
+        assert (run_folder / name).is_file()
+        assert f"written: {run_folder / name}" in printed
+
+
+def test_the_same_twice_and_other_sources_beside_it(run_folder):
+    arguments = ["--checkpoint", str(run_folder / "best")]
+    assert main_test.main(arguments) == 0
+    first = read_metrics(run_folder / "metrics.json")
+    assert main_test.main([*arguments, "--graph", "oracle", "eval.beam_size=1", "--boxes", "atlas"]) == 0
+    oracle = read_metrics(run_folder / "metrics_oracle.json")
+    assert (oracle["graph_source"], oracle["box_source"], oracle["beam_size"]) == ("oracle", "atlas", 1)
+    assert main_test.main(arguments) == 0
+    assert read_metrics(run_folder / "metrics.json") == first
+
+
+def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, run_folder, tmp_path, capsys):
+    other = write_tiny_dataset(tmp_path / "other", train=3, val=2, test=2, image_size=32, seed=9)
+    lines = [json.loads(line) for line in (other / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["report"] = "Quux heart. " + line["report"]
+    (other / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main_test.main(["--checkpoint", str(run_folder), "--data", str(other)]) == 0
+    assert not (run_folder / "metrics.json").exists()
+    metrics = read_metrics(run_folder / "on_other" / "metrics.json")
+    assert metrics["studies"] == 2
+    assert str(other) in capsys.readouterr().out
+    entry = json.loads((run_folder / "on_other" / "predictions.jsonl").read_text().splitlines()[0])
+    assert entry["reference"].startswith("quux heart")  # the full reference, though the checkpoint has no such word
+
+
+def test_a_data_set_with_a_test_split_alone_has_no_baselines(trained, run_folder, tmp_path):
+    lone = write_tiny_dataset(tmp_path / "lone", train=0, val=0, test=2, image_size=32)
+    out = tmp_path / "out"
+    assert main_test.main(["--checkpoint", str(run_folder), "--data", str(lone), "--out", str(out)]) == 0
+    metrics = read_metrics(out / "metrics.json")
+    assert metrics["scores"]["bleu_1"] is not None
+    assert set(metrics["baselines"]["blind"].values()) == {None}
+    assert "training" in metrics["absent_baselines"]["blind"]["bleu_4"]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--checkpoint", "{folder}/nowhere"], "nowhere"),
+    (["--checkpoint", "{folder}", "--data", "{folder}/nodata"], "nodata"),
+    (["--checkpoint", "{folder}", "eval.beam_sice=2"], "beam_sice"),
+    (["--checkpoint", "{folder}", "--boxes", "file"], "boxes_file"),
+    (["--checkpoint", "{folder}", "model.width=32"], "does not fit"),
+])
+def test_what_a_user_can_mend_is_one_line(run_folder, capsys, arguments, said):
+    assert main_test.main([argument.format(folder=run_folder) for argument in arguments]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in last and "Traceback" not in last
+    assert not (run_folder / "metrics.json").exists()
+
+
+def test_weights_of_the_trunk_are_not_fetched(trained, run_folder):
+    path = run_folder / "best" / "config.yaml"
+    path.write_text(path.read_text().replace("weights: none", "weights: missing_file.pth"))
+    assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
+
+
+@pytest.mark.parametrize("argument", ["--graph=mixed", "--boxes=guess", "--split=dev"])
+def test_unknown_choices_are_refused(run_folder, argument):
+    with pytest.raises(SystemExit):
+        main_test.main(["--checkpoint", str(run_folder), argument])
