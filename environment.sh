@@ -1,0 +1,234 @@
+# Sourced by the run scripts. After `ensure_environment FILE`, $PYTHON is an interpreter that has the packages of FILE.
+#
+# A given PYTHON=..., an active virtual environment or an active conda environment other than `base` is used as it is: it
+# is checked, never changed. Without one, `.venv` is made here and filled, and left alone from then on as long as it fits.
+
+# A trainer that is interrupted saves and ends in good order; what a script would start after it must not follow.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# say LINE... : to stderr, so that the output of a script stays its own.
+say() {
+    printf '%s\n' "$@" >&2
+}
+
+# fail LINE... : say them and end with status 1.
+fail() {
+    say "$@"
+    exit 1
+}
+
+# report_missing_tools : one line for each optional tool that this machine lacks: what that costs and what mends it.
+report_missing_tools() {
+    if ! java -version >/dev/null 2>&1; then
+        say "Java is missing: METEOR will be reported as absent. To have it: sudo apt-get install -y default-jre-headless"
+    fi
+}
+
+# base_python : print a Python of at least 3.11 that can make virtual environments, or fail with the line that mends it.
+base_python() {
+    local candidate version
+    for candidate in python3.11 python3; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            if ! "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+                version=$("$candidate" -c 'import sys; print("{}.{}".format(*sys.version_info))')
+                fail "$candidate cannot make virtual environments, so nothing can be installed. To mend it: sudo apt-get install -y python$version-venv"
+            fi
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 is missing, and nothing runs without it. To have it: sudo apt-get install -y python3.11 python3.11-venv"
+}
+
+# environment_state PYTHON REQUIREMENTS : print the Python version with the SHA-256 of the requirements on the first
+# line, then one line for each package that is missing or of another version.
+environment_state() {
+    "$1" - "$2" <<'PYTHON_CODE'
+import hashlib
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+
+contents = []
+requirements = []
+files = [Path(sys.argv[1])]
+while files:
+    file = files.pop()
+    contents.append(file.read_bytes())
+    for line in file.read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        if line.startswith("-r "):
+            files.append(file.parent / line[3:].strip())
+        elif line:
+            requirements.append(Requirement(line))
+
+print(platform.python_version(), hashlib.sha256(b"\0".join(contents)).hexdigest())
+for requirement in requirements:
+    if requirement.marker is None or requirement.marker.evaluate():
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            print(f"{requirement.name} is missing")
+        else:
+            if version not in requirement.specifier:
+                print(f"{requirement.name} is {version}, tested with {requirement.specifier}")
+PYTHON_CODE
+}
+
+# check_given_environment REQUIREMENTS : fail where $PYTHON lacks a package; say where a version is another one.
+check_given_environment() {
+    local state problems
+    state=$(environment_state "$PYTHON" "$1") || fail "$PYTHON cannot be asked for its packages (see above): give another interpreter, as in PYTHON=/path/to/python, or none to have .venv made here"
+    problems=$(tail -n +2 <<<"$state" | paste -s -d ';' - | sed 's/;/; /g')
+    case $problems in
+        "") ;;
+        *"is missing"*) fail "$PYTHON does not fit $1 ($problems). To mend it: \"$PYTHON\" -m pip install -r $1, or deactivate that environment to have .venv made here" ;;
+        *) say "$PYTHON does not fit $1 exactly ($problems); going on with it" ;;
+    esac
+}
+
+# make_environment REQUIREMENTS : bring .venv to fit. The body is a subshell, which holds a lock on this file as long as it
+# runs: two scripts started at once must not fill the same folder.
+make_environment() (
+    exec 9<environment.sh
+    if command -v flock >/dev/null; then
+        flock 9
+    fi
+    requirements=$1
+    stamp=.venv/.fits-$requirements
+    # The mark of an install that has begun and not ended: pip takes a half-written package for an installed one.
+    unfinished=.venv/.unfinished
+    if [[ -e $unfinished ]] || ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        base=$(base_python)
+        say "Making .venv with $base"
+        rm -rf .venv
+        mkdir .venv
+        touch "$unfinished"
+        "$base" -m venv .venv || fail "$base could not make .venv (see above)"
+    fi
+    state=$(environment_state .venv/bin/python "$requirements")
+    read -r fingerprint <<<"$state"
+    problems=$(tail -n +2 <<<"$state")
+    if [[ -z $problems && ! -e $unfinished && -e $stamp && $(<"$stamp") == "$fingerprint" ]]; then
+        return
+    fi
+    quiet=--quiet
+    if [[ -n $problems ]]; then
+        say "Installing $requirements into .venv"
+        quiet=--no-input
+    fi
+    touch "$unfinished"
+    .venv/bin/python -m pip install --disable-pip-version-check "$quiet" -r "$requirements" ||
+        fail "Installing $requirements into .venv failed (see above); the next run begins it anew"
+    printf '%s\n' "$fingerprint" >"$stamp"
+    rm "$unfinished"
+)
+
+# ensure_environment REQUIREMENTS : set and export $PYTHON.
+ensure_environment() {
+    report_missing_tools
+    if [[ -z ${PYTHON:-} && -n ${VIRTUAL_ENV:-} && ! $VIRTUAL_ENV -ef .venv ]]; then
+        PYTHON=$VIRTUAL_ENV/bin/python
+    elif [[ -z ${PYTHON:-} && -n ${CONDA_PREFIX:-} && ${CONDA_DEFAULT_ENV:-base} != base ]]; then
+        PYTHON=$CONDA_PREFIX/bin/python
+    fi
+    if [[ -n ${PYTHON:-} ]]; then
+        check_given_environment "$1"
+    else
+        make_environment "$1"
+        PYTHON=$PWD/.venv/bin/python
+    fi
+    export PYTHON
+}
+
+# value_of KEY DEFAULT ARGUMENT... : the value of the last `KEY=VALUE` or `KEY VALUE` among the arguments, else DEFAULT.
+value_of() {
+    local key=$1 value=$2
+    shift 2
+    while [[ $# -gt 0 ]]; do
+        case $1 in
+            "$key="*) value=${1#*=} ;;
+            "$key") value=${2-} ;;
+        esac
+        shift
+    done
+    printf '%s\n' "$value"
+}
+
+# require_data_set NAME FOLDER ELSEWHERE : end with status 2, saying how to come by the prepared data set, where it is absent.
+require_data_set() {
+    local name=$1 folder=$2 elsewhere=$3 title download source
+    if [[ -f $folder/dataset.yaml ]]; then
+        return
+    fi
+    case $name in
+        iu_xray)
+            title="IU X-Ray"
+            download="iu_xray.zip (annotation.json and images/), linked from https://github.com/cuhksz-nlp/R2Gen"
+            source="--source FOLDER_OF_ANNOTATION_JSON" ;;
+        mimic_cxr)
+            title="MIMIC-CXR"
+            download="MIMIC-CXR-JPG and the reports of MIMIC-CXR, with a PhysioNet account: https://physionet.org/content/mimic-cxr-jpg/"
+            source="--source FOLDER_OF_MIMIC_CXR_JPG" ;;
+        chest_imagenome)
+            title="Chest ImaGenome"
+            download="Chest ImaGenome and MIMIC-CXR-JPG, with a PhysioNet account: https://physionet.org/content/chest-imagenome/"
+            source="--source FOLDER_OF_CHEST_IMAGENOME" ;;
+    esac
+    say "$title is not at $folder: there is no $folder/dataset.yaml." \
+        "To get it:      $download" \
+        "To prepare it:  python -m data.prepare $name $source --out $folder" \
+        "                (while that does not know $name yet: docs/extending.md describes the files to write)" \
+        "If elsewhere:   $elsewhere" \
+        "Without data:   bash run_demo.sh needs none"
+    exit 2
+}
+
+# gpu_count : how many GPUs a run may use.
+gpu_count() {
+    local listed=0
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+        listed=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[0-9A-Z]' || true)
+    elif command -v nvidia-smi >/dev/null; then
+        listed=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
+    fi
+    printf '%s\n' "$listed"
+}
+
+# launch SCRIPT ARGUMENT... : one process a GPU through torchrun where there are several, else plain Python.
+launch() {
+    local gpus
+    gpus=$(gpu_count)
+    if [[ $gpus -gt 1 && $(value_of train.device auto "$@") != cpu ]]; then
+        "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$gpus" "$@"
+    else
+        "$PYTHON" "$@"
+    fi
+}
+
+# train_and_test NAME ARGUMENT... : train configs/NAME.yaml with overrides, then score the best checkpoint on the test split.
+train_and_test() {
+    local name=$1 run device
+    shift
+    ensure_environment requirements.txt
+    launch main_train.py --config "configs/$name.yaml" "$@"
+    run=$(value_of results results "$@")/$(value_of name "$name" "$@")
+    device=$(value_of train.device auto "$@")
+    launch main_test.py --checkpoint "$run" --split test --graph predicted "train.device=$device"
+}
+
+# test_on NAME ARGUMENT... : score a checkpoint, results/NAME if none is given, on the test split of the data set NAME.
+# Later arguments win, so that --checkpoint, --data, --split and --graph among them are obeyed.
+test_on() {
+    local name=$1
+    shift
+    ensure_environment requirements.txt
+    launch main_test.py --checkpoint "results/$name" --data "data/$name" --split test --graph predicted "$@"
+}

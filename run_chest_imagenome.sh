@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The paper's own experiment: trains on Chest ImaGenome with the settings of the released code
+# (configs/chest_imagenome.yaml), then scores the best checkpoint on the test split with the predicted graph.
+#   bash run_chest_imagenome.sh [key=value ...]      e.g. data.batch_size=32, train.resume=true, data.root=/elsewhere
+# Needs the prepared data set in data/chest_imagenome; every GPU is used. Time and expected score: configs/chest_imagenome.yaml.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source ./environment.sh
+
+require_data_set chest_imagenome "$(value_of data.root data/chest_imagenome "$@")" "bash run_chest_imagenome.sh data.root=FOLDER"
+train_and_test chest_imagenome "$@"

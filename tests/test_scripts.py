@@ -1,0 +1,421 @@
+"""The run scripts with stand-ins for Python, Java and nvidia-smi: which commands they start, and what they say."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(ROOT.glob("*.sh"))
+CI = ROOT / ".ci/run"
+# Nothing but these is on the PATH of a script under test, so that the machine's own Java, Python and GPUs do not show.
+TOOLS = "basename bash cat dirname env flock grep id mkdir paste rm sed sleep tail timeout touch tr".split()
+
+# Answers questions (`-c`, `-`) as the real interpreter does and writes every other command to commands.log. As
+# `-m venv DIR` it puts itself into DIR/bin/python.
+PYTHON_STAND_IN = """#!{bash}
+case $1 in
+    -c)
+        if [[ $2 == *"import sys, pip;"* && -e $(dirname "$0")/no_pip ]]; then exit 1; fi
+        if [[ $2 == *ensurepip* && -n ${{NO_ENSUREPIP:-}} ]]; then exit 1; fi
+        exec {python} "$@" ;;
+    -)
+        exec {python} "$@" ;;
+esac
+printf '%s' "$(basename "$0")" >>"$COMMANDS"
+printf ' [%s]' "$@" >>"$COMMANDS"
+printf '\\n' >>"$COMMANDS"
+if [[ $1 == -m && $2 == venv ]]; then
+    mkdir -p "$3/bin"
+    cat "$0" >"$3/bin/python"
+    {chmod} +x "$3/bin/python"
+fi
+if [[ $1 == -m && $2 == pip ]]; then sleep "${{PIP_SECONDS:-0}}"; fi
+if [[ "$*" == *"${{FAIL_ON:-nothing at all}}"* ]]; then exit 7; fi
+"""
+
+
+class Checkout:
+    """A copy of the scripts in a folder with a space in its name, and an environment of stand-ins to start them in."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "a checkout"
+        self.tools = folder / "tools"
+        self.log = folder / "commands.log"
+        self.folder.mkdir()
+        self.tools.mkdir()
+        (self.folder / ".ci").mkdir()
+        for script in [*SCRIPTS, CI]:
+            shutil.copy(script, self.folder / script.relative_to(ROOT))
+        for tool in TOOLS:
+            if path := shutil.which(tool):
+                (self.tools / tool).symlink_to(path)
+        self.write_requirements("requirements.txt", f"pytest=={metadata.version('pytest')}  # a comment\n")
+        self.write_requirements("requirements-dev.txt", "-r requirements.txt\n")
+        self.variables = {"PATH": str(self.tools), "COMMANDS": str(self.log), "HOME": str(folder)}
+        self.add_tool("java", "exit 0")
+
+    def write_requirements(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def add_tool(self, name: str, body: str) -> None:
+        self.add_program(name, f"#!{shutil.which('bash')}\n{body}\n")
+
+    def add_python(self, name: str) -> Path:
+        text = PYTHON_STAND_IN.format(bash=shutil.which("bash"), python=sys.executable, chmod=shutil.which("chmod"))
+        return self.add_program(name, text)
+
+    def add_program(self, name: str, text: str) -> Path:
+        path = self.tools / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+        return path
+
+    def add_data_set(self, name: str) -> None:
+        (self.folder / "data" / name).mkdir(parents=True)
+        (self.folder / "data" / name / "dataset.yaml").touch()
+
+    def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen:
+        """Start a script from another folder; `variables` are added to its environment."""
+        command = [shutil.which("bash"), str(self.folder / script), *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.tools, env={**self.variables, **variables}, **pipes)
+
+    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        """Start a script and wait for its end."""
+        with self.start(script, *arguments, **variables) as process:
+            output, errors = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def commands(self) -> list[str]:
+        """What the stand-ins for Python were asked to do since the last call."""
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+@pytest.fixture
+def given(checkout) -> Checkout:
+    """A checkout whose scripts are given an interpreter through PYTHON."""
+    checkout.variables["PYTHON"] = str(checkout.add_python("given"))
+    return checkout
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, CI], ids=lambda path: path.name)
+def test_scripts_are_valid_bash(script):
+    result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_continuous_integration_entry_is_executable():
+    assert os.access(CI, os.X_OK)
+
+
+# Data sets
+
+
+@pytest.mark.parametrize(
+    ("script", "folder", "elsewhere"),
+    [
+        ("run_iu.sh", "data/iu_xray", "bash run_iu.sh data.root=FOLDER"),
+        ("run_mimic.sh", "data/mimic_cxr", "bash run_mimic.sh data.root=FOLDER"),
+        ("run_chest_imagenome.sh", "data/chest_imagenome", "bash run_chest_imagenome.sh data.root=FOLDER"),
+        ("test_iu.sh", "data/iu_xray", "bash test_iu.sh --data FOLDER"),
+        ("test_mimic.sh", "data/mimic_cxr", "bash test_mimic.sh --data FOLDER"),
+    ],
+)
+def test_absent_data_set_ends_with_status_2_before_anything_is_made(checkout, script, folder, elsewhere):
+    checkout.add_python("python3.11")
+    result = checkout.run(script)
+    assert (result.returncode, result.stdout) == (2, "")
+    name = Path(folder).name
+    assert f"there is no {folder}/dataset.yaml" in result.stderr
+    assert "https://" in result.stderr
+    assert f"python -m data.prepare {name} --source" in result.stderr and f"--out {folder}" in result.stderr
+    assert elsewhere in result.stderr
+    assert "bash run_demo.sh needs none" in result.stderr
+    assert checkout.commands() == [] and not (checkout.folder / ".venv").exists()
+
+
+def test_data_root_moves_the_place_that_is_looked_at(given, tmp_path):
+    assert "no /nowhere/dataset.yaml" in given.run("run_iu.sh", "data.root=/nowhere").stderr
+    (tmp_path / "dataset.yaml").touch()
+    assert given.run("run_iu.sh", f"data.root={tmp_path}").returncode == 0
+    assert f"[data.root={tmp_path}]" in given.commands()[0]
+
+
+# Arguments and processes
+
+
+def test_training_passes_arguments_on_and_tests_the_run(given):
+    given.add_data_set("iu_xray")
+    result = given.run("run_iu.sh", "train.epochs=5", "results=some where", "name=x")
+    assert result.returncode == 0, result.stderr
+    assert given.commands() == [
+        "given [main_train.py] [--config] [configs/iu_xray.yaml] [train.epochs=5] [results=some where] [name=x]",
+        "given [main_test.py] [--checkpoint] [some where/x] [--split] [test] [--graph] [predicted] [train.device=auto]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("run_iu.sh", "iu_xray"), ("run_mimic.sh", "mimic_cxr"), ("run_chest_imagenome.sh", "chest_imagenome")],
+)
+def test_each_training_script_uses_its_own_configuration_and_run_folder(given, script, name):
+    given.add_data_set(name)
+    given.run(script)
+    train, test = given.commands()
+    assert train == f"given [main_train.py] [--config] [configs/{name}.yaml]"
+    assert f"[results/{name}]" in test
+
+
+def test_failed_training_is_not_followed_by_a_test(given):
+    given.add_data_set("mimic_cxr")
+    result = given.run("run_mimic.sh", FAIL_ON="main_train.py")
+    assert result.returncode == 7
+    assert len(given.commands()) == 1
+
+
+def test_interrupted_training_is_not_followed_by_a_test(given):
+    given.add_data_set("iu_xray")
+    # The trainer saves and ends in good order; the shell that waited for it got the same signal.
+    given.variables["PYTHON"] = str(given.add_program("interrupted", PYTHON_STAND_IN.format(
+        bash=shutil.which("bash"), python=sys.executable, chmod=shutil.which("chmod"),
+    ) + "\nkill -INT $PPID\n"))
+    assert given.run("run_iu.sh").returncode == 130
+    assert len(given.commands()) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "arguments", "processes"),
+    [
+        (0, None, [], None),
+        (1, None, [], None),
+        (3, None, [], 3),
+        (3, "0,2", [], 2),
+        (3, "1", [], None),
+        (3, "", [], None),
+        (3, "-1", [], None),
+        (3, None, ["train.device=cpu"], None),
+    ],
+)
+def test_torchrun_is_used_with_several_gpus(given, gpus, visible, arguments, processes):
+    given.add_data_set("mimic_cxr")
+    lines = "\n".join(f"echo 'GPU {index}: a card (UUID: GPU-{index})'" for index in range(gpus))
+    given.add_tool("nvidia-smi", lines or "exit 9")
+    given.run("run_mimic.sh", *arguments, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))
+    training, test = given.commands()
+    launcher = f"[-m] [torch.distributed.run] [--standalone] [--nproc_per_node={processes}] " if processes else ""
+    assert training.startswith(f"given {launcher}[main_train.py] [--config]")
+    assert test.startswith(f"given {launcher}[main_test.py] [--checkpoint]")
+
+
+def test_tests_of_a_checkpoint_take_another_run_and_another_folder(given, tmp_path):
+    given.add_data_set("iu_xray")
+    (tmp_path / "dataset.yaml").touch()
+    assert given.run("test_iu.sh", "--checkpoint", "results/mimic_cxr").returncode == 0
+    assert given.run("test_mimic.sh", "--data", str(tmp_path), "--beam", "5").returncode == 0
+    first, second = given.commands()
+    defaults = "[--split] [test] [--graph] [predicted]"
+    assert first == (
+        f"given [main_test.py] [--checkpoint] [results/iu_xray] [--data] [data/iu_xray] {defaults} "
+        "[--checkpoint] [results/mimic_cxr]"
+    )
+    assert second == (
+        f"given [main_test.py] [--checkpoint] [results/mimic_cxr] [--data] [data/mimic_cxr] {defaults} "
+        f"[--data] [{tmp_path}] [--beam] [5]"
+    )
+
+
+def test_demo_prepares_trains_and_tests(given):
+    result = given.run("run_demo.sh", "train.epochs=2")
+    assert result.returncode == 0, result.stderr
+    prepare, train, test = given.commands()
+    assert prepare.startswith("given [-m] [data.prepare] [phantom] [--out] [data/phantom] ")
+    assert train == "given [main_train.py] [--config] [configs/demo.yaml] [train.resume=true] [train.epochs=2]"
+    assert test == "given [main_test.py] [--checkpoint] [results/demo] [--split] [test] [--graph] [predicted]"
+    assert "results/demo/report.html" in result.stderr
+
+
+def test_quick_demo_keeps_to_folders_of_its_own(given):
+    given.run("run_demo.sh", "--quick", "results=elsewhere")
+    prepare, train, test = given.commands()
+    assert "[--out] [data/phantom_quick]" in prepare
+    assert "[name=demo_quick] [data.root=data/phantom_quick]" in train and train.endswith("[results=elsewhere]")
+    assert "[elsewhere/demo_quick]" in test
+
+
+def test_run_tests_hands_arguments_to_pytest(given):
+    given.run("run_tests.sh", "tests/models", "-k", "beam search")
+    assert given.commands() == ["given [-m] [pytest] [-r] [s] [tests/models] [-k] [beam search]"]
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_continuous_integration_goes_on_without_what_it_cannot_install(given, user):
+    (given.tools / "java").unlink()
+    (given.tools / "id").unlink()
+    given.add_tool("id", f"echo {user}")
+    given.add_tool("apt-get", "exit 100")
+    result = given.run(".ci/run")
+    assert result.returncode == 0
+    assert "default-jre-headless chromium" in result.stderr
+    assert [command.split("] [")[1].rstrip("]") for command in given.commands()] == [
+        "pytest", "data.prepare", "--config", "--checkpoint",
+    ]
+
+
+def test_continuous_integration_installs_and_fails_with_the_suite(given):
+    (given.tools / "java").unlink()
+    (given.tools / "id").unlink()
+    given.add_tool("id", "echo 0")
+    given.add_tool("apt-get", 'echo "apt-get $*" >>"$COMMANDS"')
+    assert given.run(".ci/run", FAIL_ON="-m pytest").returncode == 7
+    update, install, tests = given.commands()
+    assert update.startswith("apt-get update") and install.endswith(" default-jre-headless chromium")
+    assert "[pytest]" in tests
+
+
+# The environment
+
+
+def installs(commands: list[str]) -> list[str]:
+    """The pip commands among `commands`, without their options."""
+    return [command.split("[-r] ")[1] for command in commands if "[-m] [pip] [install]" in command]
+
+
+def test_environment_is_made_once_and_then_left_alone(checkout):
+    checkout.add_python("python3.11")
+    assert checkout.run("run_tests.sh").returncode == 0
+    first = checkout.commands()
+    assert first[0] == "python3.11 [-m] [venv] [.venv]"
+    assert installs(first) == ["[requirements-dev.txt]"]
+    assert first[-1].startswith("python [-m] [pytest]")
+    assert checkout.run("run_tests.sh").returncode == 0
+    assert [command.split(" [-r]")[0] for command in checkout.commands()] == ["python [-m] [pytest]"]
+
+
+def test_changed_requirements_are_installed_into_the_same_environment(checkout):
+    checkout.add_python("python3.11")
+    checkout.run("run_tests.sh")
+    checkout.commands()
+    checkout.write_requirements("requirements.txt", f"pytest=={metadata.version('pytest')}\n")
+    checkout.run("run_tests.sh")
+    commands = checkout.commands()
+    assert installs(commands) == ["[requirements-dev.txt]"] and "[venv]" not in "".join(commands)
+
+
+def test_package_that_went_missing_is_installed_again(checkout):
+    checkout.add_python("python3.11")
+    checkout.run("run_tests.sh")
+    checkout.commands()
+    absent = "no-such-package-for-sure==1.0\n"
+    checkout.write_requirements("requirements.txt", absent)
+    stamp = hashlib.sha256(b"\0".join([b"-r requirements.txt\n", absent.encode()])).hexdigest()
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    (checkout.folder / ".venv/.fits-requirements-dev.txt").write_text(f"{version} {stamp}\n", encoding="utf-8")
+    checkout.run("run_tests.sh")
+    assert installs(checkout.commands()) == ["[requirements-dev.txt]"]
+
+
+def test_unfinished_install_is_begun_anew(checkout):
+    checkout.add_python("python3.11")
+    failed = checkout.run("run_tests.sh", FAIL_ON="-m pip install")
+    assert failed.returncode == 1 and "begins it anew" in failed.stderr
+    assert not [command for command in checkout.commands() if "pytest" in command]
+    (checkout.folder / ".venv/half_written").touch()
+    assert checkout.run("run_tests.sh").returncode == 0
+    assert checkout.commands()[0] == "python3.11 [-m] [venv] [.venv]"
+    assert not (checkout.folder / ".venv/half_written").exists()
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock (util-linux)")
+def test_two_scripts_at_once_make_one_environment(checkout):
+    checkout.add_python("python3.11")
+    checkout.add_data_set("iu_xray")
+    both = [checkout.start("run_tests.sh", PIP_SECONDS="0.5"), checkout.start("run_iu.sh", PIP_SECONDS="0.5")]
+    for process in both:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in both] == [0, 0]
+    commands = checkout.commands()
+    assert commands.count("python3.11 [-m] [venv] [.venv]") == 1
+    assert sorted(installs(commands)) == ["[requirements-dev.txt]", "[requirements.txt]"]
+
+
+def test_environment_without_pip_is_made_anew(checkout):
+    checkout.add_python("python3.11")
+    checkout.run("run_tests.sh")
+    checkout.commands()
+    (checkout.folder / ".venv/bin/no_pip").touch()
+    checkout.run("run_tests.sh")
+    assert checkout.commands()[0] == "python3.11 [-m] [venv] [.venv]"
+
+
+def test_newer_python3_stands_in_for_python_3_11(checkout):
+    checkout.add_python("python3")
+    checkout.run("run_tests.sh")
+    assert checkout.commands()[0] == "python3 [-m] [venv] [.venv]"
+
+
+def test_missing_python_and_missing_ensurepip_end_with_the_command_that_mends_them(checkout):
+    result = checkout.run("run_tests.sh")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Python 3.11 is missing, and nothing runs without it.")
+    assert result.stderr.strip().endswith("sudo apt-get install -y python3.11 python3.11-venv")
+    checkout.add_python("python3.11")
+    result = checkout.run("run_tests.sh", NO_ENSUREPIP="1")
+    assert result.returncode == 1
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert result.stderr.strip().endswith(f"sudo apt-get install -y python{version}-venv")
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_missing_java_is_said_at_the_start_and_stops_nothing(given):
+    (given.tools / "java").unlink()
+    result = given.run("run_demo.sh", "--quick")
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[0] == (
+        "Java is missing: METEOR will be reported as absent. To have it: sudo apt-get install -y default-jre-headless"
+    )
+
+
+def test_given_interpreter_is_checked_and_never_changed(given):
+    given.write_requirements("requirements.txt", "pytest==0.1\n")
+    other_version = given.run("run_demo.sh")
+    assert other_version.returncode == 0
+    assert "pytest is" in other_version.stderr and "tested with ==0.1" in other_version.stderr
+    given.commands()
+    given.write_requirements("requirements.txt", "no-such-package-for-sure==1.0\n")
+    missing = given.run("run_demo.sh")
+    assert missing.returncode == 1
+    assert "no-such-package-for-sure is missing" in missing.stderr
+    assert "-m pip install -r requirements.txt" in missing.stderr
+    assert given.commands() == [] and not (given.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize("kind", ["virtual", "conda"])
+def test_active_environment_is_used_as_it_is(checkout, tmp_path, kind):
+    (tmp_path / "active/bin").mkdir(parents=True)
+    shutil.copy(checkout.add_python("python3.11"), tmp_path / "active/bin/python")
+    active = {"VIRTUAL_ENV": str(tmp_path / "active")}
+    if kind == "conda":
+        active = {"CONDA_PREFIX": str(tmp_path / "active"), "CONDA_DEFAULT_ENV": "sgrrg"}
+    assert checkout.run("run_tests.sh", **active).returncode == 0
+    assert checkout.commands() == ["python [-m] [pytest] [-r] [s]"]
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_conda_base_does_not_count_as_an_environment(checkout, tmp_path):
+    checkout.add_python("python3.11")
+    checkout.run("run_tests.sh", CONDA_PREFIX=str(tmp_path), CONDA_DEFAULT_ENV="base")
+    assert checkout.commands()[0] == "python3.11 [-m] [venv] [.venv]"
