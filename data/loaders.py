@@ -65,6 +65,7 @@ def training_loader(
         raise UserError(f"{len(dataset)} studies are too few for {world_size} processes: give more, or run fewer")
     dataset.set_epoch(epoch)
     order = np.random.default_rng([_ORDER_STREAM, seed, epoch]).permutation(len(dataset))
+    order = order[: len(order) - len(order) % world_size]  # every process gets as many studies as the others
     global_batch = batch_size * world_size
     batches = [
         order[batch * global_batch : (batch + 1) * global_batch][rank::world_size].tolist()

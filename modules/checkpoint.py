@@ -51,8 +51,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint to `directory`, in place of the one that is there.
 
-    training_state may hold tensors, numbers, strings, None, lists and dictionaries. Raises UserError naming the file that
-    could not be written (a full disk, no permission); the checkpoint that was there is then still there.
+    training_state may hold tensors, numbers, strings, None, lists and dictionaries. Raises UserError naming the file
+    that could not be written (a full disk, no permission); the checkpoint that was there is then still there.
     """
     directory = Path(directory)
     partial = _partial(directory)
@@ -63,15 +63,15 @@ def save_checkpoint(
     }
     if training_state is not None:
         contents[TRAINING_STATE] = lambda file: torch.save(training_state, file)
-    path = partial
+    path = directory  # what is being written, by the name it is going to have
     try:
         _finish_interrupted_save(directory)
         shutil.rmtree(_previous(directory), ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, write in contents.items():
-            path = partial / name
-            with path.open("wb") as file:
+            path = directory / name
+            with (partial / name).open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -84,8 +84,8 @@ def save_checkpoint(
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise UserError(
-            f"Cannot write {directory / path.name if path != directory else directory}: {reason}; "
-            "make room there, or choose another place with results=FOLDER. The checkpoint before it is untouched"
+            f"Cannot write {path}: {reason}; make room there, or choose another place with "
+            "results=FOLDER. The checkpoint before it is untouched"
         ) from error
 
 
@@ -135,17 +135,18 @@ def has_checkpoint(directory: str | Path) -> bool:
 
 
 def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
-    """The checkpoint at `path`, or, when that is a run folder, its `best` (a line on stderr says so); tensors on the CPU.
+    """The checkpoint at `path`, or, when that is a run folder, its `best` (a line on stderr says so).
 
-    training: with the training state. Raises UserError for a folder that is no checkpoint, and for a file of it that is
-    missing or damaged.
+    Tensors are on the CPU. training: with the training state. Raises UserError for a folder that is no checkpoint, and
+    for a file of it that is missing or damaged.
     """
     directory = _find(Path(path))
     config = load_config(_existing(directory, CONFIG))
+    described = _existing(directory, VOCABULARIES)
     try:
-        vocabularies = Vocabularies.from_dict(json.loads(_existing(directory, VOCABULARIES).read_text(encoding="utf-8")))
+        vocabularies = Vocabularies.from_dict(json.loads(described.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(directory / VOCABULARIES, error) from error
+        raise _damaged(described, error) from error
     weights = _load(_existing(directory, WEIGHTS))
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{directory / WEIGHTS} holds other things than weights: take another checkpoint")
@@ -195,7 +196,10 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load all of `weights` into `model`. Raises UserError naming the weights that are missing, too many or of another size."""
+    """Load all of `weights` into `model`.
+
+    Raises UserError naming the weights that are missing, too many or of another size; the model is then as it was.
+    """
     misfits = _misfits(model, weights)
     if misfits:
         shown = "; ".join(misfits[:_NAMES_SHOWN])

@@ -314,20 +314,32 @@ def _check(config: Config) -> None:
             value = getattr(value, part)
         if value not in allowed:
             raise UserError(f"{key}={value}: choose one of {', '.join(str(choice) for choice in allowed)}")
-    if config.model.width % config.model.heads:
-        raise UserError(f"model.width={config.model.width} is not a multiple of model.heads={config.model.heads}")
+    model = config.model
     positive = {
+        "model.width": model.width, "model.heads": model.heads, "model.memory_heads": model.memory_heads,
+        "model.memory_top": model.memory_top,
         "data.batch_size": config.data.batch_size, "data.image_size": config.data.image_size,
         "eval.batch_size": config.eval.batch_size, "eval.beam_size": config.eval.beam_size,
         "eval.validation_beam_size": config.eval.validation_beam_size, "optim.accumulate": config.optim.accumulate,
         "train.epochs": config.train.epochs, "train.validate_every": config.train.validate_every,
+        "train.log_every": config.train.log_every,
     }
+    if config.train.patience is not None:
+        positive["train.patience"] = config.train.patience
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key}={value}: must be at least 1")
+    if model.width % model.heads:
+        raise UserError(f"model.width={model.width} is not a multiple of model.heads={model.heads}")
+    if model.width % 2:
+        raise UserError(f"model.width={model.width}: sine and cosine positions need an even width")
+    if model.memory_top > model.memory_slots:
+        raise UserError(
+            f"model.memory_top={model.memory_top} is more than model.memory_slots={model.memory_slots}: choose fewer"
+        )
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: must not be negative")
     if config.data.max_tokens < 3:
         raise UserError(f"data.max_tokens={config.data.max_tokens}: a report needs BOS, a word and EOS, so at least 3")
-    if not config.model.localizer and BoxSource.LOCALIZER == config.eval.box_source and config.model.graph_in != "none":
+    if not model.localizer and BoxSource.LOCALIZER == config.eval.box_source and model.graph_in != "none":
         raise UserError("model.localizer=false leaves no boxes for eval.box_source=localizer: choose atlas or file")

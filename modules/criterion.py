@@ -11,8 +11,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
-from torchvision.ops import generalized_box_iou_loss
 
 from data.batch import Batch
 from models.outputs import GraphAnnotation, SceneGraph, SGRRGOutput
@@ -125,9 +123,7 @@ class ReportCriterion:
             return None
         vectors, selected, abnormal = graph.embeddings.float(), graph.selected, batch.regions.abnormal
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # Every process holds the loss of all pairs, and the backward of the gather adds up what all of them send
-            # back; the mean that DDP takes over processes makes that the gradient of one loss.
-            vectors = torch.cat(all_gather(vectors.contiguous()))
+            vectors = _GatherWithGradient.apply(vectors)
             selected = torch.cat(_gather_without_gradient(selected))
             abnormal = torch.cat(_gather_without_gradient(abnormal))
         directions = F.normalize(vectors, dim=-1).transpose(0, 1)  # [R, B, D]
@@ -145,8 +141,7 @@ class ReportCriterion:
         counted = batch.regions.visible & batch.regions.boxes_known.unsqueeze(1)
         target = batch.regions.boxes
         distance = F.l1_loss(boxes, target, reduction="none").sum(-1)
-        overlap = generalized_box_iou_loss(boxes, target)
-        return ((BOX_L1_WEIGHT * distance + BOX_GIOU_WEIGHT * overlap) * counted).sum()
+        return ((BOX_L1_WEIGHT * distance + BOX_GIOU_WEIGHT * (1 - _generalised_iou(boxes, target))) * counted).sum()
 
     def _visibility(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
         if logits is None:
@@ -161,8 +156,38 @@ def _masked_bce(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     return (losses * known).sum()
 
 
-def _gather_without_gradient(mask: Tensor) -> list[Tensor]:
-    """The masks [B, R] of all processes (equal B), in order of rank."""
-    gathered = [torch.empty_like(mask) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, mask.contiguous())
+def _generalised_iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU minus the empty share of the hull (Rezatofighi et al., "Generalized intersection over union", 2019).
+
+    first, second [..., 4] xyxy -> [...]. torchvision's own indexes by a mask, which waits for the GPU at every step.
+    """
+    inner = (torch.minimum(first, second)[..., 2:] - torch.maximum(first, second)[..., :2]).clamp(min=0)
+    outer = torch.maximum(first, second)[..., 2:] - torch.minimum(first, second)[..., :2]
+    intersection, hull = inner[..., 0] * inner[..., 1], outer[..., 0] * outer[..., 1]
+    sides = [box[..., 2:] - box[..., :2] for box in (first, second)]
+    union = sides[0][..., 0] * sides[0][..., 1] + sides[1][..., 0] * sides[1][..., 1] - intersection
+    tiny = 1e-7  # two empty boxes
+    return intersection / (union + tiny) - (hull - union) / (hull + tiny)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """vectors [B, ...] of this process -> those of all processes, in order of rank (equal B).
+
+    Every process computes the same loss of all vectors. The gradient that its own get is what all of them would send
+    back, added up; the mean that DDP takes over processes makes that the gradient of one loss.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, vectors: Tensor) -> Tensor:
+        return torch.cat(_gather_without_gradient(vectors))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+def _gather_without_gradient(rows: Tensor) -> list[Tensor]:
+    """The rows [B, ...] of all processes (equal B), in order of rank."""
+    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows.contiguous())
     return gathered

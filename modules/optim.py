@@ -72,7 +72,8 @@ def build_optimizer(model: nn.Module, lr: float, lr_patch_encoder: float, weight
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
     """What the optimiser remembers, by name of the parameter; learning rates and decay are the configuration's."""
-    return {name: optimizer.state[parameter] for name, parameter in model.named_parameters() if optimizer.state[parameter]}
+    states = {name: optimizer.state.get(parameter) for name, parameter in model.named_parameters()}
+    return {name: state for name, state in states.items() if state}
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str, dict[str, Tensor]]) -> None:
@@ -91,12 +92,13 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str
 class LearningRateSchedule:
     """Learning rates as a function of progress, so that there is no state to save.
 
-    Linear from 1 % over `warmup_epochs`, then Schedule.STEP (times `decay` after every `decay_every` epochs, counted from
-    the start of training) or Schedule.COSINE (down to 1 % at `epochs`).
+    Linear from 1 % over `warmup_epochs`, then Schedule.STEP (times `decay` after every `decay_every` epochs, counted
+    from the start of training) or Schedule.COSINE (down to 1 % at `epochs`).
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedule: Schedule, epochs: int, warmup_epochs: float, decay: float, decay_every: int
+        self, optimizer: Optimizer, schedule: Schedule, epochs: int, warmup_epochs: float, decay: float,
+        decay_every: int,
     ):
         """Takes the present learning rates of `optimizer` as the full ones."""
         self.optimizer = optimizer

@@ -1,7 +1,8 @@
 """What a run tells: lines or a bar on the console, one JSON object a line in log.jsonl, curves for TensorBoard.
 
-Every entry of log.jsonl has a `kind` (start, train, validation, message), the optimiser `step`, the `epoch` from 1, and
-the `time`. Entries of kind start say with which code, packages and device the run began or went on.
+Every entry of log.jsonl has a `kind` (start, train, validation, message), the optimiser `step`, the `epoch` (the
+present one, from 1) and the `time`. Entries of kind start say with which code, packages and device the run began or
+went on.
 """
 
 import json
@@ -32,19 +33,20 @@ class RunLog:
     run_dir         the run folder; made where it is missing
     total_steps     optimiser steps of the whole run
     log_every       optimiser steps between lines
+    epoch           the epoch (from 1) in which this session begins
     done_steps      steps already done by the run that is resumed; entries of later steps are cut. 0: a fresh log
     rerun_validation    the validation after the last of `done_steps` is run again: its old entry is cut too
     """
 
     def __init__(
-        self, run_dir: str | Path, total_steps: int, log_every: int, done_steps: int = 0, rerun_validation: bool = False,
-        enabled: bool = True,
+        self, run_dir: str | Path, total_steps: int, log_every: int, epoch: int = 1, done_steps: int = 0,
+        rerun_validation: bool = False, enabled: bool = True,
     ):
         self.enabled = enabled
         self.total_steps = total_steps
         self.log_every = log_every
         self.step = self._first_step = done_steps
-        self.epoch = 0
+        self.epoch = epoch
         self._bar: tqdm | None = None
         self._forget_window()
         if not enabled:
@@ -83,10 +85,13 @@ class RunLog:
         self.epoch = epoch
         self._forget_window()
         if self.enabled and self._interactive:
-            self._bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False, dynamic_ncols=True
+            )
 
     def train_step(
-        self, step: int, loss: float, terms: dict[str, float], rates: dict[str, float], gradient_norm: float, images: int
+        self, step: int, loss: float, terms: dict[str, float], rates: dict[str, float], gradient_norm: float,
+        images: int,
     ) -> None:
         """Optimiser step number `step` is done, on `images` images in all processes.
 
@@ -101,8 +106,8 @@ class RunLog:
             self._sums[name] += value
         means = {name: value / self._steps for name, value in self._sums.items()}
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{_listed(means)}, all {_duration(self._seconds_left())}")
             self._bar.update()
+            self._bar.set_postfix_str(f"{_listed(means)}, all {_duration(self._seconds_left())}")
         if step % self.log_every == 0 or step == self.total_steps:
             images_per_second = self._images / max(time.monotonic() - self._window_began, 1e-9)
             if self._bar is None:
@@ -116,7 +121,8 @@ class RunLog:
                 "train", loss=mean_loss, terms=means, lr=rates, gradient_norm=gradient_norm,
                 images_per_second=round(images_per_second, 2),
             )
-            self._draw({"loss/total": mean_loss, "gradient_norm": gradient_norm, "images_per_second": images_per_second})
+            self._draw({"loss/total": mean_loss, "gradient_norm": gradient_norm})
+            self._draw({"images_per_second": images_per_second})
             self._draw({f"loss/{name}": value for name, value in means.items()})
             self._draw({f"lr/{part}": rate for part, rate in rates.items()})
             self._forget_window()
@@ -139,7 +145,8 @@ class RunLog:
         self._say(f"epoch {self.epoch}, validation ({under}): {shown}")
         self._say(f"epoch {self.epoch}, {monitor} = {monitored:.4f}{', the best so far' if improved else ''}")
         self._write(
-            "validation", scores=scores, absent=absent, monitor=monitor, monitored=monitored, improved=improved, **sources
+            "validation", scores=scores, absent=absent, monitor=monitor, monitored=monitored, improved=improved,
+            **sources,
         )
         self._draw({f"validation/{name}": value for name, value in scores.items() if value is not None})
         self._draw({"validation/monitored": monitored})
@@ -166,7 +173,8 @@ class RunLog:
         sys.stderr.flush()
 
     def _write(self, kind: str, **content: Any) -> None:
-        head = {"kind": kind, "step": self.step, "epoch": self.epoch, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        head = {"kind": kind, "step": self.step, "epoch": self.epoch, "time": now}
         with self._writing():
             self._file.write(json.dumps(head | content, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -200,7 +208,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             packages[name] = None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"git_commit": commit, "python": platform.python_version(), "packages": packages, "device": f"{device.type} ({name})"}
+    return {
+        "git_commit": commit, "python": platform.python_version(), "packages": packages,
+        "device": f"{device.type} ({name})",
+    }
 
 
 def _entries_until(path: Path, step: int, rerun_validation: bool) -> list[str]:

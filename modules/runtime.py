@@ -1,7 +1,7 @@
 """Where a run computes: seed, random states, device, arithmetic, and the processes that share the work.
 
-One process, with or without a GPU, is the ordinary case: every function here does the plain thing then. Several processes
-are started by `torchrun`, which tells each its rank through environment variables.
+One process, with or without a GPU, is the ordinary case: every function here does the plain thing then. Several
+processes are started by `torchrun`, which tells each its rank through environment variables.
 """
 
 import os
@@ -64,8 +64,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def select_device(name: str) -> torch.device:
     """The device of this process for `name`: auto (a GPU where there is one), cpu or cuda.
 
-    Under torchrun, process i of a machine takes its GPU i. Raises UserError for `cuda` where there is none, and for more
-    processes than GPUs.
+    Under torchrun, process i of a machine takes its GPU i. Raises UserError for `cuda` where there is none, and for
+    more processes than GPUs.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -125,13 +125,20 @@ def is_first_process() -> bool:
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of every process's `tensor`, in every process."""
-    return _reduced(tensor, dist.ReduceOp.SUM)
+    """The sum of every process's `tensor` (on its own device), in every process."""
+    if is_distributed():
+        tensor = tensor.clone()
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
 
 
-def maximum_over_processes(tensor: Tensor) -> Tensor:
-    """The largest of every process's `tensor`, element by element, in every process."""
-    return _reduced(tensor, dist.ReduceOp.MAX)
+def maximum_over_processes(number: int, device: torch.device) -> int:
+    """The largest of every process's `number`, in every process. device: the process's own."""
+    if not is_distributed():
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def gather_objects(item: Item) -> list[Item]:
@@ -174,14 +181,6 @@ def broadcast_buffers(module: nn.Module) -> None:
     if is_distributed():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
-
-
-def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
-    if not is_distributed():
-        return tensor
-    reduced = tensor.clone()
-    dist.all_reduce(reduced, op=operation)
-    return reduced
 
 
 # Signals that ask for an end

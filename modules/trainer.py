@@ -39,7 +39,7 @@ from modules.checkpoint import (
     save_checkpoint,
 )
 from modules.config import Config, Precision, config_to_yaml
-from modules.criterion import ReportCriterion
+from modules.criterion import Losses, ReportCriterion
 from modules.evaluator import SCORE_NAMES, EvaluationStopped, Evaluator
 from modules.model_inputs import model_inputs
 from modules.optim import (
@@ -102,7 +102,9 @@ class Monitor:
                 )
             sign, factor, name = match.groups()
             if name not in SCORE_NAMES:
-                raise UserError(f"train.monitor={text!r}: there is no score '{name}'; there are {', '.join(SCORE_NAMES)}")
+                raise UserError(
+                    f"train.monitor={text!r}: there is no score '{name}'; there are {', '.join(SCORE_NAMES)}"
+                )
             weights[name] = weights.get(name, 0.0) + float(factor or 1) * (-1 if sign == "-" else 1)
             position = match.end()
         return cls(text, weights)
@@ -124,7 +126,7 @@ class Position:
     batch                     micro-batches of the present epoch that were trained on, in each process
     step                      optimiser steps since the start
     validation_pending        training has come to a validation that is not done yet
-    best                      the monitor's best value, None before the first validation; best_epoch: reached after so many
+    best, best_epoch          the monitor's best value, None before the first validation; the epoch (from 1) it is from
     validations_without_gain  since the best
     """
 
@@ -142,11 +144,31 @@ class Position:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class LossOfModel(nn.Module):
+    """The forward pass up to the loss as one module: DDP looks for unused parameters from what its module returns."""
+
+    def __init__(self, model: nn.Module, criterion: ReportCriterion, config: Config):
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.precision = config.train.precision
+        self.sources = {"graph_source": config.train.graph_source, "box_source": config.eval.box_source}
+
+    def forward(self, batch: Batch, counts: Tensor, mixing_probability: float) -> Losses:
+        """The terms of one micro-batch; counts [len(TERMS)] over its whole window and all processes."""
+        with autocast(self.precision, batch.images.device):
+            output = self.model(
+                model_inputs(batch, **self.sources, training=True), batch.token_ids, **self.sources,
+                mixing_probability=mixing_probability,
+            )
+        return self.criterion(output, batch, counts, world_size())
+
+
 class Trainer:
     """Trains a model as `config.train`, `config.optim` and `config.data` say; see the head of this file.
 
-    Several processes may train together (see `modules/runtime.py`); each has a Trainer. The configuration goes into every
-    checkpoint, which is why the trainer has it whole.
+    Several processes may train together (see `modules/runtime.py`); each has a Trainer. The configuration goes into
+    every checkpoint, which is why the trainer has it whole.
     """
 
     def __init__(
@@ -179,7 +201,7 @@ class Trainer:
             model.to(memory_format=self.memory_format)
         if config.train.compile:
             model.compile()
-        self.parallel_model = self._parallel(model)
+        self.loss_of = self._shared(LossOfModel(model, criterion, config))
         self.optimizer = build_optimizer(
             model, lr=config.optim.lr, lr_patch_encoder=config.optim.lr_patch_encoder,
             weight_decay=config.optim.weight_decay,
@@ -190,17 +212,17 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == Precision.FP16)
 
-    def _parallel(self, model: nn.Module) -> nn.Module:
-        """The model as the forward pass calls it: under several processes one that averages gradients over them.
+    def _shared(self, loss_of: LossOfModel) -> nn.Module:
+        """The module that is called in training: under several processes one that averages gradients over them.
 
         Looking for unused parts costs time each step. There are some only where a loss is switched off, or the decoder
         sees no graph.
         """
         if not is_distributed():
-            return model
+            return loss_of
         switched_off = any(weight == 0 for name, weight in vars(self.config.loss).items() if name != "contrast_margin")
         return DistributedDataParallel(
-            model, find_unused_parameters=switched_off or self.settings.graph_source == GraphSource.NONE
+            loss_of, find_unused_parameters=switched_off or self.settings.graph_source == GraphSource.NONE
         )
 
     def fit(self) -> int:
@@ -229,20 +251,22 @@ class Trainer:
                 try:
                     self.validate()
                 except EvaluationStopped:
+                    self._stop_asked()
                     return self._leave()
             self._close_epoch()
             self._save_last()
-        self.log.message(
-            f"Finished after {self.position.step} steps; the best checkpoint has {self.monitor.text} = "
-            f"{self.position.best:.4f}, from epoch {self.position.best_epoch}: {self.config.run_dir / 'best'}"
+        best = "without a validation" if self.position.best is None else (
+            f"the best checkpoint has {self.monitor.text} = {self.position.best:.4f}, from epoch "
+            f"{self.position.best_epoch}: {self.config.run_dir / 'best'}"
         )
+        self.log.message(f"Finished after {self.position.step} steps; {best}")
         return 0
 
     def _finished(self) -> bool:
         """Whether nothing is left to do: all epochs or steps are done and validated, or patience is at its end."""
         at_end = self.position.epoch >= self.settings.epochs or self.position.step >= self.total_steps
         patience = self.settings.patience
-        out_of_patience = patience is not None and self.position.validations_without_gain >= patience
+        out_of_patience = patience is not None and self.position.validations_without_gain >= max(1, patience)
         return not self.position.validation_pending and (at_end or out_of_patience)
 
     def _validation_due(self) -> bool:
@@ -268,7 +292,7 @@ class Trainer:
 
     def _stop_asked(self) -> bool:
         """Whether a signal came, to any process: all of them must stop at the same place."""
-        self.stopped_by = int(maximum_over_processes(torch.tensor(self.signals.received, device=self.device)))
+        self.stopped_by = maximum_over_processes(self.signals.received, self.device)
         return self.stopped_by != 0
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -306,9 +330,10 @@ class Trainer:
     def _windows(self) -> Iterator[list[Batch]]:
         """The windows left of the epoch, on the CPU; none after a signal."""
         loader = training_loader(
-            self.train_dataset, batch_size=self.config.data.batch_size, seed=self.config.seed, epoch=self.position.epoch,
-            start_batch=self.position.batch, rank=rank(), world_size=world_size(), workers=self.config.data.workers,
-            pad_id=self.vocabularies.tokenizer.pad_id, pin_memory=self.device.type == "cuda",
+            self.train_dataset, batch_size=self.config.data.batch_size, seed=self.config.seed,
+            epoch=self.position.epoch, start_batch=self.position.batch, rank=rank(), world_size=world_size(),
+            workers=self.config.data.workers, pad_id=self.vocabularies.tokenizer.pad_id,
+            pin_memory=self.device.type == "cuda",
         )
         loader.worker_init_fn = ignore_stop_signals
         batches = iter(loader)
@@ -321,20 +346,15 @@ class Trainer:
         Returns the loss terms, with their weighted sum as "total". Raises UserError when one is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        counts = sum_over_processes(torch.stack([self.criterion.counts(batch) for batch in window]).sum(0).to(self.device))
+        counts = torch.stack([self.criterion.counts(batch) for batch in window]).sum(0)
+        counts = sum_over_processes(counts.to(self.device))
         rows = []
         for number, batch in enumerate(window, start=1):
             batch = batch.to(self.device, self.memory_format)
-            with nullcontext() if number == len(window) or not is_distributed() else self.parallel_model.no_sync():
-                with autocast(self.settings.precision, self.device):
-                    output = self.parallel_model(
-                        model_inputs(batch, self.settings.graph_source, self.config.eval.box_source, training=True),
-                        batch.token_ids, graph_source=self.settings.graph_source,
-                        box_source=self.config.eval.box_source, mixing_probability=self._mixing_probability(),
-                    )
-                losses = self.criterion(output, batch, counts, world_size())
+            with nullcontext() if number == len(window) or not is_distributed() else self.loss_of.no_sync():
+                losses = self.loss_of(batch, counts, self._mixing_probability())
                 self.scaler.scale(losses.total).backward()
-            rows.append({"total": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}})
+            rows.append({name: term.detach() for name, term in {"total": losses.total, **losses.terms}.items()})
         return self._checked(window, rows)
 
     def _mixing_probability(self) -> float:
@@ -345,7 +365,7 @@ class Trainer:
         return self.settings.mix_to * ramp
 
     def _checked(self, window: list[Batch], rows: list[dict[str, Tensor]]) -> dict[str, float]:
-        """The terms over the whole window and all processes, from a row of terms a micro-batch; raises as `backward`."""
+        """The terms over the window and all processes, from a row of terms a micro-batch; raises as `backward`."""
         names = list(rows[0])
         table = torch.stack([torch.stack([row[name].float() for name in names]) for row in rows])
         terms = dict(zip(names, (sum_over_processes(table.sum(0)) / world_size()).tolist(), strict=True))
@@ -383,8 +403,8 @@ class Trainer:
 
         def complain() -> None:
             raise UserError(
-                f"{what} is not finite in epoch {self.position.epoch + 1} after step {self.position.step}: {described}. "
-                "Nothing of it was saved; lower the learning rate, clip gradients, or look at these studies"
+                f"{what} is not finite in epoch {self.position.epoch + 1} after step {self.position.step}: "
+                f"{described}. Nothing of it was saved: lower the learning rate, clip gradients, or look at the studies"
             )
 
         in_first_process(complain)
@@ -405,14 +425,13 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
         loader.worker_init_fn = ignore_stop_signals
-        try:
-            evaluation = self.evaluator.evaluate(
-                self.model, loader, self.device, meteor=self.config.eval.meteor_in_validation,
-                should_stop=lambda: self.signals.received != 0,
-            )
-        finally:
-            stop_asked = self._stop_asked()
-        if stop_asked:  # while the reports were scored; Ctrl-C then takes away METEOR's own process
+        before = random_state()
+        evaluation = self.evaluator.evaluate(
+            self.model, loader, self.device, meteor=self.config.eval.meteor_in_validation,
+            should_stop=lambda: self.signals.received != 0,
+        )
+        restore_random_state(before)  # how often a run is validated must not change what it learns
+        if self._stop_asked():  # while reports were scored: Ctrl-C may have taken METEOR's process away
             raise EvaluationStopped
         monitored = self.monitor.value(evaluation.scores)
         improved = self.position.best is None or monitored > self.position.best
@@ -472,8 +491,9 @@ class Trainer:
         if not going_on and self.settings.init_from is not None:
             misfits = init_weights_from(self.model, self.settings.init_from)
         self.log = RunLog(
-            self.config.run_dir, self.total_steps, self.settings.log_every, done_steps=self.position.step,
-            rerun_validation=self.position.validation_pending, enabled=is_first_process(),
+            self.config.run_dir, self.total_steps, self.settings.log_every, epoch=self.position.epoch + 1,
+            done_steps=self.position.step, rerun_validation=self.position.validation_pending,
+            enabled=is_first_process(),
         )
         self.log.start(
             self.device, resumed=going_on, processes=world_size(), precision=self.settings.precision,
@@ -509,7 +529,9 @@ class Trainer:
             partial.write_text(config_to_yaml(self.config), encoding="utf-8")
             os.replace(partial, run_dir / "config.yaml")
         except OSError as error:
-            raise UserError(f"Cannot write the run folder {run_dir}: {error.strerror}; choose another results=...") from error
+            raise UserError(
+                f"Cannot write the run folder {run_dir}: {error.strerror}; make room there, or give another results=..."
+            ) from error
         return self.settings.resume and has_checkpoint(self._last)
 
     def _resume(self) -> dict[str, Any]:
@@ -520,10 +542,12 @@ class Trainer:
         differing = [part for part, fingerprint in own.items() if state["vocabularies"].get(part) != fingerprint]
         if differing:
             raise UserError(
-                f"{self._last} was trained with other vocabularies ({', '.join(differing)}) than {self.config.data.root} "
-                "has now: go on with the same data set, or start another run by train.init_from"
+                f"{self._last} was trained with other vocabularies ({', '.join(differing)}) than "
+                f"{self.config.data.root} has now: go on with the same data set, or start another run by "
+                f"train.init_from={self._last}"
             )
-        changed = [f"{name} was {state['order'][name]}, now {now}" for name, now in self._order().items() if state["order"][name] != now]
+        order = state["order"]
+        changed = [f"{name} was {order[name]}, now {now}" for name, now in self._order().items() if order[name] != now]
         if changed:
             raise UserError(
                 f"{self._last} cannot be gone on with: {'; '.join(changed)}. Give the same, or start another run by "

@@ -1,0 +1,88 @@
+"""The door between a batch and the model: what passes under which sources."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from models.outputs import BoxSource, GraphSource, ModelInputs
+from modules.model_inputs import model_inputs
+from tests.tiny_model import tiny_batch, with_regions
+
+
+def tensors_of(inputs: ModelInputs) -> dict[str, Tensor]:
+    """All tensors that the model would get, the annotation's as annotation.NAME."""
+    found = {}
+    for field in fields(inputs):
+        value = getattr(inputs, field.name)
+        if isinstance(value, Tensor):
+            found[field.name] = value
+        elif value is not None:
+            found |= {f"{field.name}.{name}": tensor for name, tensor in vars(value).items()}
+    return found
+
+
+IMAGES_ALONE = {"images", "view_mask", "frontal"}
+BOXES = {"given_boxes", "given_visible"}
+
+
+@pytest.mark.parametrize("box_source", [BoxSource.LOCALIZER, BoxSource.ATLAS])
+@pytest.mark.parametrize("graph_source", [GraphSource.PREDICTED, GraphSource.NONE])
+def test_images_alone_pass_outside_of_training(graph_source, box_source):
+    batch = tiny_batch(2)
+    inputs = model_inputs(batch, graph_source, box_source)
+    assert inputs.annotation is None
+    assert set(tensors_of(inputs)) == IMAGES_ALONE
+    assert all(value is getattr(batch, name) for name, value in tensors_of(inputs).items())
+
+
+@pytest.mark.parametrize("graph_source", [GraphSource.PREDICTED, GraphSource.NONE])
+def test_boxes_of_a_file_pass_with_the_images(graph_source):
+    batch = tiny_batch(2)
+    found = tensors_of(model_inputs(batch, graph_source, BoxSource.FILE))
+    assert set(found) == IMAGES_ALONE | BOXES
+    assert found["given_boxes"] is batch.given_boxes and found["given_visible"] is batch.given_visible
+
+
+@pytest.mark.parametrize("graph_source", [GraphSource.PREDICTED, GraphSource.NONE])
+def test_oracle_boxes_show_boxes_and_nothing_else(graph_source):
+    batch = tiny_batch(2)
+    found = tensors_of(model_inputs(batch, graph_source, BoxSource.ORACLE_BOXES))
+    assert set(found) == IMAGES_ALONE | BOXES
+    assert found["given_boxes"] is batch.regions.boxes and found["given_visible"] is batch.regions.visible
+
+
+@pytest.mark.parametrize("graph_source", [GraphSource.ORACLE, GraphSource.MIXED])
+def test_annotation_passes_where_the_source_says_so(graph_source):
+    batch = tiny_batch(2)
+    inputs = model_inputs(batch, graph_source, BoxSource.LOCALIZER)
+    assert vars(inputs.annotation) == vars(batch.regions)
+    assert inputs.given_boxes is None
+
+
+@pytest.mark.parametrize("graph_source", list(GraphSource))
+def test_training_always_shows_the_annotation(graph_source):
+    batch = tiny_batch(2)
+    inputs = model_inputs(batch, graph_source, BoxSource.LOCALIZER, training=True)
+    assert vars(inputs.annotation) == vars(batch.regions)
+
+
+def test_file_without_any_box_of_the_batch_is_an_error_that_names_studies():
+    batch = tiny_batch(2)
+    batch.given_visible = torch.zeros_like(batch.given_visible)
+    with pytest.raises(UserError, match="studies study0, study1.*data.boxes_file.*eval.box_source"):
+        model_inputs(batch, GraphSource.PREDICTED, BoxSource.FILE)
+
+
+def test_changed_annotation_changes_no_input():
+    batch = tiny_batch(2)
+    other = with_regions(batch, **{name: torch.zeros_like(value) for name, value in vars(batch.regions).items()})
+    other.token_ids, other.references = torch.zeros_like(batch.token_ids), ["", ""]
+    for graph_source in (GraphSource.PREDICTED, GraphSource.NONE):
+        for box_source in (BoxSource.LOCALIZER, BoxSource.ATLAS, BoxSource.FILE):
+            first = tensors_of(model_inputs(batch, graph_source, box_source))
+            second = tensors_of(model_inputs(other, graph_source, box_source))
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[name], second[name]) for name in first)

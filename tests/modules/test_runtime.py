@@ -1,0 +1,122 @@
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from modules.config import Precision
+from modules.runtime import (
+    StopSignals,
+    autocast,
+    broadcast_object,
+    distributed,
+    gather_objects,
+    ignore_stop_signals,
+    in_first_process,
+    is_first_process,
+    random_state,
+    rank,
+    restore_random_state,
+    seed_everything,
+    select_device,
+    sum_over_processes,
+    world_size,
+)
+
+
+def draws() -> tuple:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_seed_decides_every_generator():
+    seed_everything(3)
+    first = draws()
+    seed_everything(3)
+    assert draws() == first
+    seed_everything(4)
+    assert not set(draws()) & set(first)
+
+
+def test_processes_draw_different_numbers():
+    seed_everything(3, rank=0)
+    first = draws()
+    seed_everything(3, rank=1)
+    assert not set(draws()) & set(first)
+
+
+def test_random_state_survives_a_file_that_executes_nothing(tmp_path):
+    seed_everything(0)
+    random.gauss(0, 1), np.random.randn()  # leave a half-used pair of normal numbers behind
+    torch.save(random_state(), tmp_path / "state.pt")
+    expected = draws(), random.gauss(0, 1), float(np.random.randn())
+    draws()
+    restore_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (draws(), random.gauss(0, 1), float(np.random.randn())) == expected
+
+
+def test_device_by_name(monkeypatch):
+    assert select_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match="train.device=cuda, but torch finds no GPU"):
+        select_device("cuda")
+
+
+def test_a_process_without_a_gpu_of_its_own_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="Process 2 of this machine has no GPU of its own: there are 2"):
+        select_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [(Precision.FP32, torch.float32), (Precision.BF16, torch.bfloat16), (Precision.FP16, torch.float16)],
+)
+def test_autocast_decides_the_arithmetic_of_products(precision, kind):
+    with autocast(precision, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
+
+
+def test_one_process_is_the_ordinary_case(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed(torch.device("cpu")):
+        assert (rank(), world_size(), is_first_process()) == (0, 1, True)
+        assert gather_objects("a") == ["a"]
+        assert broadcast_object("a") == "a"
+        assert sum_over_processes(torch.tensor(2.0)) == 2
+        assert in_first_process(lambda: "a") == "a"
+
+
+def test_an_error_in_the_first_process_keeps_its_line():
+    def complain() -> None:
+        raise UserError("no room")
+
+    with pytest.raises(UserError, match="^no room$"):
+        in_first_process(complain)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_signals_are_noted_and_handlers_put_back(number):
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        assert signals.received == 0
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == number
+    assert signal.getsignal(number) == before
+
+
+def test_loader_workers_live_on_after_a_stop_signal():
+    child = os.fork()
+    if child == 0:
+        ignore_stop_signals(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        os._exit(17)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
