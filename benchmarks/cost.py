@@ -34,7 +34,7 @@ TOKENS = 60
 
 @dataclass
 class Cost:
-    """flops and activation_bytes (saved for the backward pass) of a training step and study; parameters of the model."""
+    """flops and activation_bytes (saved for the backward pass) a training step and study; parameters of the model."""
 
     flops: float
     activation_bytes: float

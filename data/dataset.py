@@ -73,6 +73,11 @@ class StudyDataset(Dataset):
         self.seed = seed
         self.epoch = 0
         self._given_boxes = {} if boxes_file is None else _read_boxes(Path(boxes_file), vocabularies.anatomy)
+        if boxes_file is not None and not any(record["id"] in self._given_boxes for record in self.records):
+            raise UserError(
+                f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: give a file "
+                "of this data set, or choose another eval.box_source"
+            )
         self._cache = _ImageCache(len(self.records), views, image_size) if cache_images else None
 
     def __len__(self) -> int:

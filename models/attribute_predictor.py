@@ -7,12 +7,13 @@ from torch import Tensor, nn
 class AttributePredictor(nn.Module):
     """29 linear heads of different sizes, held as one padded tensor so that a batch is one product.
 
-    attributes_per_region: how many attributes each region has; slots past a region's own are padding and give 0.
+    attributes_per_region: how many attributes each region has; slots past a region's own are padding and give 0. As in
+    the batches there is at least one slot, even where no region has any attribute.
     """
 
     def __init__(self, channels: int, attributes_per_region: list[int]):
         super().__init__()
-        regions, largest = len(attributes_per_region), max(attributes_per_region)
+        regions, largest = len(attributes_per_region), max(1, *attributes_per_region)
         self.weight = nn.Parameter(torch.empty(regions, largest, channels))
         self.bias = nn.Parameter(torch.zeros(regions, largest))
         slots = torch.arange(largest).unsqueeze(0) < torch.tensor(attributes_per_region).unsqueeze(1)

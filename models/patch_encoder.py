@@ -3,14 +3,17 @@
 Shapes: B batch, V views, H image side, C channels, G grid side, N = V * G * G patches.
 """
 
+import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
+
+from models.layers.masking import packed_rows, unpack
 
 
 @dataclass
@@ -35,8 +38,11 @@ class PatchEncoder(nn.Module):
 
     def forward(self, images: Tensor, view_mask: Tensor) -> Patches:
         """images [B, V, 3, H, H], view_mask [B, V] bool."""
-        batch, views = view_mask.shape
-        grids = self.trunk(images.flatten(0, 1)).unflatten(0, (batch, views))  # [B, V, C, G, G]
+        if view_mask.shape[1] == 1:
+            grids = self.trunk(images[:, 0]).unsqueeze(1)  # [B, V, C, G, G]
+        else:  # a view that a study lacks must not enter BatchNorm's statistics
+            study, view = packed_rows(view_mask)
+            grids = unpack(self.trunk(images[study, view]), study, view, view_mask)
         tokens = grids.flatten(-2).transpose(-1, -2)  # [B, V, G * G, C]
         mask = view_mask.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
         return Patches(tokens.flatten(1, 2), mask.flatten(1), grids[:, 0])
@@ -114,31 +120,33 @@ def build_patch_encoder(backbone: str, stride: int = 32, weights: str = "none") 
     backbone  `small_resnet`, or a torchvision classifier of one of the families above (resnet101, densenet121, swin_b)
     stride    pixels a patch side; 16 keeps the last halving of a CNN at full size
     weights   imagenet: torchvision's, from its hub; none: random; else a file with the state dict of the trunk or of
-              the whole classifier
+              the whole classifier, by name
     Raises ValueError for an unknown backbone or a stride it cannot have, FileNotFoundError and ConnectionError for
     weights that cannot be had, each saying how to mend it.
     """
     if backbone == "small_resnet":
         if weights == "imagenet":
             raise ValueError("small_resnet has no ImageNet weights: set model.patch_encoder.weights=none")
-        trunk = small_resnet()
+        network = trunk = small_resnet()
     else:
-        trunk = _torchvision_trunk(backbone, weights == "imagenet")
+        network = _torchvision_classifier(backbone, weights == "imagenet")
+        trunk = _FAMILIES[type(network).__name__](network)
     if stride == 16:
         _drop_last_halving(trunk, backbone)
     if weights not in ("imagenet", "none"):
-        _load_trunk(trunk, Path(weights))
+        _load_trunk(trunk, network, Path(weights))
     return PatchEncoder(trunk, _output_shape(trunk)[0])
 
 
-def _torchvision_trunk(backbone: str, pretrained: bool) -> nn.Module:
+def _torchvision_classifier(backbone: str, pretrained: bool) -> nn.Module:
+    """The classifier that the trunk is cut from."""
     if backbone not in torchvision.models.list_models(torchvision.models):
         raise ValueError(
             f"No backbone '{backbone}': use small_resnet or a name of torchvision.models.list_models(), e.g. resnet101"
         )
     try:
         network = torchvision.models.get_model(backbone, weights="DEFAULT" if pretrained else None)
-    except (URLError, OSError) as error:
+    except OSError as error:  # urllib's errors are among these
         raise ConnectionError(
             f"Cannot fetch the ImageNet weights of {backbone} ({error}): connect to the internet once, or set "
             "model.patch_encoder.weights to a downloaded file or to none"
@@ -146,7 +154,7 @@ def _torchvision_trunk(backbone: str, pretrained: bool) -> nn.Module:
     family = type(network).__name__
     if family not in _FAMILIES:
         raise ValueError(f"The backbone '{backbone}' ({family}) has no patch grid: choose a ResNet, DenseNet, Swin...")
-    return _FAMILIES[family](network)
+    return network
 
 
 def _output_shape(trunk: nn.Module, side: int = 64) -> tuple[int, ...]:
@@ -182,17 +190,32 @@ def _drop_last_halving(trunk: nn.Module, backbone: str) -> None:
         raise ValueError(f"{backbone} cannot have a stride of 16: set model.patch_encoder.stride=32 or choose a ResNet")
 
 
-def _load_trunk(trunk: nn.Module, path: Path) -> None:
-    """Load a state dict of the trunk, or of the classifier that it was cut from (by order of matching shapes)."""
+def _load_trunk(trunk: nn.Module, network: nn.Module, path: Path) -> None:
+    """Load a state dict of `trunk`, or of the classifier `network` that it was cut from, by name."""
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}: set model.patch_encoder.weights to imagenet, none or a file")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    own = trunk.state_dict()
-    if state.keys() != own.keys():
-        # A classifier's entries come in the order of its layers, the trunk first and the head last.
-        state = dict(zip(own, list(state.values())[: len(own)], strict=False))
-    wrong = [f"{name} {tuple(state[name].shape) if name in state else 'missing'} for {tuple(value.shape)}"
-             for name, value in own.items() if name not in state or state[name].shape != value.shape]
+    state = _read_state(path)
+    own = trunk.state_dict(keep_vars=True)
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]  # older files lack these counters
+    if not state.keys() >= set(needed):
+        name_of = {id(value): name for name, value in network.state_dict(keep_vars=True).items()}
+        state = {name: state[name_of[id(value)]] for name, value in own.items() if name_of[id(value)] in state}
+    wrong = [
+        f"{name} {tuple(state[name].shape) if name in state else 'missing'} for {tuple(own[name].shape)}"
+        for name in needed if name not in state or state[name].shape != own[name].shape
+    ]
     if wrong:
         raise ValueError(f"{path} does not fit the trunk in {len(wrong)} places: {'; '.join(wrong[:3])}")
-    trunk.load_state_dict(state)
+    trunk.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in the file `path`, by today's names. Raises ValueError for anything else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no file of weights: give a state dict written by torch.save") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds something else than names and tensors: save the state dict alone")
+    # torchvision's own DenseNet files write norm.1 where the module is called norm1.
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value for name, value in state.items()}

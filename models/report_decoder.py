@@ -6,6 +6,7 @@ together, so B * K rows of words share B memories).
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from models.graph_attention import GraphAttention, GraphMemory
@@ -19,10 +20,14 @@ from models.outputs import SceneGraph
 class DecoderState:
     """What decoding remembers: keys and values of the words so far, and of the memories, layer by layer.
 
-    self_keys, self_values       [B * K, h, longest, d] a layer, filled up to `position`
-    memory_keys, memory_values   [B, h, N, d] a layer, shared by the beams of a study
+    The beams of a study share one cache, in which nothing is ever moved: slot t * K + k holds the word that beam k
+    wrote at position t, and `seen` says which of them belong to the words of each beam.
+
+    self_keys, self_values       [B, h, longest * K, d] a layer, filled up to `position`
+    memory_keys, memory_values   [B, h, N, d] a layer
     graph_memories               a layer; None without graph
     memory_mask                  [B, 1, N]
+    seen                         [B, K, longest * K] bool
     """
 
     self_keys: list[Tensor]
@@ -31,13 +36,29 @@ class DecoderState:
     memory_values: list[Tensor]
     graph_memories: list[GraphMemory] | None
     memory_mask: Tensor
+    seen: Tensor
     position: int = 0
 
+    @property
+    def beams(self) -> int:
+        """K."""
+        return self.seen.shape[1]
+
     def reorder(self, rows: Tensor) -> None:
-        """Let row i go on from the words of row rows[i] (rows [B * K], within one study). Memories stay."""
-        written = slice(0, self.position)
-        for cache in (*self.self_keys, *self.self_values):
-            cache[:, :, written] = cache[rows, :, written]
+        """Let row i go on from the words of row rows[i] (rows [B * K], within one study)."""
+        self.seen = self.seen.flatten(0, 1)[rows].view_as(self.seen)
+
+    def present(self) -> slice:
+        """The slots of the words at `position`."""
+        return slice(self.position * self.beams, (self.position + 1) * self.beams)
+
+    def see_present(self) -> Tensor | None:
+        """Let every beam see its own word at `position`: the mask [B, K, slots so far]; None for a single beam."""
+        if self.beams == 1:
+            return None
+        present = self.present()
+        self.seen[:, :, present] = torch.eye(self.beams, dtype=torch.bool, device=self.seen.device)
+        return self.seen[:, :, : present.stop]
 
 
 class ReportDecoderLayer(nn.Module):
@@ -63,23 +84,20 @@ class ReportDecoderLayer(nn.Module):
         keys, values = self.image_attention.project_memory(memory)
         return self._attend_and_transform(words, keys, values, memory_mask, graph_memory)
 
-    def step(self, words: Tensor, state: DecoderState, layer: int) -> Tensor:
-        """One more word a row: words [B * K, 1, D] -> [B * K, 1, D]; its keys and values join `state`."""
+    def step(self, words: Tensor, state: DecoderState, layer: int, seen: Tensor | None) -> Tensor:
+        """One more word a beam: words [B, K, D] -> [B, K, D]; its keys and values join `state`.
+
+        seen: what `state.see_present` returned.
+        """
         attention = self.self_attention.attention
         normed = self.self_attention.norm(words)
-        keys, values = state.self_keys[layer], state.self_values[layer]
-        new_keys, new_values = attention.project_memory(normed)
-        keys[:, :, state.position : state.position + 1] = new_keys
-        values[:, :, state.position : state.position + 1] = new_values
-        seen = slice(0, state.position + 1)
-        words = words + attention.attend(normed, keys[:, :, seen], values[:, :, seen])
-        studies = state.memory_mask.shape[0]
-        grouped = words.view(studies, -1, words.shape[-1])  # [B, K, D]: the beams of a study ask its memories together
+        keys, values, present = state.self_keys[layer], state.self_values[layer], state.present()
+        keys[:, :, present], values[:, :, present] = attention.project_memory(normed)
+        words = words + attention.attend(normed, keys[:, :, : present.stop], values[:, :, : present.stop], seen)
         graph_memory = None if state.graph_memories is None else state.graph_memories[layer]
-        grouped = self._attend_and_transform(
-            grouped, state.memory_keys[layer], state.memory_values[layer], state.memory_mask, graph_memory
+        return self._attend_and_transform(
+            words, state.memory_keys[layer], state.memory_values[layer], state.memory_mask, graph_memory
         )
-        return grouped.view_as(words)
 
     def _attend_and_transform(
         self, words: Tensor, keys: Tensor, values: Tensor, mask: Tensor, graph_memory: GraphMemory | None
@@ -123,25 +141,28 @@ class ReportDecoder(nn.Module):
         self, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None, beams: int, longest: int
     ) -> DecoderState:
         """The state before the first word, for `beams` rows a study and at most `longest` steps."""
-        rows = memory.shape[0] * beams
+        studies, slots = memory.shape[0], longest * beams
         self_keys, self_values, memory_keys, memory_values, graph_memories = [], [], [], [], []
         for layer in self.layers:
             keys, values = layer.image_attention.project_memory(memory)
             memory_keys.append(keys)
             memory_values.append(values)
-            cache_shape = (rows, keys.shape[1], longest, keys.shape[3])
+            cache_shape = (studies, keys.shape[1], slots, keys.shape[3])
             self_keys.append(keys.new_zeros(cache_shape))
             self_values.append(keys.new_zeros(cache_shape))
             if layer.graph_attention is not None and graph is not None:
                 graph_memories.append(layer.graph_attention.project(graph))
         return DecoderState(
-            self_keys, self_values, memory_keys, memory_values, graph_memories or None, memory_mask.unsqueeze(1)
+            self_keys, self_values, memory_keys, memory_values, graph_memories or None, memory_mask.unsqueeze(1),
+            seen=memory_mask.new_zeros(studies, beams, slots),
         )
 
     def step(self, token_ids: Tensor, state: DecoderState) -> Tensor:
         """The next-word logits [B * K, W] after the tokens `token_ids` [B * K]; `state` moves on by one word."""
         words = self.embedding(token_ids.unsqueeze(1), first_position=state.position)
+        words = words.view(-1, state.beams, words.shape[-1])  # the beams of a study ask its memories together
+        seen = state.see_present()
         for index, layer in enumerate(self.layers):
-            words = layer.step(words, state, index)
+            words = layer.step(words, state, index, seen)
         state.position += 1
-        return self.word_head(self.norm(words)).squeeze(1)
+        return self.word_head(self.norm(words)).flatten(0, 1)

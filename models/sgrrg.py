@@ -93,7 +93,8 @@ class SGRRG(nn.Module):
                 encoded.boxes, encoded.visible_logits = self.graph.localizer(patches.frontal_grid)
             boxes, visible = self._boxes(encoded, inputs, box_source)
             if inputs.annotation is not None:
-                encoded.annotated_graph = self._annotated_graph(encoded, inputs, patches.frontal_grid, boxes)
+                borrowed = torch.where(visible.unsqueeze(-1), boxes, self.graph.atlas)
+                encoded.annotated_graph = self._annotated_graph(encoded, inputs, patches.frontal_grid, borrowed)
             if graph_source == GraphSource.ORACLE:
                 encoded.graph = encoded.annotated_graph
             elif graph_source == GraphSource.PREDICTED:

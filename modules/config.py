@@ -6,9 +6,10 @@ module beyond it sees a `Config`.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -276,6 +277,19 @@ _CHOICES = {
     "eval.graph_source": (GraphSource.PREDICTED, GraphSource.ORACLE, GraphSource.NONE),
 }
 
+# The least that a number may be; null, where it is allowed, is no number.
+_LEAST = {
+    "seed": 0,
+    "data.image_size": 1, "data.batch_size": 1, "data.workers": 0, "data.train_limit": 1, "data.eval_limit": 1,
+    "data.max_tokens": 3,  # BOS, a word, EOS
+    "model.width": 1, "model.heads": 1, "model.feedforward": 1, "model.image_layers": 0, "model.graph_layers": 0,
+    "model.decoder_layers": 1, "model.dropout": 0, "model.image_dropout": 0, "model.memory_slots": 1,
+    "model.memory_heads": 1, "model.memory_top": 1,
+    "optim.lr_patch_encoder": 0, "optim.lr": 0, "optim.weight_decay": 0, "optim.decay_every": 1, "optim.accumulate": 1,
+    "train.epochs": 1, "train.validate_every": 1, "train.log_every": 1, "train.save_every": 1, "train.max_steps": 1,
+    "eval.beam_size": 1, "eval.validation_beam_size": 1, "eval.batch_size": 1,
+}
+
 
 def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """The experiment of a YAML file (None: the defaults) with `key=value` overrides on top.
@@ -288,17 +302,32 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         if path is not None:
             if not Path(path).is_file():
                 raise UserError(f"No configuration at {path}: give one of configs/*.yaml")
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+            merged = _merged(merged, OmegaConf.load(path), f"Configuration {path}")
         for override in overrides or []:
             if "=" not in override:
                 raise UserError(f"Cannot read the argument '{override}': write key=value, e.g. train.epochs=5")
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            merged = _merged(merged, OmegaConf.from_dotlist([override]), f"The argument {override}")
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         where = f" (key {error.full_key})" if getattr(error, "full_key", None) else ""
         raise UserError(f"Configuration {path or ''} {overrides or ''}: {str(error).splitlines()[0]}{where}") from error
     _check(config)
     return config
+
+
+def _merged(settings: DictConfig, given: Container, where: str) -> DictConfig:
+    """`settings` with those `given` on top. Raises UserError for a plain value in place of a group of settings."""
+    if not isinstance(given, DictConfig):
+        raise UserError(f"{where} holds a list: write one setting a line, as NAME: VALUE")
+    waiting = [("", settings, given)]
+    while waiting:
+        prefix, group, part = waiting.pop()
+        for name in part:
+            if name in group and isinstance(group[name], DictConfig):
+                if not isinstance(part[name], DictConfig):
+                    raise UserError(f"{where}: {prefix}{name} is a group of settings: give {prefix}{name}.NAME a value")
+                waiting.append((f"{prefix}{name}.", group[name], part[name]))
+    return OmegaConf.merge(settings, given)
 
 
 def config_to_yaml(config: Config) -> str:
@@ -306,29 +335,25 @@ def config_to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+def _value(config: Config, key: str) -> object:
+    """The setting under the dotted `key`."""
+    return reduce(getattr, key.split("."), config)
+
+
 def _check(config: Config) -> None:
     """Raise UserError for a value that no part of the program can work with."""
     for key, allowed in _CHOICES.items():
-        value = config
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = _value(config, key)
         if value not in allowed:
             raise UserError(f"{key}={value}: choose one of {', '.join(str(choice) for choice in allowed)}")
+    for key, least in _LEAST.items():
+        value = _value(config, key)
+        if value is not None and not value >= least:
+            raise UserError(f"{key}={value}: must be at least {least}")
     model = config.model
-    positive = {
-        "model.width": model.width, "model.heads": model.heads, "model.memory_heads": model.memory_heads,
-        "model.memory_top": model.memory_top,
-        "data.batch_size": config.data.batch_size, "data.image_size": config.data.image_size,
-        "eval.batch_size": config.eval.batch_size, "eval.beam_size": config.eval.beam_size,
-        "eval.validation_beam_size": config.eval.validation_beam_size, "optim.accumulate": config.optim.accumulate,
-        "train.epochs": config.train.epochs, "train.validate_every": config.train.validate_every,
-        "train.log_every": config.train.log_every,
-    }
-    if config.train.patience is not None:
-        positive["train.patience"] = config.train.patience
-    for key, value in positive.items():
-        if value < 1:
-            raise UserError(f"{key}={value}: must be at least 1")
+    for name in ("dropout", "image_dropout"):
+        if getattr(model, name) >= 1:
+            raise UserError(f"model.{name}={getattr(model, name)}: must be below 1")
     if model.width % model.heads:
         raise UserError(f"model.width={model.width} is not a multiple of model.heads={model.heads}")
     if model.width % 2:
@@ -337,9 +362,7 @@ def _check(config: Config) -> None:
         raise UserError(
             f"model.memory_top={model.memory_top} is more than model.memory_slots={model.memory_slots}: choose fewer"
         )
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed}: must not be negative")
-    if config.data.max_tokens < 3:
-        raise UserError(f"data.max_tokens={config.data.max_tokens}: a report needs BOS, a word and EOS, so at least 3")
+    if config.eval.box_source == BoxSource.FILE and config.data.boxes_file is None:
+        raise UserError("eval.box_source=file needs boxes: name a detector's file as data.boxes_file")
     if not model.localizer and BoxSource.LOCALIZER == config.eval.box_source and model.graph_in != "none":
         raise UserError("model.localizer=false leaves no boxes for eval.box_source=localizer: choose atlas or file")

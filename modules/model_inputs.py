@@ -5,7 +5,6 @@ report can reach the model, whatever the model does with its inputs.
 """
 
 from data.batch import Batch
-from data.errors import UserError
 from models.outputs import BoxSource, GraphAnnotation, GraphSource, ModelInputs
 
 
@@ -16,15 +15,9 @@ def model_inputs(
 
     `oracle` and `mixed` show the annotated graph, and so does training in every mode: its losses count annotated
     regions, while the decoder's graph still follows `graph_source`. `oracle_boxes` shows the annotated boxes alone.
-    Raises UserError for `file` boxes when no study of the batch has any.
     """
     given_boxes = given_visible = annotation = None
     if box_source == BoxSource.FILE:
-        if not batch.given_visible.any():
-            raise UserError(
-                f"No box for any of the studies {', '.join(batch.study_ids[:3])}, ... in data.boxes_file: "
-                "give a file that covers them, or choose another eval.box_source"
-            )
         given_boxes, given_visible = batch.given_boxes, batch.given_visible
     elif box_source == BoxSource.ORACLE_BOXES:
         given_boxes, given_visible = batch.regions.boxes, batch.regions.visible

@@ -11,8 +11,8 @@ import json
 import re
 import sys
 from pathlib import Path
-from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +71,11 @@ _TRUNK_RENAMES = (
 )
 _TRUNK_PREFIX = "visual_extractor.model."
 _SWIN = ("patch_encoder.trunk.features.", "patch_encoder.trunk.norm.")
+# A best score may have been saved as a NumPy number, under this or under NumPy 1's name of its constructor.
+_PLAIN_NUMBERS = [
+    np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np._core.multiarray.scalar,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
 # Parameters and buffers that the release has nothing for.
 _OURS_ALONE = ("graph.localizer.", "graph.atlas")
 
@@ -175,8 +180,8 @@ def from_official(
 def convert(file: Path, vocabulary: Path, out: Path, overrides: list[str]) -> list[str]:
     """Write the release checkpoint `file` as one of our checkpoint folders; returns the published names it did not use.
 
-    vocabulary  the annotation.json that it was trained on (words are counted as the release does), or a JSON list of its
-                words in order of their ids from 1 on, or a dictionary word -> id
+    vocabulary  the annotation.json that it was trained on (words are counted as the release does), or a JSON list of
+                its words in order of their ids from 1 on, or a dictionary word -> id
     overrides   key=value for what weights do not hold (model.encode=oa-pm, model.heads, ...), on model.md's defaults
     Raises UserError with names and shapes where sizes disagree.
     """
@@ -212,9 +217,11 @@ def _read_release(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"No checkpoint at {file}: give the downloaded .pth file of the release")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as weights alone ({str(error).splitlines()[0][:120]})") from error
+        with torch.serialization.safe_globals(_PLAIN_NUMBERS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile archive fails in a dozen ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{file} cannot be read as weights alone ({reason}): download it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{file} has no state_dict: it is no checkpoint of the release")
     state = {name.removeprefix("module."): value for name, value in content["state_dict"].items()}
@@ -285,6 +292,8 @@ def _read_words(path: Path, config: Config) -> Tokenizer:
             reports = [clean(sample["report"], config.data.cleaning) for sample in content["train"]]
             return Tokenizer.from_reports(reports, config.data.min_word_count, distinct)
         words = sorted(content, key=content.get) if isinstance(content, dict) else content
+        if isinstance(content, dict) and sorted(content.values()) != list(range(1, len(content) + 1)):
+            raise ValueError(f"its ids are not 1 to {len(content)}")
         return Tokenizer(words, distinct)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

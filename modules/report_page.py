@@ -188,6 +188,8 @@ def _marked(text: str, predicted: bool, reference: bool) -> str:
 
 
 def _readable(attribute: str) -> str:
-    """`category|polarity|label` in words."""
-    _, polarity, label = attribute.split("|", 2)
-    return f"no {label}" if polarity == "no" else label
+    """`category|polarity|label` in words; another name (`region/id`, of a converted checkpoint) as it is."""
+    parts = attribute.split("|", 2)
+    if len(parts) < 3:
+        return attribute
+    return f"no {parts[2]}" if parts[1] == "no" else parts[2]

@@ -98,7 +98,8 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "device|cardiac pacer and wires", ("Support Devices",),
         ("{side} upper lung zone", "mediastinum", "right atrium"), 0.06, SIDES),
     "central line": FindingKind(
-        "tubesandlines|ij line", ("Support Devices",), ("svc", "upper mediastinum", "cavoatrial junction"), 0.08, SIDES),
+        "tubesandlines|ij line", ("Support Devices",), ("svc", "upper mediastinum", "cavoatrial junction"), 0.08,
+        SIDES),
     "endotracheal tube": FindingKind(
         "tubesandlines|endotracheal tube", ("Support Devices",), ("trachea", "carina"), 0.07),
 }

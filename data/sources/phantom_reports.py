@@ -10,7 +10,7 @@ The phrases stand in `files/phantom_phrases.yaml`, the commonest first.
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -206,11 +206,19 @@ class _Remark:
 
 _DEVICES = frozenset({"pacemaker", "central line", "endotracheal tube"})
 
+# What a picture may show beside findings. A remark is made of each, whatever the findings are.
+TRAITS = ("rotated", "tilted", "thick chest wall", "breast shadows", "stomach bubble")
+
 REMARKS = (
-    _Remark("indication", "technique", 0.20, 0.20),
+    _Remark("indication", "technique", 0.10, 0.10),
     _Remark("technique PA", "technique", 0.85, 0.85, after=frozenset({"PA"})),
     _Remark("technique AP", "technique", 0.85, 0.85, after=frozenset({"AP"})),
     _Remark("quality", "technique", 0.10, 0.20, unless=frozenset({"low lung volumes"})),
+    _Remark("rotated", "technique", 0.90, 0.90, after=frozenset({"rotated"})),
+    _Remark("tilted", "technique", 0.90, 0.90, after=frozenset({"tilted"})),
+    _Remark("thick chest wall", "technique", 0.90, 0.90, after=frozenset({"thick chest wall"})),
+    _Remark("breast shadows", "technique", 0.90, 0.90, after=frozenset({"breast shadows"})),
+    _Remark("stomach bubble", "technique", 0.90, 0.90, after=frozenset({"stomach bubble"})),
     _Remark("no airspace disease", "lungs", 0.0, 0.75),
     _Remark("bones normal", "bones", 0.10, 0.35, unless=frozenset({"rib fracture", "scoliosis"})),
     _Remark("soft tissues normal", "bones", 0.08, 0.25),
@@ -239,21 +247,26 @@ class _Statement:
     comparison: str | None = None
 
 
-def write_report(findings: Sequence[Finding], view: str, rng: numpy.random.Generator) -> list[Sentence]:
+def write_report(
+    findings: Sequence[Finding], view: str, rng: numpy.random.Generator, traits: Collection[str] = ()
+) -> list[Sentence]:
     """The report on a study with `findings`, taken in `view` ("PA" or "AP"): sentences, to be joined by spaces.
 
-    Nearly every finding is mentioned, each in one sentence; their order in `findings` does not matter. The same
-    findings, view and state of `rng` give the same report. Raises ValueError for another view.
+    Nearly every finding is mentioned, each in one sentence; their order in `findings` does not matter. `traits` are
+    those of `TRAITS` that the picture shows. The same findings, view, traits and state of `rng` give the same report.
+    Raises ValueError for another view or trait.
     """
     if view not in ("PA", "AP"):
         raise ValueError(f'view "{view}": a phantom report knows "PA" and "AP"')
+    if unknown := set(traits) - set(TRAITS):
+        raise ValueError(f"traits {sorted(unknown)}: a phantom report knows {', '.join(TRAITS)}")
     kinds = list(FINDING_KINDS)
     findings = sorted(findings, key=lambda f: (kinds.index(f.kind), str(f.side), str(f.place), str(f.severity)))
     has_prior = rng.random() < HAS_PRIOR
     told = [_say_finding(finding, has_prior, rng) for finding in findings if rng.random() >= FINDING_OMITTED]
     told += [said for said in _normal_statements(findings, view) if rng.random() >= NORMAL_STATEMENT_OMITTED]
     topics = _order_topics({statement.topic for statement in told}, rng)
-    told += _remarks(_circumstances(findings, view), len(told), rng)
+    told += _remarks(_circumstances(findings, view).union(traits), len(told), rng)
     told += _remark_on_prior(has_prior, rng)
     return [_word(statement, rng) for statement in sorted(told, key=lambda statement: topics.index(statement.topic))]
 

@@ -5,12 +5,15 @@ every text is one line, replies are read by a thread and awaited with a time-out
 way out. The scores are those of the package's wrapper.
 """
 
+import os
 import queue
 import shutil
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +21,8 @@ _SEPARATOR = "|||"
 # Silence after which the jar counts as dead. It reads its paraphrase table before the first reply: seconds on an idle
 # machine, a minute on a busy one.
 REPLY_TIMEOUT = 300.0
+# A process takes as long to start as to score so many pairs, and up to a GiB of memory.
+_PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES = 1500, 2
 
 
 class MeteorUnavailable(Exception):
@@ -43,20 +48,43 @@ def meteor_scores(
     """
     if len(references) != len(hypotheses) or not references:
         raise ValueError(f"METEOR needs a reference a hypothesis: {len(references)} and {len(hypotheses)} given")
-    with MeteorProcess(timeout) as process:
-        # `SCORE ||| reference ||| hypothesis` is answered by a line of statistics, `EVAL ||| statistics ||| ...` by
-        # the score of each and then the score of all.
-        statistics = process.ask(
-            (f"SCORE {_SEPARATOR} {one_line(reference)} {_SEPARATOR} {one_line(hypothesis)}"
-             for reference, hypothesis in zip(references, hypotheses, strict=True)),
-            replies=len(references),
-        )
-        answers = process.ask([f" {_SEPARATOR} ".join(["EVAL", *statistics])], replies=len(references) + 1)
+    # `SCORE ||| reference ||| hypothesis` is answered by a line of statistics, `EVAL ||| statistics ||| ...` by the
+    # score of each and then the score of all. Statistics of a pair depend on that pair alone.
+    lines = [
+        f"SCORE {_SEPARATOR} {one_line(reference)} {_SEPARATOR} {one_line(hypothesis)}"
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
+    shares = max(1, min(len(lines) // _PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES, os.cpu_count() or 1))
+    with ExitStack() as stack:
+        processes = [stack.enter_context(MeteorProcess(timeout)) for _ in range(shares)]
+        statistics = [""] * len(lines)
+        for share, answered in enumerate(_ask_all(processes, [lines[share::shares] for share in range(shares)])):
+            statistics[share::shares] = answered
+        answers = processes[0].ask([f" {_SEPARATOR} ".join(["EVAL", *statistics])], replies=len(lines) + 1)
     try:
         *each, corpus = [float(answer) for answer in answers]
     except ValueError as error:
         raise MeteorError(f"METEOR answered something that is not a score: {error}") from error
     return corpus, each
+
+
+def _ask_all(processes: list["MeteorProcess"], shares: list[list[str]]) -> list[list[str]]:
+    """One answer a line, of every process to its share of lines, at the same time. Raises MeteorError."""
+
+    def ask(process: MeteorProcess, share: list[str]) -> list[str]:
+        try:
+            return process.ask(share, replies=len(share))
+        except MeteorError:
+            for other in processes:  # what they would still answer is of no use
+                other.process.kill()
+            raise
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        asked = [pool.submit(ask, process, share) for process, share in zip(processes, shares, strict=True)]
+        done, _ = wait(asked, return_when=FIRST_EXCEPTION)
+        for future in done:  # the first failure, not those that it brought about
+            future.result()
+        return [future.result() for future in asked]
 
 
 class MeteorProcess:
@@ -75,7 +103,7 @@ class MeteorProcess:
         self._last_words = tempfile.TemporaryFile()
         # A session of its own, so that a Ctrl-C meant for the training run leaves the scores of its validation whole.
         self.process = subprocess.Popen(
-            [java, "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"],
+            [java, "-jar", "-XX:+UseSerialGC", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"],
             cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._last_words,
             encoding="utf-8", errors="replace", start_new_session=True,
         )

@@ -1,6 +1,7 @@
 """Report scores: BLEU-1..4, METEOR, ROUGE-L and CIDEr as the image captioning field computes them (pycocoevalcap)."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
@@ -28,9 +29,28 @@ def nlg_scores(
     absent: dict[str, str] = {}
     references = [" ".join(text.split()) for text in references]
     hypotheses = [" ".join(text.split()) for text in hypotheses]
+
+    # METEOR works in processes of its own, and by far the longest: the other scores are computed meanwhile.
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(meteor_scores, references, hypotheses) if meteor else None
+        scores |= _scores_of_this_process(references, hypotheses, absent)
+    if asked is None:
+        absent["meteor"] = "switched off for this evaluation"
+        return scores, absent
+    try:
+        scores["meteor"], _ = asked.result()
+    except (MeteorUnavailable, MeteorError) as error:
+        absent["meteor"] = str(error)
+    return scores, absent
+
+
+def _scores_of_this_process(
+    references: list[str], hypotheses: list[str], absent: dict[str, str]
+) -> dict[str, float | None]:
+    """All scores but METEOR; `absent` gets the reasons for those that are left out."""
+    scores: dict[str, float | None] = {}
     reference_lists = {study: [text] for study, text in enumerate(references)}
     hypothesis_lists = {study: [text] for study, text in enumerate(hypotheses)}
-
     bleu, _ = Bleu(4).compute_score(reference_lists, hypothesis_lists, verbose=0)
     for length, value in enumerate(bleu, start=1):
         scores[f"bleu_{length}"] = float(value)
@@ -43,12 +63,4 @@ def nlg_scores(
         absent["cider"] = "every reference is empty"
     else:
         scores["cider"] = float(Cider().compute_score(reference_lists, hypothesis_lists)[0])
-
-    if meteor:
-        try:
-            scores["meteor"], _ = meteor_scores(references, hypotheses)
-        except (MeteorUnavailable, MeteorError) as error:
-            absent["meteor"] = str(error)
-    else:
-        absent["meteor"] = "switched off for this evaluation"
-    return scores, absent
+    return scores

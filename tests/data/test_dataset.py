@@ -105,6 +105,13 @@ def test_a_lateral_first_view_has_no_regions(dataset, copied_root, tmp_path):
     assert sample.observations_known.all()
 
 
+def test_a_boxes_file_of_another_data_set_is_refused(dataset, tmp_path):
+    boxes_file = tmp_path / "boxes.jsonl"
+    boxes_file.write_text('{"id": "elsewhere", "boxes": {"spine": [0.1, 0.1, 0.2, 0.2]}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="boxes.jsonl has no box for any study of the split 'train'"):
+        dataset(boxes_file=boxes_file)
+
+
 @pytest.mark.parametrize(("uncertain", "value", "known"), [("positive", 1, True), ("negative", 0, True),
                                                            ("ignored", 0, False)])
 def test_uncertain_observations(dataset, copied_root, vocabularies, uncertain, value, known):

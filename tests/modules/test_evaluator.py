@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 
 from data.dataset import StudyDataset
-from data.errors import UserError
 from data.vocabulary import build_vocabularies
 from models.outputs import BoxSource, GraphSource
 from modules.evaluator import (
@@ -142,8 +141,6 @@ def test_boxes_are_those_of_the_box_source(dataset, model):
     evaluation = evaluate(dataset, model, box_source=BoxSource.ORACLE_BOXES)
     assert model.seen[-1].given_boxes is not None
     assert evaluation.scores["box_iou"] is None
-    with pytest.raises(UserError, match="data.boxes_file"):
-        evaluate(dataset, model, box_source=BoxSource.FILE)
 
 
 def test_boxes_of_a_file_are_scored_as_given(root, model, tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.errors import UserError
 from models.outputs import BoxSource, GraphSource, ModelInputs
 from modules.model_inputs import model_inputs
 from tests.tiny_model import tiny_batch, with_regions
@@ -69,11 +68,11 @@ def test_training_always_shows_the_annotation(graph_source):
     assert vars(inputs.annotation) == vars(batch.regions)
 
 
-def test_file_without_any_box_of_the_batch_is_an_error_that_names_studies():
+def test_file_boxes_are_passed_on_even_where_a_batch_has_none():
     batch = tiny_batch(2)
     batch.given_visible = torch.zeros_like(batch.given_visible)
-    with pytest.raises(UserError, match="studies study0, study1.*data.boxes_file.*eval.box_source"):
-        model_inputs(batch, GraphSource.PREDICTED, BoxSource.FILE)
+    inputs = model_inputs(batch, GraphSource.PREDICTED, BoxSource.FILE)
+    assert inputs.given_boxes is batch.given_boxes and not inputs.given_visible.any()
 
 
 def test_changed_annotation_changes_no_input():

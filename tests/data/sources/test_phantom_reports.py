@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.sources.phantom_findings import FINDING_KINDS, SEVERITIES, SIDES, Finding, regions_of
-from data.sources.phantom_reports import PHRASE_FILE, TOPICS, Sentence, write_report
+from data.sources.phantom_reports import PHRASE_FILE, TOPICS, TRAITS, Sentence, write_report
 
 STUDIES = 3000
 SHARE_OF_AP = 0.4
@@ -91,7 +91,9 @@ def studies() -> list[tuple[tuple[Finding, ...], str]]:
 @pytest.fixture(scope="module")
 def reports(studies) -> list[list[Sentence]]:
     rng = numpy.random.default_rng(1)
-    return [write_report(findings, view, rng) for findings, view in studies]
+    return [
+        write_report(findings, view, rng, [trait for trait in TRAITS if rng.random() < 0.3]) for findings, view in studies
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +316,29 @@ def test_the_view_is_worded_and_changes_the_routine():
 def test_another_view_is_refused():
     with pytest.raises(ValueError, match='view "LATERAL"'):
         write_report([], "LATERAL", numpy.random.default_rng(0))
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+def test_a_trait_is_remarked_upon_whatever_the_findings_and_only_where_it_shows(studies, trait):
+    phrases = yaml.safe_load(PHRASE_FILE.read_text(encoding="utf-8"))["remarks"][trait]
+    words = {word for phrase in phrases for word in re.findall(r"[a-z]{5,}", phrase.lower())}
+    rng = numpy.random.default_rng(2)
+    told = [write_report(findings, view, rng, [trait]) for findings, view in studies[:200]]
+    silent = [write_report(findings, view, rng) for findings, view in studies[:200]]
+
+    def share(reports: list[list[Sentence]]) -> float:
+        """Reports with a sentence about no region that has two of the trait's own words or more."""
+        return numpy.mean([
+            any(not s.regions and len(words & set(re.findall(r"[a-z]+", s.text.lower()))) >= 2 for s in report)
+            for report in reports
+        ])
+
+    assert share(told) - share(silent) > 0.5
+
+
+def test_an_unknown_trait_is_refused():
+    with pytest.raises(ValueError, match="traits .*'tattooed'"):
+        write_report([], "PA", numpy.random.default_rng(0), ["tattooed"])
 
 
 def test_the_same_generator_gives_the_same_report(studies):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.metrics import meteor
 from modules.metrics.meteor import MeteorError, MeteorProcess, MeteorUnavailable, meteor_jar, meteor_scores, one_line
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, and there is none on PATH")
@@ -94,6 +95,40 @@ def test_nonsense_in_place_of_a_score_is_an_error(tmp_path, monkeypatch):
     fake_java(tmp_path, "while read line; do echo nonsense; echo nonsense; done", monkeypatch)
     with pytest.raises(MeteorError, match="not a score"):
         meteor_scores(["a"], ["a"], timeout=20)
+
+
+# Answers SCORE with the reference's first word, and EVAL with every statistic and a 9.
+ECHO = """echo started >> "${0%/*}/log"
+while read -r command bar rest; do
+  if [ "$command" = EVAL ]; then
+    for part in $rest; do [ "$part" = "|||" ] || echo "$part"; done
+    echo 9
+  else
+    echo "${rest%% *}"
+  fi
+done"""
+
+
+def test_many_pairs_are_shared_by_two_processes_and_stay_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(meteor, "_PAIRS_WORTH_A_PROCESS", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for pairs, started in ((5, 1), (7, 2), (100, 2)):
+        fake_java(tmp_path, ECHO, monkeypatch)
+        (tmp_path / "log").write_text("")
+        numbers = [str(number) for number in range(pairs)]
+        assert meteor_scores(numbers, ["x"] * pairs, timeout=20) == (9.0, [float(number) for number in numbers])
+        assert len((tmp_path / "log").read_text().splitlines()) == started
+
+
+def test_the_failure_of_one_of_two_processes_ends_both(tmp_path, monkeypatch):
+    monkeypatch.setattr(meteor, "_PAIRS_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    script = """read -r line
+case "$line" in *first*) echo "Error: this one dies" >&2; exit 3;; esac
+exec /bin/sleep 100"""
+    fake_java(tmp_path, script, monkeypatch)
+    with pytest.raises(MeteorError, match="exit status 3 .*this one dies"):
+        meteor_scores(["first", "second"], ["a", "b"], timeout=50)
 
 
 def test_unequal_or_empty_lists_are_refused():

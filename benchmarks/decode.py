@@ -1,0 +1,135 @@
+"""Writing reports with beam search: ours, the published algorithm, and Hugging Face transformers.
+
+    python -m benchmarks decode [--json FILE] [--threads 2] [--repeats 5] [--variants]
+
+`ours` and `published_algorithm` start from given patch features and the annotated graph (10 sub-graphs an image), with
+the same random weights, and write all words that they may. `transformers` is BART's decoder with the same depth, width
+and vocabulary, a cache and one cross-attention over 78 keys (what 49 patches and 29 sub-graphs come to).
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from benchmarks.measure import OURS, Absent, Case, Contender, Report, add_common_arguments, compare, start_report
+from benchmarks.workload import TINY, Sizes, build, decode_bytes, decode_flops
+
+BEAMS = 3
+CROSS_ATTENTION_KEYS = 78
+PUBLISHED = "published_algorithm"
+# (batch, words): with the published algorithm and transformers beside ours, and ours alone.
+COMPARED = ((16, 100), (8, 100), (8, 25), (4, 100), (1, 100))
+OURS_ALONE = ((16, 50), (16, 200))
+TINY_COMPARED, TINY_ALONE = ((2, 6),), ((2, 3),)
+VARIANTS = ("bf16", "int8", "compile")
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> None:
+    """Register the command `decode`."""
+    parser = commands.add_parser("decode", help="writing reports: ours, the published algorithm, transformers")
+    add_common_arguments(parser)
+    parser.add_argument("--variants", action="store_true", help="also bf16 autocast, int8 quantisation, torch.compile")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure all cases and print them."""
+    report = start_report("decode", options)
+    sizes, compared, alone = (TINY, TINY_COMPARED, TINY_ALONE) if options.tiny else (Sizes(), COMPARED, OURS_ALONE)
+    for batch, words in compared:
+        contenders = [
+            Contender(OURS, partial(build_ours, sizes.with_batch(batch), words)),
+            Contender("transformers", partial(build_transformers, sizes.with_batch(batch), words)),
+            Contender(PUBLISHED, partial(build_published, sizes.with_batch(batch), words)),
+        ]
+        if options.variants and (batch, words) == compared[0]:
+            contenders += [
+                Contender(f"{OURS}_{name}", partial(build_variant, name, sizes.with_batch(batch), words))
+                for name in VARIANTS
+            ]
+        report.add(_measure(sizes.with_batch(batch), words, contenders, options.repeats, report))
+    for batch, words in alone:
+        contenders = [Contender(OURS, partial(build_ours, sizes.with_batch(batch), words))]
+        report.add(_measure(sizes.with_batch(batch), words, contenders, options.repeats, report))
+    report.write(options.json)
+
+
+def _measure(sizes: Sizes, words: int, contenders: list[Contender], repeats: int, report: Report) -> Case:
+    """One case with its floor, and the number of reports that are equal to ours."""
+    case = compare(f"batch {sizes.batch}, {words} words, beam {BEAMS}", contenders, repeats, report.threads)
+    workload = build(sizes, endless=True)
+    flops, read = decode_flops(workload, BEAMS, words), decode_bytes(workload, BEAMS, words)
+    case.floor_seconds = report.rates.floor(flops, read)
+    ours = case.results[OURS]
+    for name, reports in case.results.items():
+        if name not in (OURS, "transformers"):
+            equal = sum(report == other for report, other in zip(ours, reports, strict=True))
+            case.notes[f"reports of {name} equal to ours"] = f"{equal} of {len(ours)}"
+    return case
+
+
+def build_ours(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
+    """Our cached beam search; returns the ids."""
+    workload = build(sizes, endless=True)
+    workload.model.eval()
+    workload.generate(BEAMS, 2)
+    return lambda: workload.generate(BEAMS, words).tolist()
+
+
+def build_published(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
+    """The published algorithm with the same weights; returns the ids."""
+    model, batch = build(sizes, endless=True).published()
+    model.eval()
+    model.generate(batch, BEAMS, 2)
+    return lambda: model.generate(batch, BEAMS, words).tolist()
+
+
+def build_variant(variant: str, sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
+    """Ours with one of `VARIANTS`: cheaper arithmetic, or compiled."""
+    workload = build(sizes, endless=True)
+    model = workload.model.eval()
+    bf16 = variant == "bf16"
+    if variant == "int8":
+        model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {torch.nn.Linear}, dtype=torch.qint8)
+    elif variant == "compile":
+        model.decoder.step = torch.compile(model.decoder.step, dynamic=True)
+
+    def generate(new_words: int) -> list[list[int]]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return workload.generate(BEAMS, new_words).tolist()
+
+    generate(min(words, 4))
+    return lambda: generate(words)
+
+
+def build_transformers(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
+    """BART's decoder of transformers with random weights; its encoder is given as done."""
+    try:
+        from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
+        from transformers.modeling_outputs import BaseModelOutput
+    except ImportError as error:
+        raise Absent(f"{error}: pip install -r requirements-bench.txt") from error
+    config = BartConfig(
+        vocab_size=sizes.words, d_model=sizes.width, max_position_embeddings=words + 2, encoder_layers=1,
+        decoder_layers=sizes.layers, encoder_attention_heads=sizes.heads, decoder_attention_heads=sizes.heads,
+        encoder_ffn_dim=sizes.hidden, decoder_ffn_dim=sizes.hidden, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, forced_eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(config).eval()
+    generation = GenerationConfig(
+        num_beams=BEAMS, use_cache=True, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=1,
+        decoder_start_token_id=1,
+    )
+    model.generation_config = generation  # without the model's own, which would end reports
+    memory = torch.randn(sizes.batch, CROSS_ATTENTION_KEYS, sizes.width)
+
+    def generate(new_words: int) -> list[list[int]]:
+        with torch.inference_mode():
+            encoded = BaseModelOutput(last_hidden_state=memory)
+            return model.generate(encoder_outputs=encoded, max_new_tokens=new_words, min_new_tokens=0).tolist()
+
+    generate(2)
+    return lambda: generate(words)

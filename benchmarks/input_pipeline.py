@@ -1,0 +1,119 @@
+"""The input pipeline against the training step that it feeds: images a second, 256 px JPEG and PNG.
+
+    python -m benchmarks data [--json FILE] [--threads 2] [--repeats 5] [--studies 256]
+
+Invented pictures are written to a temporary folder and read back as in training: decoded, squashed to 224, rotated,
+collated. `ours` is the training step without its trunk (the shortest there can be on this machine, see `train_step`)
+over as many studies; a loader that takes less time than that never lets it wait.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image, ImageFilter
+
+from benchmarks.measure import Case, Contender, add_common_arguments, compare, start_report
+from benchmarks.train_step import build_ours
+from benchmarks.workload import TINY, Sizes
+from data.dataset import StudyDataset
+from data.loaders import training_loader
+from data.transforms import Augmentation
+from data.vocabulary import Anatomy, build_vocabularies
+
+SIDE, IMAGE_SIZE, ROTATE, MAX_TOKENS = 256, 224, 10.0, 100
+STEP = "training_step"
+FORMATS = ("jpg", "png")
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> None:
+    """Register the command `data`."""
+    parser = commands.add_parser("data", help="images a second of the loader against the training step")
+    add_common_arguments(parser)
+    parser.add_argument("--studies", type=int, default=256, help="studies to write and read")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure the loader and the step over the same studies and print them."""
+    report = start_report("data", options)
+    sizes = TINY if options.tiny else Sizes()
+    studies = 4 * sizes.batch if options.tiny else options.studies // sizes.batch * sizes.batch
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = [Contender(STEP, partial(build_steps, sizes, studies))]
+        for form in FORMATS:
+            root = write_studies(Path(folder) / form, studies, form)
+            for workers in (0, 2):
+                name = f"loader_{form}_{workers}_workers"
+                contenders.append(Contender(name, partial(build_loader, root, sizes.batch, workers)))
+            name = f"loader_{form}_cached"
+            contenders.append(Contender(name, partial(build_loader, root, sizes.batch, 0, cached=True)))
+        case = compare(f"{studies} studies, batch {sizes.batch}", contenders, options.repeats, options.threads)
+    _note_rates(case, studies)
+    report.add(case)
+    report.write(options.json)
+
+
+def _note_rates(case: Case, studies: int) -> None:
+    """Images a second of everyone, and whether any loader would let the step wait."""
+    case.notes["images a second"] = {name: round(studies / case.median(name), 1) for name in case.seconds}
+    slowest = max(case.median(name) for name in case.seconds if name != STEP)
+    case.notes["the step takes so many times the slowest loader"] = round(case.median(STEP) / slowest, 2)
+
+
+def build_steps(sizes: Sizes, studies: int) -> Callable[[], None]:
+    """As many training steps as `studies` studies fill."""
+    step = build_ours(sizes)
+
+    def steps() -> None:
+        for _ in range(studies // sizes.batch):
+            step()
+
+    return steps
+
+
+def build_loader(root: Path, batch: int, workers: int, cached: bool = False) -> Callable[[], None]:
+    """One epoch of the training loader over the data set `root`; `cached`: its images were read before."""
+    vocabularies = build_vocabularies(root, "corrected", 1, 1, distinct_special_tokens=True)
+    dataset = StudyDataset(
+        root, "train", vocabularies, "corrected", IMAGE_SIZE, MAX_TOKENS, views=1, uncertain="positive",
+        augmentation=Augmentation(rotate=ROTATE, translate=0.0, scale=0.0, intensity=0.0), cache_images=cached,
+    )
+
+    def epoch() -> None:
+        for _ in training_loader(dataset, batch, seed=0, epoch=0, workers=workers):
+            pass
+
+    epoch()
+    return epoch
+
+
+def write_studies(root: Path, studies: int, form: str) -> Path:
+    """A prepared data set of `studies` invented pictures of 256 px in the folder `root`."""
+    (root / "images").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    anatomy = Anatomy.load()
+    with (root / "records.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(studies):
+            pixels = generator.integers(0, 256, size=(SIDE // 4, SIDE // 4), dtype=np.uint8)
+            image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            name = f"images/{number}.{form}"
+            image.filter(ImageFilter.GaussianBlur(1)).save(root / name)
+            regions = {
+                region.name: {"box": list(region.box), "mentioned": True, "abnormal": False,
+                              "attributes": ["anatomicalfinding|yes|atelectasis"]}
+                for region in anatomy.regions
+            }
+            record = {
+                "id": str(number), "split": "train", "images": [name], "views": ["PA"],
+                "report": "The lungs are clear. " * 12, "observations": {}, "graph": {"regions": regions},
+            }
+            file.write(json.dumps(record) + "\n")
+    description = {"name": "benchmark", "image_size": SIDE, "counts": {"train": studies}, "seed": 0}
+    (root / "dataset.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
+    return root

@@ -1,0 +1,99 @@
+"""Scoring all reports of a test split: ours against pycocoevalcap's scorers one after the other.
+
+    python -m benchmarks evaluate [--json FILE] [--repeats 3] [--reports 3858]
+
+The reports are invented by the phantom's grammar: the hypothesis of a study is the report of another of similar
+findings. 3,858 is the size of MIMIC-CXR's test split. Java must be there: METEOR is most of the work.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from benchmarks.measure import OURS, Absent, Contender, add_common_arguments, compare, start_report
+from data.report_cleaning import clean
+from data.sources.phantom import draw_findings
+from data.sources.phantom_reports import write_report
+from modules.metrics.nlg import nlg_scores
+
+PYCOCOEVALCAP = "pycocoevalcap"
+REPORTS, TINY_REPORTS = 3858, 4
+VIEW = "PA"
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> None:
+    """Register the command `evaluate`."""
+    parser = commands.add_parser("evaluate", help="scoring reports: ours, pycocoevalcap's scorers one after the other")
+    add_common_arguments(parser)
+    parser.add_argument("--reports", type=int, default=REPORTS, help="reports to score")
+    parser.add_argument("--no-meteor", dest="meteor", action="store_false", help="leave METEOR out on both sides")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure both and print them with the largest difference between their scores."""
+    report = start_report("evaluate", options)
+    count = TINY_REPORTS if options.tiny else options.reports
+    contenders = [
+        Contender(OURS, partial(build_ours, count, options.meteor)),
+        Contender(PYCOCOEVALCAP, partial(build_pycocoevalcap, count, options.meteor)),
+    ]
+    case = compare(f"{count} reports", contenders, options.repeats, options.threads)
+    if PYCOCOEVALCAP in case.results:
+        ours, theirs = case.results[OURS], case.results[PYCOCOEVALCAP]
+        case.notes["largest difference of a score"] = max(abs(ours[name] - value) for name, value in theirs.items())
+        case.notes["ours in units of theirs"] = round(1 / case.ratio(PYCOCOEVALCAP), 3)
+    report.add(case)
+    report.write(options.json)
+
+
+def invented_reports(count: int) -> tuple[list[str], list[str]]:
+    """References and hypotheses: two wordings of the same findings, and every third of others."""
+    references, hypotheses = [], []
+    for number in range(count):
+        generator = np.random.default_rng([7, number])
+        findings = draw_findings(generator, VIEW)
+        other = findings if number % 3 else draw_findings(generator, VIEW)
+        for texts, told in ((references, findings), (hypotheses, other)):
+            sentences = write_report(told, VIEW, generator)
+            texts.append(clean(" ".join(sentence.text for sentence in sentences), "mimic_cxr"))
+    return references, hypotheses
+
+
+def build_ours(count: int, meteor: bool) -> Callable[[], dict[str, float]]:
+    """Our scores by name."""
+    references, hypotheses = invented_reports(count)
+
+    def score() -> dict[str, float]:
+        scores, _ = nlg_scores(references, hypotheses, meteor=meteor)
+        return {name: value for name, value in scores.items() if value is not None}
+
+    return score
+
+
+def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], dict[str, float]]:
+    """The package's scorers in the order in which the R2Gen family runs them, each waiting for the one before."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    if meteor and shutil.which("java") is None:
+        raise Absent("METEOR needs Java: apt-get install default-jre-headless, or run with --no-meteor")
+    references, hypotheses = invented_reports(count)
+    truths = {number: [text] for number, text in enumerate(references)}
+    written = {number: [text] for number, text in enumerate(hypotheses)}
+
+    def score() -> dict[str, float]:
+        bleu, _ = Bleu(4).compute_score(truths, written, verbose=0)
+        scores = {f"bleu_{length}": float(value) for length, value in enumerate(bleu, start=1)}
+        if meteor:
+            scores["meteor"] = float(Meteor().compute_score(truths, written)[0])
+        scores["rouge_l"] = float(Rouge().compute_score(truths, written)[0])
+        scores["cider"] = float(Cider().compute_score(truths, written)[0])
+        return scores
+
+    return score

@@ -1,0 +1,75 @@
+"""One training step without the trunk: forward, losses, backward, AdamW; ours against the published algorithm.
+
+    python -m benchmarks train_step [--json FILE] [--threads 2] [--repeats 5]
+
+Patch features of 1,024 channels are given; 10 selected regions of 1 to 6 attributes an image; reports of 60 ids on
+average in a batch padded to 82; dropout 0; the same weights for both. The floor counts matrix products on real words
+and selected nodes alone.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from benchmarks.decode import PUBLISHED
+from benchmarks.measure import OURS, Contender, add_common_arguments, compare, start_report
+from benchmarks.workload import CONTRAST_MARGIN, LOSS_WEIGHTS, TINY, Sizes, build, train_step_flops
+from modules.optim import build_optimizer
+
+BATCHES, TINY_BATCHES = (16, 4, 8, 32), (2,)
+LEARNING_RATE, WEIGHT_DECAY = 2e-4, 5e-5
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> None:
+    """Register the command `train_step`."""
+    parser = commands.add_parser("train_step", help="a training step without the trunk: ours, the published algorithm")
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure all batch sizes and print them."""
+    report = start_report("train_step", options)
+    sizes, batches = (TINY, TINY_BATCHES) if options.tiny else (Sizes(), BATCHES)
+    for batch in batches:
+        own = sizes.with_batch(batch)
+        contenders = [Contender(OURS, partial(build_ours, own)), Contender(PUBLISHED, partial(build_published, own))]
+        case = compare(f"batch {batch}", contenders, options.repeats, options.threads)
+        flops = train_step_flops(build(own))
+        case.floor_seconds = report.rates.floor(flops)
+        case.notes["GFLOP of the floor"] = round(flops / 1e9, 1)
+        case.notes["first loss"] = {name: losses[0] for name, losses in case.results.items()}
+        report.add(case)
+    report.write(options.json)
+
+
+def build_ours(sizes: Sizes) -> Callable[[], list[float]]:
+    """Our step; returns the losses of all steps so far, the one that warms up first."""
+    workload = build(sizes)
+    workload.model.train()
+    optimizer = build_optimizer(workload.model, LEARNING_RATE, LEARNING_RATE, WEIGHT_DECAY)
+    return _warmed_up(workload.loss, optimizer)
+
+
+def build_published(sizes: Sizes) -> Callable[[], list[float]]:
+    """The published step with the same weights; its AdamW decays every parameter, as the release does."""
+    model, batch = build(sizes).published()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    return _warmed_up(lambda: model.loss(batch, LOSS_WEIGHTS, CONTRAST_MARGIN)["total"], optimizer)
+
+
+def _warmed_up(loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], list[float]]:
+    losses: list[float] = []
+
+    def step() -> list[float]:
+        total = loss()
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total.item())
+        return losses
+
+    step()
+    return step

@@ -1,0 +1,42 @@
+"""`python -m data.prepare NAME ...`: turn a source into a prepared data set.
+
+    python -m data.prepare phantom --out data/phantom     simulated chests, nothing to download
+    python -m data.prepare phantom --help                 all options
+"""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import NoReturn
+
+from data.errors import UserError
+from data.sources import phantom
+
+# A source declares its options with `add_arguments` and is started with `run`.
+SOURCES = {"phantom": phantom}
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare the data set that the command line asks for; returns the exit status."""
+    parser = _Parser(prog="python -m data.prepare", description="Turn a source into a prepared data set.")
+    names = parser.add_subparsers(dest="source", required=True, metavar="NAME", parser_class=_Parser)
+    for name, source in SOURCES.items():
+        source.add_arguments(names.add_parser(name))
+    try:
+        parsed = parser.parse_args(arguments)
+        SOURCES[parsed.source].run(parsed)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Every benchmark runs at its tiny sizes, in this process, and writes the same form of JSON."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from benchmarks import decode, input_pipeline, scores, train_step
+from benchmarks.__main__ import main
+from benchmarks.measure import OURS, Absent, Case
+
+PUBLISHED = decode.PUBLISHED
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Contenders as they are, without the seconds that a process takes to start (`test_measure.py` has those)."""
+    def compare(name: str, contenders: list, repeats: int, threads: int) -> Case:
+        case = Case(name)
+        for contender in contenders:
+            try:
+                timed = contender.build()
+            except Absent as absence:
+                case.absent[contender.name] = str(absence)
+                continue
+            start = time.perf_counter()
+            case.results[contender.name] = timed()
+            case.seconds[contender.name] = [time.perf_counter() - start]
+            case.peak_mib[contender.name] = 1.0
+        return case
+
+    for module in (decode, train_step, input_pipeline, scores):
+        monkeypatch.setattr(module, "compare", compare)
+
+
+def run(tmp_path, *arguments: str) -> dict:
+    file = tmp_path / "numbers.json"
+    assert main([*arguments, "--tiny", "--threads", "1", "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert content["benchmark"] == arguments[0] and content["threads"] == 1
+    for case in content["cases"].values():
+        assert case.keys() == {
+            "seconds", "spread", "runs", "ratio", "floor_seconds", "peak_mib", "absent", "notes",
+        }
+        assert case["seconds"].keys() == case["spread"].keys() == case["peak_mib"].keys()
+    return content["cases"]
+
+
+def test_decode(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    cases = run(tmp_path, "decode")
+    compared, alone = cases.values()
+    assert compared["seconds"].keys() == {OURS, PUBLISHED}
+    assert "requirements-bench.txt" in compared["absent"]["transformers"]
+    assert compared["notes"] == {f"reports of {PUBLISHED} equal to ours": "2 of 2"}
+    assert 0 < compared["floor_seconds"] < compared["seconds"][OURS]
+    assert compared["ratio"][OURS] == 1
+    assert alone["seconds"].keys() == {OURS}
+
+
+def test_decode_with_transformers(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed (requirements-bench.txt)")
+    assert "transformers" in next(iter(run(tmp_path, "decode").values()))["ratio"]
+
+
+def test_decode_with_cheaper_arithmetic(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "VARIANTS", ("bf16", "int8"))  # torch.compile needs a compiler and a minute
+    compared = next(iter(run(tmp_path, "decode", "--variants").values()))
+    assert {"ours_bf16", "ours_int8"} <= compared["seconds"].keys()
+    assert "reports of ours_int8 equal to ours" in compared["notes"]
+
+
+def test_train_step(tmp_path):
+    (case,) = run(tmp_path, "train_step").values()
+    assert case["seconds"].keys() == {OURS, PUBLISHED}
+    losses = case["notes"]["first loss"]
+    assert losses[OURS] == pytest.approx(losses[PUBLISHED], abs=1e-5)
+
+
+def test_data(tmp_path):
+    (case,) = run(tmp_path, "data").values()
+    assert case["seconds"].keys() == {
+        "training_step",
+        *(f"loader_{form}_{kind}" for form in ("jpg", "png") for kind in ("0_workers", "2_workers", "cached")),
+    }
+    assert case["notes"]["images a second"].keys() == case["seconds"].keys()
+
+
+def test_evaluate(tmp_path):
+    (case,) = run(tmp_path, "evaluate", "--no-meteor").values()
+    assert case["seconds"].keys() == {OURS, "pycocoevalcap"}
+    assert case["notes"]["largest difference of a score"] == 0
+
+
+def test_meteor_needs_java(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (case,) = run(tmp_path, "evaluate").values()
+    assert "Java" in case["absent"]["pycocoevalcap"]
+
+
+def test_what_a_user_can_mend_is_one_line(tmp_path, capsys):
+    assert main(["train_step", "--tiny", "--threads", "0"]) == 1
+    assert main(["train_step", "--tiny", "--threads", "1", "--json", str(tmp_path / "no" / "file")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("error: ") for line in said)
+
+
+@pytest.mark.parametrize("command", ["decode", "train_step", "data", "evaluate", "cost"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert command == "cost" or "--json" in capsys.readouterr().out

@@ -1,0 +1,61 @@
+"""Moving batches."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.batch import Batch, RegionAnnotation
+from tests.tiny_model import tiny_batch
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """All tensors of a batch, those of its regions as regions.NAME."""
+    found = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            found[field.name] = value
+        elif isinstance(value, RegionAnnotation):
+            found |= {f"regions.{name}": tensor for name, tensor in vars(value).items()}
+    return found
+
+
+def test_every_tensor_moves_and_the_rest_stays():
+    batch = tiny_batch(3, views=2)
+    moved = batch.to("meta")
+    assert len(tensors_of(batch)) == 16
+    for name, tensor in tensors_of(batch).items():
+        there = tensors_of(moved)[name]
+        assert there.device.type == "meta" and tensor.device.type == "cpu", name
+        assert there.shape == tensor.shape and there.dtype == tensor.dtype, name
+    assert moved.study_ids == batch.study_ids and moved.references == batch.references
+    assert len(moved) == len(batch) == 3
+
+
+def test_images_take_the_memory_format_and_keep_their_values():
+    batch = tiny_batch(2, views=2)
+    moved = batch.to("cpu", memory_format=torch.channels_last)
+    assert torch.equal(moved.images, batch.images)
+    assert moved.images.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert batch.images.is_contiguous()
+
+
+def test_pinning_reaches_every_tensor(monkeypatch):
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor.clone())
+    batch = tiny_batch(2)
+    pinned = batch.pin_memory()
+    for name, tensor in tensors_of(batch).items():
+        copy = tensors_of(pinned)[name]
+        assert torch.equal(copy, tensor) and copy.data_ptr() != tensor.data_ptr(), name
+
+
+@pytest.mark.gpu
+def test_pinned_batch_arrives_on_the_gpu():
+    batch = tiny_batch(2)
+    pinned = batch.pin_memory()
+    assert all(tensor.is_pinned() for tensor in tensors_of(pinned).values())
+    arrived = pinned.to("cuda", memory_format=torch.channels_last)
+    for name, tensor in tensors_of(batch).items():
+        assert torch.equal(tensors_of(arrived)[name].cpu(), tensor), name

@@ -1,0 +1,257 @@
+"""Beam search, greedy and sampled decoding over an invented language of a few words."""
+
+from itertools import product
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+from models.beam_search import Hypotheses, beam_search, sample
+from tests.models.reference_search import allowed_log_probs, greedy, reference_search
+
+CPU = torch.device("cpu")
+
+
+class Language:
+    """Next-word logits by study and all words so far; as a state, it remembers the words of every row.
+
+    ending: what is added to the logit of the word that ends a report
+    """
+
+    def __init__(self, seed: int, words: int, studies: int, beams: int, eos_id: int, ending: float = 0.0):
+        self.seed, self.words, self.beams = seed, words, beams
+        self.eos_id, self.ending = eos_id, ending
+        self.written: list[list[int]] = [[] for _ in range(studies * beams)]
+        self.steps = 0
+
+    def logits(self, study: int, words: list[int]) -> Tensor:
+        key = hash((self.seed, study, *words)) % 2**31
+        values = 2 * torch.randn(self.words, generator=torch.Generator().manual_seed(key))
+        values[self.eos_id] += self.ending
+        return values
+
+    def step(self, token_ids: Tensor, state: "Language") -> Tensor:
+        assert state is self
+        if self.steps:  # the first call brings BOS
+            for row, token in zip(self.written, token_ids.tolist(), strict=True):
+                row.append(token)
+        self.steps += 1
+        return torch.stack([self.logits(row // self.beams, words) for row, words in enumerate(self.written)])
+
+    def reorder(self, rows: Tensor) -> None:
+        assert torch.equal(rows // self.beams, torch.arange(len(rows)) // self.beams), "rows left their study"
+        self.written = [list(self.written[row]) for row in rows.tolist()]
+
+
+def search(language: Language, studies: int, beams: int, longest: int, special: dict[str, int]) -> Hypotheses:
+    return beam_search(language.step, language, studies, beams, longest, device=CPU, **special)
+
+
+def written_words(token_ids: Tensor, eos_id: int) -> list[int]:
+    """The ids up to EOS, which must be followed by nothing but padding."""
+    ids = token_ids.tolist()
+    return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
+
+
+DISTINCT = {"bos_id": 5, "eos_id": 6, "pad_id": 0}
+SHARED = {"bos_id": 0, "eos_id": 0, "pad_id": 0}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**20), studies=st.integers(1, 3), beams=st.integers(1, 5), longest=st.integers(1, 7),
+    ending=st.sampled_from([-3.0, 0.0, 2.0]), special=st.sampled_from([DISTINCT, SHARED]),
+    words=st.sampled_from([7, 9]),
+)
+def test_equals_a_plain_search_of_every_study(seed, studies, beams, longest, ending, special, words):
+    language = Language(seed, words, studies, beams, special["eos_id"], ending)
+    found = search(language, studies, beams, longest, special)
+    forbidden = set(special.values()) - {special["eos_id"]}
+    for study in range(studies):
+        ids, score, log_probs = reference_search(
+            lambda words, study=study: language.logits(study, words), beams, longest, special["eos_id"], forbidden
+        )
+        assert written_words(found.token_ids[study], special["eos_id"]) == ids
+        assert found.token_ids[study, len(ids) :].tolist() == [special["pad_id"]] * (longest - len(ids))
+        assert found.scores[study].item() == pytest.approx(score, abs=1e-5)
+        expected = log_probs + [0.0] * (longest - len(ids))
+        assert found.token_log_probs[study].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**20), special=st.sampled_from([DISTINCT, SHARED]))
+def test_one_beam_is_greedy(seed, special):
+    language = Language(seed, 7, 2, 1, special["eos_id"])
+    found = search(language, 2, 1, 6, special)
+    for study in range(2):
+        expected = greedy(
+            lambda words, study=study: language.logits(study, words), 6, special["eos_id"],
+            set(special.values()) - {special["eos_id"]},
+        )
+        assert written_words(found.token_ids[study], special["eos_id"]) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_beams_find_the_best_report_of_all(seed):
+    """With a slot for every report there is, the winner is the best of all by mean log-probability."""
+    special = {"bos_id": 3, "eos_id": 2, "pad_id": 0}  # words 1 and 4 are left
+    language = Language(seed, 5, 1, 40, 2)
+    found = search(language, 1, 40, 4, special)
+
+    def mean_log_prob(report: tuple[int, ...]) -> float:
+        following = [allowed_log_probs(language.logits(0, list(report[:i])), {0, 3}) for i in range(len(report))]
+        return sum(step[word].item() for step, word in zip(following, report, strict=True)) / len(report)
+
+    reports = [(*words, 2) for length in range(4) for words in product((1, 4), repeat=length)]
+    reports += list(product((1, 4), repeat=4))
+    best = max(reports, key=mean_log_prob)
+    assert tuple(written_words(found.token_ids[0], 2)) == best
+    assert found.scores[0].item() == pytest.approx(mean_log_prob(best), abs=1e-5)
+
+
+class Script:
+    """Log-probabilities told word by word for every prefix; as a state, it remembers the words of every row."""
+
+    def __init__(self, beams: int, probabilities: dict[tuple[int, ...], dict[int, float]]):
+        self.probabilities = probabilities
+        self.written: list[list[int]] | None = None
+        self.beams = beams
+
+    def step(self, token_ids: Tensor, state: "Script") -> Tensor:
+        if self.written is None:
+            self.written = [[] for _ in range(self.beams)]
+        else:
+            self.written = [[*row, token] for row, token in zip(self.written, token_ids.tolist(), strict=True)]
+        logits = torch.full((self.beams, 5), -30.0)
+        for row, words in enumerate(self.written):
+            for word, probability in self.probabilities.get(tuple(words), {}).items():
+                logits[row, word] = torch.tensor(probability).log()
+        return logits
+
+    def reorder(self, rows: Tensor) -> None:
+        self.written = [list(self.written[row]) for row in rows.tolist()]
+
+
+def test_finished_hypothesis_keeps_its_score_and_one_slot():
+    """A report that ends early waits unchanged while the other slot goes on, and wins by its mean."""
+    script = Script(2, {
+        (): {1: 0.6, 3: 0.4}, (1,): {2: 0.9, 1: 0.1},
+        (3,): {3: 1.0}, (3, 3): {3: 0.6, 1: 0.4}, (3, 3, 3): {1: 0.9, 3: 0.1},
+    })
+    special = {"bos_id": 4, "eos_id": 2, "pad_id": 0}
+    found = search(script, 1, 2, 4, special)
+    assert found.token_ids[0].tolist() == [1, 2, 0, 0]
+    assert found.scores[0].item() == pytest.approx(torch.tensor([0.6, 0.9]).log().mean().item(), abs=1e-4)
+    assert found.token_log_probs[0, 2:].tolist() == [0.0, 0.0]
+    assert script.written[1] == [3, 3, 3]  # the other slot went on to the end
+
+
+def test_slots_go_to_the_best_means():
+    """After two words both live hypotheses are ahead of the finished one by word, though one is behind as a whole."""
+    script = Script(2, {
+        (): {1: 0.6, 2: 0.4}, (1,): {1: 0.55, 3: 0.45}, (1, 1): {1: 0.5, 3: 0.5}, (1, 3): {2: 0.99, 1: 0.01},
+    })
+    found = search(script, 1, 2, 3, {"bos_id": 4, "eos_id": 2, "pad_id": 0})
+    assert 0.6 * 0.45 < 0.4 < (0.6 * 0.45) ** 0.5
+    assert found.token_ids[0].tolist() == [1, 3, 2]
+
+
+def test_score_is_a_mean_so_that_long_reports_are_not_punished():
+    """The longer report is less probable as a whole, but more probable by word."""
+    script = Script(2, {(): {1: 0.6, 2: 0.4}, (1,): {1: 0.6, 2: 0.4}, (1, 1): {2: 0.9, 1: 0.1}})
+    found = search(script, 1, 2, 3, {"bos_id": 4, "eos_id": 2, "pad_id": 0})
+    assert found.token_ids[0].tolist() == [1, 1, 2]
+    assert 0.6 * 0.6 * 0.9 < 0.4
+    assert found.scores[0].exp().item() == pytest.approx((0.6 * 0.6 * 0.9) ** (1 / 3), abs=1e-4)
+
+
+def test_search_stops_when_every_slot_is_finished():
+    language = Language(0, 7, 2, 2, 6, ending=50.0)
+    found = search(language, 2, 2, 30, DISTINCT)
+    assert language.steps <= 3
+    assert found.token_ids.shape == (2, 30) and (found.token_ids[:, 0] == 6).all()
+
+
+def test_padding_and_bos_are_never_written():
+    class Stubborn(Language):
+        def logits(self, study: int, words: list[int]) -> Tensor:
+            values = super().logits(study, words)
+            values[[0, 5]] = 100.0
+            return values
+
+    language = Stubborn(0, 7, 2, 3, 6, ending=-50.0)
+    assert not set(search(language, 2, 3, 6, DISTINCT).token_ids.flatten().tolist()) & {0, 5}
+    language = Stubborn(0, 7, 4, 1, 6, ending=-50.0)
+    drawn = sample(language.step, language, 4, 6, device=CPU, generator=torch.Generator(), **DISTINCT)
+    assert not set(drawn.token_ids.flatten().tolist()) & {0, 5}
+
+
+def test_studies_of_a_batch_are_searched_apart():
+    together = search(Language(3, 9, 3, 3, 6), 3, 3, 6, DISTINCT)
+    alone = search(Language(3, 9, 1, 3, 6), 1, 3, 6, DISTINCT)
+    assert torch.equal(together.token_ids[0], alone.token_ids[0])
+
+
+# Sampling
+
+
+def draw(seed: int, temperature: float = 1.0, studies: int = 3, longest: int = 8) -> tuple[Language, Hypotheses]:
+    language = Language(1, 9, studies, 1, 6)
+    generator = torch.Generator().manual_seed(seed)
+    found = sample(
+        language.step, language, studies, longest, device=CPU, temperature=temperature, generator=generator, **DISTINCT
+    )
+    return language, found
+
+
+def test_samples_are_seeded():
+    assert torch.equal(draw(0)[1].token_ids, draw(0)[1].token_ids)
+    assert not torch.equal(draw(0)[1].token_ids, draw(1)[1].token_ids)
+
+
+def test_sampling_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    draw(0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_scores_of_samples_are_those_of_the_model_whatever_the_temperature():
+    language, found = draw(2, temperature=3.0)
+    for study in range(3):
+        words = written_words(found.token_ids[study], 6)
+        log_probs = [
+            allowed_log_probs(language.logits(study, words[:i]), {0, 5})[word].item() for i, word in enumerate(words)
+        ]
+        padding = [0.0] * (8 - len(words))
+        assert found.token_log_probs[study].tolist() == pytest.approx(log_probs + padding, abs=1e-5)
+        assert found.scores[study].item() == pytest.approx(sum(log_probs) / len(words), abs=1e-5)
+        assert found.token_ids[study, len(words) :].tolist() == [0] * (8 - len(words))
+
+
+def test_cold_sampling_is_greedy():
+    language, found = draw(0, temperature=1e-4)
+    for study in range(3):
+        expected = greedy(lambda words, study=study: language.logits(study, words), 8, 6, {0, 5})
+        assert written_words(found.token_ids[study], 6) == expected
+
+
+def test_words_are_drawn_by_their_probability():
+    class OneStudy(Language):
+        def logits(self, study: int, words: list[int]) -> Tensor:
+            return super().logits(0, words)
+
+    language = OneStudy(1, 9, 1000, 1, 6)
+    generator = torch.Generator().manual_seed(0)
+    found = sample(language.step, language, 1000, 1, device=CPU, generator=generator, **DISTINCT)
+    shares = found.token_ids.flatten().bincount(minlength=9).double() / 1000
+    probabilities = allowed_log_probs(language.logits(0, []), {0, 5}).exp()
+    torch.testing.assert_close(shares, probabilities, atol=0.05, rtol=0)
+
+
+def test_temperature_must_be_positive():
+    with pytest.raises(AssertionError, match="temperature 0 is not positive"):
+        draw(0, temperature=0)

@@ -1,0 +1,200 @@
+"""Trunks by name: grids, views, strides, and weights from where they may come."""
+
+from collections import OrderedDict
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+
+from models.patch_encoder import PatchEncoder, build_patch_encoder, small_resnet
+from tests.tiny_model import CHANNELS, tiny_trunk
+
+CNNS = {
+    "resnet18": 512, "resnet50": 2048, "densenet121": 1024, "shufflenet_v2_x0_5": 1024, "mobilenet_v3_small": 576,
+    "efficientnet_b0": 1280, "regnet_y_400mf": 440, "convnext_tiny": 768, "small_resnet": 256,
+}
+
+
+@pytest.fixture
+def quick_initialisation(monkeypatch):
+    """Weights by torch's defaults are enough where only shapes count: torchvision's own take seconds."""
+    for name in ("kaiming_normal_", "normal_", "trunc_normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
+# Views
+
+
+def test_patches_of_all_views_lie_row_by_row_and_view_by_view():
+    torch.manual_seed(0)
+    encoder, images = PatchEncoder(tiny_trunk(), CHANNELS), torch.randn(2, 2, 3, 32, 32)
+    patches = encoder(images, torch.ones(2, 2, dtype=torch.bool))
+    assert patches.tokens.shape == (2, 32, CHANNELS) and patches.mask.shape == (2, 32)
+    for study in range(2):
+        for view in range(2):
+            grid = encoder.trunk(images[study, view].unsqueeze(0))[0]  # [C, 4, 4]
+            for row, column in ((0, 0), (0, 3), (2, 1)):
+                patch = patches.tokens[study, view * 16 + row * 4 + column]
+                torch.testing.assert_close(patch, grid[:, row, column])
+            if view == 0:
+                torch.testing.assert_close(patches.frontal_grid[study], grid)
+    assert patches.mask.all()
+
+
+def test_patches_of_a_missing_view_are_masked():
+    encoder = PatchEncoder(tiny_trunk(), CHANNELS)
+    mask = torch.tensor([[True, False], [True, True]])
+    patches = encoder(torch.randn(2, 2, 3, 32, 32), mask)
+    assert torch.equal(patches.mask, mask.repeat_interleave(16, 1))
+
+
+def test_missing_view_does_not_enter_the_statistics_of_batch_norm():
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4))
+    encoder, images = PatchEncoder(trunk, 4), torch.randn(3, 2, 3, 32, 32)
+    mask = torch.tensor([[True, False], [True, True], [True, False]])
+    patches = encoder(images, mask)
+    images[~mask] = 1e3
+    assert torch.equal(encoder(images, mask).tokens[patches.mask], patches.tokens[patches.mask])
+    one_view = encoder(images[[0, 2], :1], mask[[0, 2], :1])
+    assert torch.equal(encoder(images[[0, 2]], mask[[0, 2]]).tokens[:, :16], one_view.tokens)
+
+
+# Trunks by name
+
+
+@pytest.mark.parametrize("stride", [32, 16])
+@pytest.mark.parametrize("backbone", CNNS)
+def test_convolutional_trunks(backbone, stride, quick_initialisation):
+    encoder = build_patch_encoder(backbone, stride).eval()
+    with torch.no_grad():
+        grid = encoder(torch.zeros(1, 1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool)).frontal_grid
+    assert encoder.channels == CNNS[backbone]
+    assert grid.shape == (1, CNNS[backbone], 64 // stride, 64 // stride)
+
+
+def test_swin_trunk(quick_initialisation):
+    encoder = build_patch_encoder("swin_t").eval()
+    with torch.no_grad():
+        grid = encoder(torch.zeros(1, 1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool)).frontal_grid
+    assert grid.shape == (1, 768, 2, 2) and encoder.channels == 768
+    with pytest.raises(ValueError, match="swin_t cannot have a stride of 16: set model.patch_encoder.stride=32"):
+        build_patch_encoder("swin_t", stride=16)
+
+
+def test_trunk_is_the_classifier_without_pooling_and_head():
+    torch.manual_seed(0)
+    trunk = build_patch_encoder("resnet18").trunk.eval()
+    torch.manual_seed(0)
+    classifier = torchvision.models.resnet18(weights=None).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.fc(trunk(images).mean((2, 3))), classifier(images))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [("resnet1001", "No backbone 'resnet1001': use small_resnet or"), ("vit_b_16", r"vit_b_16' \(VisionTransformer\)")],
+)
+def test_other_names_are_refused(backbone, message, quick_initialisation):
+    with pytest.raises(ValueError, match=message):
+        build_patch_encoder(backbone)
+
+
+# Weights
+
+
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    torch.manual_seed(5)
+    network = torchvision.models.resnet18(weights=None)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+            nn.init.uniform_(module.running_mean)
+    return network
+
+
+def assert_loaded(encoder: PatchEncoder, classifier: nn.Module) -> None:
+    """The trunk of `encoder` gives the patches of `classifier`."""
+    images = torch.randn(1, 3, 64, 64)
+    encoder.eval()
+    classifier.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.fc(encoder.trunk(images).mean((2, 3))), classifier(images))
+
+
+@pytest.mark.parametrize("stride", [32, 16])
+def test_weights_of_a_classifier_are_taken_by_name(classifier, tmp_path, stride):
+    torch.save(classifier.state_dict(), tmp_path / "resnet18.pth")
+    trunk = build_patch_encoder("resnet18", stride, str(tmp_path / "resnet18.pth")).trunk
+    assert torch.equal(trunk[7][1].conv2.weight, classifier.layer4[1].conv2.weight)
+    assert torch.equal(trunk[1].running_mean, classifier.bn1.running_mean)
+    if stride == 32:
+        assert_loaded(PatchEncoder(trunk, 512), classifier)
+
+
+def test_order_and_counters_of_older_files_do_not_matter(classifier, tmp_path):
+    """Older files of torchvision put running means before weights, and have no counters of batches."""
+    entries = sorted(classifier.state_dict().items())
+    state = OrderedDict((name, value) for name, value in entries if not name.endswith("num_batches_tracked"))
+    torch.save(state, tmp_path / "old.pth")
+    assert_loaded(build_patch_encoder("resnet18", 32, str(tmp_path / "old.pth")), classifier)
+
+
+def test_weights_of_a_trunk_are_taken_by_name(tmp_path):
+    torch.manual_seed(5)
+    own = small_resnet()
+    torch.save(own.state_dict(), tmp_path / "trunk.pth")
+    loaded = build_patch_encoder("small_resnet", 16, str(tmp_path / "trunk.pth")).trunk
+    for name, value in own.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_older_names_of_dense_nets_are_understood(tmp_path, quick_initialisation):
+    network = torchvision.models.densenet121(weights=None)
+    state = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value
+             for name, value in network.state_dict().items()}
+    torch.save(state, tmp_path / "dense.pth")
+    trunk = build_patch_encoder("densenet121", 32, str(tmp_path / "dense.pth")).trunk
+    first, second = network.features.denseblock4.denselayer16, trunk[0].denseblock4.denselayer16
+    assert torch.equal(first.conv2.weight, second.conv2.weight)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save(small_resnet(width=16).state_dict(), tmp_path / "narrow.pth")
+    with pytest.raises(ValueError, match=r"narrow.pth does not fit the trunk in \d+ places: 0.weight \(16, 3, 7, 7\)"):
+        build_patch_encoder("small_resnet", 32, str(tmp_path / "narrow.pth"))
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="missing for"):
+        build_patch_encoder("resnet18", 32, str(tmp_path / "part.pth"))
+
+
+def test_files_without_weights_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No weights at .*nowhere.pth: set model.patch_encoder.weights to"):
+        build_patch_encoder("small_resnet", 32, str(tmp_path / "nowhere.pth"))
+    (tmp_path / "page.pth").write_text("<html>not found</html>", encoding="utf-8")
+    with pytest.raises(ValueError, match="page.pth is no file of weights"):
+        build_patch_encoder("small_resnet", 32, str(tmp_path / "page.pth"))
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match="empty.pth is no file of weights"):
+        build_patch_encoder("small_resnet", 32, str(tmp_path / "empty.pth"))
+    torch.save({"model": {"weight": torch.zeros(1)}, "epoch": 3}, tmp_path / "nested.pth")
+    with pytest.raises(ValueError, match="save the state dict alone"):
+        build_patch_encoder("small_resnet", 32, str(tmp_path / "nested.pth"))
+
+
+def test_hub_out_of_reach_says_how_to_do_without(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
+    with pytest.raises(ConnectionError, match="weights of resnet18 .*no route.*to a downloaded file or to none"):
+        build_patch_encoder("resnet18", weights="imagenet")
+
+
+def test_small_resnet_has_no_imagenet_weights():
+    with pytest.raises(ValueError, match="small_resnet has no ImageNet weights: set model.patch_encoder.weights=none"):
+        build_patch_encoder("small_resnet", weights="imagenet")

@@ -1,0 +1,102 @@
+"""The report decoder: teacher forcing, decoding word by word with its cache, and beams."""
+
+import pytest
+import torch
+
+from models.graph_attention import GraphAttention
+from models.outputs import SceneGraph
+from models.report_decoder import ReportDecoder
+from tests.models.random_graph import random_graph
+
+WORDS, WIDTH, LONGEST = 11, 8, 7
+MASK = torch.tensor([[True] * 5, [True, True, True, False, False]])
+SELECTED = torch.tensor([[True, False, True], [False, False, False]])
+SETTINGS = [
+    None, {}, {"sentence_attention": "node"}, {"sentence_attention": "hierarchical"},
+    {"sentence_attention": "hierarchical", "fuse": "concat", "gate": True},
+]
+
+
+def decoder(settings: dict | None) -> ReportDecoder:
+    """Two layers; without graph attention where `settings` is None."""
+    torch.manual_seed(0)
+    attentions = None if settings is None else [GraphAttention(WIDTH, 2, **settings) for _ in range(2)]
+    return ReportDecoder(WORDS, WIDTH, 2, 12, 2, LONGEST, graph_attentions=attentions).eval()
+
+
+@pytest.fixture
+def memory() -> torch.Tensor:
+    return torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def graph() -> SceneGraph:
+    return random_graph(SELECTED, WIDTH)
+
+
+TOKENS = torch.tensor([[3, 5, 1, 7, 2, 9, 4], [3, 8, 8, 0, 6, 1, 10]])
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_words_one_by_one_equal_teacher_forcing(settings, memory, graph):
+    made = decoder(settings)
+    expected = made(TOKENS, memory, MASK, graph)
+    state = made.start(memory, MASK, graph, beams=1, longest=LONGEST)
+    steps = [made.step(TOKENS[:, i], state) for i in range(LONGEST)]
+    torch.testing.assert_close(torch.stack(steps, 1), expected, atol=1e-5, rtol=1e-4)
+    assert expected.shape == (2, LONGEST, WORDS) and state.position == LONGEST
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_reordered_beams_go_on_from_the_words_they_took_over(settings, memory, graph):
+    made, generator = decoder(settings), torch.Generator().manual_seed(2)
+    state = made.start(memory, MASK, graph, beams=3, longest=LONGEST)
+    prefixes = torch.empty(6, 0, dtype=torch.long)
+    study = torch.arange(6) // 3
+    for _ in range(LONGEST):
+        tokens = torch.randint(0, WORDS, (6,), generator=generator)
+        prefixes = torch.cat([prefixes, tokens.unsqueeze(1)], 1)
+        picked = {name: value[study] for name, value in vars(graph).items()}
+        expected = made(prefixes, memory[study], MASK[study], SceneGraph(**picked))[:, -1]
+        torch.testing.assert_close(made.step(tokens, state), expected, atol=1e-5, rtol=1e-4)
+        rows = torch.randint(0, 3, (6,), generator=generator) + 3 * study
+        state.reorder(rows)
+        prefixes = prefixes[rows]
+
+
+def test_no_word_sees_those_after_it(memory, graph):
+    made, changed = decoder({}), TOKENS.clone()
+    changed[:, 4:] = 0
+    before, after = made(TOKENS, memory, MASK, graph), made(changed, memory, MASK, graph)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4], after[:, 4])
+
+
+def test_masked_patches_change_nothing(memory, graph):
+    made = decoder({})
+    garbage = torch.where(MASK.unsqueeze(-1), memory, 40.0)
+    torch.testing.assert_close(made(TOKENS, garbage, MASK, graph), made(TOKENS, memory, MASK, graph))
+
+
+def test_study_without_subgraph_skips_the_graph(memory, graph):
+    made = decoder({})
+    with_graph, without = made(TOKENS, memory, MASK, graph), made(TOKENS, memory, MASK, None)
+    torch.testing.assert_close(with_graph[1], without[1])
+    assert not torch.allclose(with_graph[0], without[0])
+
+
+def test_decoder_without_graph_attention_ignores_graphs(memory, graph):
+    made = decoder(None)
+    assert torch.equal(made(TOKENS, memory, MASK, graph), made(TOKENS, memory, MASK, None))
+    assert made.start(memory, MASK, graph, 2, LONGEST).graph_memories is None
+
+
+def test_words_are_not_tied_to_their_embedding():
+    made = decoder(None)
+    assert made.word_head.weight.data_ptr() != made.embedding.tokens.weight.data_ptr()
+
+
+def test_more_words_than_positions_is_an_error(memory):
+    made = decoder(None)
+    with pytest.raises(ValueError, match="a report of 8 tokens, but the model has 7 positions"):
+        made(torch.zeros(2, 8, dtype=torch.long), memory, MASK, None)

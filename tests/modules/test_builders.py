@@ -1,0 +1,249 @@
+"""From settings to objects: sizes, first weights, every backbone, and errors that a user can mend."""
+
+import pytest
+import torch
+from torch import nn
+
+from data.collate import collate
+from data.errors import UserError
+from data.vocabulary import AttributeVocabulary, Vocabularies
+from models import patch_encoder
+from models.attribute_predictor import AttributePredictor
+from models.outputs import BoxSource, GraphSource
+from models.region_selector import RegionMemory
+from models.sgrrg import SGRRG
+from modules import builders
+from modules.config import Config
+from modules.model_inputs import model_inputs
+from tests.tiny_dataset import write_tiny_dataset
+from tests.tiny_model import LONGEST, losses_of, tiny_batch, tiny_config, tiny_model, tiny_vocabularies
+
+TRUNK = ("model.patch_encoder.backbone=small_resnet", "model.patch_encoder.weights=none")
+BACKBONES = [
+    "resnet18", "resnet50", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v3_small", "efficientnet_b0",
+    "regnet_y_400mf", "convnext_tiny", "small_resnet",
+]
+
+
+def build(*overrides: str) -> SGRRG:
+    torch.manual_seed(0)
+    return builders.build_model(tiny_config(*TRUNK, *overrides), tiny_vocabularies())
+
+
+@pytest.fixture(scope="module")
+def model() -> SGRRG:
+    return build("model.graph_in=both", "model.fuse=concat", "model.gate=true")
+
+
+# Data
+
+
+@pytest.fixture(scope="module")
+def data_config(tmp_path_factory) -> Config:
+    root = write_tiny_dataset(tmp_path_factory.mktemp("prepared") / "tiny", image_size=32)
+    return tiny_config(
+        f"data.root={root}", "data.min_word_count=1", "data.min_attribute_count=1", "data.train_limit=5",
+        "data.eval_limit=2", "data.views=2", "data.uncertain=ignored", "data.distinct_special_tokens=false",
+    )
+
+
+def test_vocabularies_follow_their_settings(data_config):
+    vocabularies = builders.build_vocabularies(data_config)
+    assert len(vocabularies.anatomy.regions) == 29 and vocabularies.attributes.largest > 1
+    assert vocabularies.tokenizer.bos_id == vocabularies.tokenizer.eos_id == 0
+
+
+def test_data_sets_follow_their_settings(data_config):
+    vocabularies = builders.build_vocabularies(data_config)
+    train = builders.build_dataset(data_config, vocabularies, "train", train=True)
+    test = builders.build_dataset(data_config, vocabularies, "test")
+    assert (len(train), len(test)) == (5, 2)
+    assert train[0].images.shape == (1, 3, 32, 32) and len(train[0].token_ids) <= LONGEST
+    assert torch.equal(test[0].images, test[0].images)
+    assert train.augmentation is not None and test.augmentation is None
+
+
+def test_built_model_reads_built_data(data_config):
+    vocabularies = builders.build_vocabularies(data_config)
+    dataset = builders.build_dataset(data_config, vocabularies, "train", train=True)
+    batch = collate([dataset[0], dataset[1], dataset[2]], vocabularies.tokenizer.pad_id)
+    torch.manual_seed(0)
+    overrides = [f"data.root={data_config.data.root}", "data.distinct_special_tokens=false"]
+    model = builders.build_model(tiny_config(*TRUNK, *overrides), vocabularies)
+    criterion = builders.build_criterion(data_config, vocabularies)
+    inputs = model_inputs(batch, GraphSource.ORACLE, BoxSource.LOCALIZER, training=True)
+    output = model(inputs, batch.token_ids, GraphSource.ORACLE, BoxSource.LOCALIZER)
+    losses = criterion(output, batch, criterion.counts(batch))
+    losses.total.backward()
+    assert set(losses.terms) == set(criterion.TERMS) and torch.isfinite(losses.total)
+
+
+# First weights
+
+
+def test_weights_start_as_in_the_release(model):
+    for name, module in model.named_modules():
+        if name.startswith("patch_encoder") or not isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
+            continue
+        if name == "graph.localizer.shift":
+            assert (module.weight == 0).all() and (module.bias == 0).all()
+            continue
+        # The spread of n draws lies within 4 / sqrt(2 n) of the true one, and their mean within 4 / sqrt(n).
+        draws = module.weight.numel()
+        assert module.weight.std().item() == pytest.approx(0.02, rel=4 / (2 * draws) ** 0.5), name
+        assert abs(module.weight.mean().item()) < 0.02 * 4 / draws**0.5, name
+        if getattr(module, "bias", None) is not None:
+            assert (module.bias == 0).all(), name
+    memory = next(module for module in model.modules() if isinstance(module, RegionMemory))
+    assert memory.slots.std().item() == pytest.approx(1 / 256, rel=0.1)
+    heads = next(module for module in model.modules() if isinstance(module, AttributePredictor))
+    assert heads.weight.std().item() == pytest.approx(0.02, rel=0.1) and (heads.bias == 0).all()
+
+
+def test_trunk_keeps_its_own_first_weights(model):
+    torch.manual_seed(0)
+    expected = patch_encoder.small_resnet()
+    assert torch.equal(model.patch_encoder.trunk[0].weight, expected[0].weight)
+
+
+def test_first_boxes_are_the_mean_boxes(model):
+    boxes, _ = model.graph.localizer(torch.randn(2, 256, 1, 1))
+    torch.testing.assert_close(boxes, tiny_vocabularies().anatomy.boxes.expand(2, -1, -1))
+
+
+def test_sizes_come_from_the_vocabularies(model):
+    assert model.decoder.word_head.out_features == model.decoder.embedding.tokens.num_embeddings == 23
+    assert len(model.decoder.embedding.positions) == LONGEST
+    assert model.observation_head.head.out_features == 14
+    assert model.graph.selector.head.out_features == 29
+    assert model.graph.encoder.attribute_embedding.num_embeddings == sum(tiny_vocabularies().attributes.sizes)
+    assert torch.equal(model.graph.attribute_predictor.slots, tiny_vocabularies().attributes.slots())
+    tokenizer = tiny_vocabularies().tokenizer
+    assert (model.bos_id, model.eos_id, model.pad_id) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    shared = builders.build_model(tiny_config(*TRUNK), tiny_vocabularies(False))
+    assert (shared.bos_id, shared.eos_id, shared.pad_id) == (0, 0, 0)
+
+
+def test_settings_reach_their_parts():
+    model = tiny_model(
+        "model.image_layers=2", "model.graph_layers=1", "model.decoder_layers=3", "model.dropout=0.25",
+        "model.image_dropout=0.5", "model.region_threshold=0.3", "model.attribute_threshold=0.6",
+        "model.visible_threshold=0.7", "model.memory_slots=9", "model.memory_top=5",
+    )
+    assert len(model.image_encoder.layers) == 2 and len(model.decoder.layers) == 3
+    assert len(model.graph.encoder.layers) == 1
+    assert model.image_encoder.dropout.p == 0.5
+    rates = {module.p for name, module in model.named_modules()
+             if isinstance(module, nn.Dropout) and name != "image_encoder.dropout"}
+    assert rates == {0.25} and model.decoder.layers[0].image_attention.dropout == 0.25
+    graph = model.graph
+    assert (graph.region_threshold, graph.attribute_threshold, graph.visible_threshold) == (0.3, 0.6, 0.7)
+    assert graph.selector.memory.slots.shape[0] == 9 and graph.selector.memory.top == 5
+
+
+@pytest.mark.parametrize("graph_in", ["decoder", "encoder", "both", "none"])
+def test_graph_attention_stands_where_graph_in_says(graph_in):
+    model = tiny_model(f"model.graph_in={graph_in}")
+    in_decoder = {layer.graph_attention is not None for layer in model.decoder.layers}
+    in_encoder = {layer.graph_attention is not None for layer in model.image_encoder.layers}
+    assert in_decoder == {graph_in in ("decoder", "both")}
+    assert in_encoder == {graph_in in ("encoder", "both")}
+    assert (model.graph is None) == (graph_in == "none")
+
+
+def test_criterion_has_the_configured_weights():
+    criterion = builders.build_criterion(
+        tiny_config("loss.regions=0.7", "loss.boxes=0", "loss.contrast_margin=0.1"), tiny_vocabularies()
+    )
+    assert criterion.weights["regions"] == 0.7 and "boxes" not in criterion.weights
+    assert criterion.contrast_margin == 0.1
+    assert torch.equal(criterion.attribute_slots, tiny_vocabularies().attributes.slots())
+
+
+# Data that lack things
+
+
+def test_vocabulary_without_any_attribute_trains_and_generates():
+    """IU X-Ray has no graphs: no region has an attribute."""
+    full = tiny_vocabularies()
+    bare = Vocabularies(full.anatomy, AttributeVocabulary(((),) * 29, "default"), full.observations, full.tokenizer)
+    model, batch = tiny_model("model.graph_in=both", vocabularies=bare), tiny_batch(2, vocabularies=bare)
+    criterion = builders.build_criterion(tiny_config(), bare)
+    inputs = model_inputs(batch, GraphSource.ORACLE, BoxSource.LOCALIZER, training=True)
+    output = model(inputs, batch.token_ids, GraphSource.ORACLE, BoxSource.LOCALIZER)
+    losses = criterion(output, batch, criterion.counts(batch))
+    losses.total.backward()
+    assert losses.terms["attributes"].item() == 0 and losses.terms["contrast"].item() > 0
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    model.eval()
+    sources = (GraphSource.PREDICTED, BoxSource.LOCALIZER)
+    written = model.generate(model_inputs(batch, *sources), *sources, beam_size=2, max_tokens=6)
+    assert written.encoded.graph.nodes.shape[2] == 1
+
+
+# Backbones
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride"), [*((name, stride) for name in BACKBONES for stride in (32, 16)), ("swin_t", 32)]
+)
+def test_every_backbone_writes_reports(backbone, stride, monkeypatch):
+    def without_slow_initialisation(*settings):
+        with monkeypatch.context() as patch:
+            for name in ("kaiming_normal_", "trunc_normal_"):
+                patch.setattr(nn.init, name, lambda tensor, *args, **kwargs: nn.init.uniform_(tensor, -0.05, 0.05))
+            return patch_encoder.build_patch_encoder(*settings)
+
+    monkeypatch.setattr(builders, "build_patch_encoder", without_slow_initialisation)
+    torch.manual_seed(0)
+    config = tiny_config(
+        f"model.patch_encoder.backbone={backbone}", f"model.patch_encoder.stride={stride}",
+        "model.patch_encoder.weights=none", "model.graph_layers=1", "model.decoder_layers=1",
+    )
+    model = builders.build_model(config, tiny_vocabularies()).eval()
+    batch = tiny_batch(1)
+    batch.images = torch.randn(1, 1, 3, 64, 64)
+    sources = (GraphSource.PREDICTED, BoxSource.ATLAS)
+    with torch.no_grad():
+        written = model.generate(model_inputs(batch, *sources), *sources, beam_size=2, max_tokens=5)
+    assert written.encoded.memory.shape == (1, (64 // stride) ** 2, 16)
+    assert torch.isfinite(written.scores).all() and written.encoded.graph.selected.any()
+
+
+def test_small_resnet_trains(model):
+    batch = tiny_batch(2, views=2)
+    losses = losses_of(model, batch)
+    losses.total.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    assert model.patch_encoder.trunk[0].weight.grad.abs().sum() > 0
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.patch_encoder.backbone=resnet1001", "No backbone 'resnet1001'"),
+        ("model.patch_encoder.weights=imagenet", "small_resnet has no ImageNet weights"),
+        ("model.patch_encoder.weights=nowhere.pth", "No weights at nowhere.pth"),
+        ("model.memory_heads=3", "model.memory_heads=3 does not divide the 256 channels of small_resnet"),
+    ],
+)
+def test_what_cannot_be_built_is_an_error_for_the_user(override, message):
+    with pytest.raises(UserError, match=message):
+        build(override)
+
+
+def test_stride_that_a_trunk_cannot_have_is_an_error_for_the_user():
+    with pytest.raises(UserError, match="swin_t cannot have a stride of 16"):
+        builders.build_model(
+            tiny_config("model.patch_encoder.backbone=swin_t", "model.patch_encoder.stride=16",
+                        "model.patch_encoder.weights=none"),
+            tiny_vocabularies(),
+        )
+
+
+def test_memory_heads_do_not_matter_without_memory():
+    assert build("model.memory_heads=3", "model.memory=false").graph.selector.memory is None
+    assert build("model.memory_heads=3", "model.graph_in=none").graph is None
