@@ -92,7 +92,8 @@ def studies() -> list[tuple[tuple[Finding, ...], str]]:
 def reports(studies) -> list[list[Sentence]]:
     rng = numpy.random.default_rng(1)
     return [
-        write_report(findings, view, rng, [trait for trait in TRAITS if rng.random() < 0.3]) for findings, view in studies
+        write_report(findings, view, rng, [trait for trait in TRAITS if rng.random() < 0.3])
+        for findings, view in studies
     ]
 
 
