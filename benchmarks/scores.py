@@ -7,6 +7,7 @@ findings. 3,858 is the size of MIMIC-CXR's test split. Java must be there: METEO
 """
 
 import argparse
+import resource
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -43,9 +44,10 @@ def run(options: argparse.Namespace) -> None:
     ]
     case = compare(f"{count} reports", contenders, options.repeats, options.threads)
     if PYCOCOEVALCAP in case.results:
-        ours, theirs = case.results[OURS], case.results[PYCOCOEVALCAP]
+        (ours, our_java), (theirs, their_java) = case.results[OURS], case.results[PYCOCOEVALCAP]
         case.notes["largest difference of a score"] = max(abs(ours[name] - value) for name, value in theirs.items())
         case.notes["ours in units of theirs"] = round(1 / case.ratio(PYCOCOEVALCAP), 3)
+        case.notes["MiB of a Java process, beside the peak"] = {OURS: our_java, PYCOCOEVALCAP: their_java}
     report.add(case)
     report.write(options.json)
 
@@ -63,19 +65,19 @@ def invented_reports(count: int) -> tuple[list[str], list[str]]:
     return references, hypotheses
 
 
-def build_ours(count: int, meteor: bool) -> Callable[[], dict[str, float]]:
-    """Our scores by name."""
+def build_ours(count: int, meteor: bool) -> Callable[[], tuple[dict[str, float], float]]:
+    """Our scores by name, and the most memory that a process of METEOR's held."""
     references, hypotheses = invented_reports(count)
 
-    def score() -> dict[str, float]:
+    def score() -> tuple[dict[str, float], float]:
         scores, _ = nlg_scores(references, hypotheses, meteor=meteor)
-        return {name: value for name, value in scores.items() if value is not None}
+        return {name: value for name, value in scores.items() if value is not None}, _java_mib()
 
     return score
 
 
-def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], dict[str, float]]:
-    """The package's scorers in the order in which the R2Gen family runs them, each waiting for the one before."""
+def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], tuple[dict[str, float], float]]:
+    """The same by the package's scorers, in the R2Gen family's order, each waiting for the one before."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
@@ -87,13 +89,18 @@ def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], dict[str, floa
     truths = {number: [text] for number, text in enumerate(references)}
     written = {number: [text] for number, text in enumerate(hypotheses)}
 
-    def score() -> dict[str, float]:
+    def score() -> tuple[dict[str, float], float]:
         bleu, _ = Bleu(4).compute_score(truths, written, verbose=0)
         scores = {f"bleu_{length}": float(value) for length, value in enumerate(bleu, start=1)}
         if meteor:
             scores["meteor"] = float(Meteor().compute_score(truths, written)[0])
         scores["rouge_l"] = float(Rouge().compute_score(truths, written)[0])
         scores["cider"] = float(Cider().compute_score(truths, written)[0])
-        return scores
+        return scores, _java_mib()
 
     return score
+
+
+def _java_mib() -> float:
+    """The most memory that an ended child of this process held."""
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 import main_test
 from modules import builders
@@ -100,6 +101,27 @@ def test_a_data_set_with_a_test_split_alone_has_no_baselines(trained, run_folder
     assert metrics["scores"]["bleu_1"] is not None
     assert set(metrics["baselines"]["blind"].values()) == {None}
     assert "training" in metrics["absent_baselines"]["blind"]["bleu_4"]
+
+
+def test_images_alone_are_enough_and_the_rest_changes_no_prediction(trained, run_folder, tmp_path):
+    """Without report, labels, boxes and graph the checkpoint predicts and writes the very same."""
+    bare = Path(shutil.copytree(trained[1], tmp_path / "bare"))
+    records = [json.loads(line) for line in (bare / "records.jsonl").read_text().splitlines()]
+    kept = [record | {"report": "", "observations": None, "graph": None} for record in records
+            if record["split"] == "test"]
+    (bare / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    description = (bare / "dataset.yaml").read_text()
+    (bare / "dataset.yaml").write_text(yaml.safe_dump(yaml.safe_load(description) | {"counts": {"test": len(kept)}}))
+
+    predictions = []
+    for root, out in ((trained[1], tmp_path / "annotated"), (bare, tmp_path / "alone")):
+        assert main_test.main(["--checkpoint", str(run_folder), "--data", str(root), "--out", str(out)]) == 0
+        entries = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        predictions.append([{key: value for key, value in entry.items() if key != "reference"} for entry in entries])
+    assert predictions[0] == predictions[1] and len(predictions[1]) == len(kept)
+    assert all(entry["regions"] and entry["observations"] and entry["generated"] for entry in predictions[1])
+    scores = read_metrics(tmp_path / "alone" / "metrics.json")["scores"]
+    assert scores["box_iou"] is None and scores["region_micro_f1"] is None and scores["observation_micro_f1"] is None
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -1,5 +1,7 @@
 """From settings to objects: sizes, first weights, every backbone, and errors that a user can mend."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,11 +15,13 @@ from models.outputs import BoxSource, GraphSource
 from models.region_selector import RegionMemory
 from models.sgrrg import SGRRG
 from modules import builders
-from modules.config import Config
+from modules.config import Config, load_config
 from modules.model_inputs import model_inputs
+from modules.optim import build_optimizer
 from tests.tiny_dataset import write_tiny_dataset
 from tests.tiny_model import LONGEST, losses_of, tiny_batch, tiny_config, tiny_model, tiny_vocabularies
 
+ROOT = Path(__file__).parents[2]
 TRUNK = ("model.patch_encoder.backbone=small_resnet", "model.patch_encoder.weights=none")
 BACKBONES = [
     "resnet18", "resnet50", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v3_small", "efficientnet_b0",
@@ -216,6 +220,20 @@ def test_small_resnet_trains(model):
     losses.total.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     assert model.patch_encoder.trunk[0].weight.grad.abs().sum() > 0
+
+
+# The shipped experiments
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_builds(path):
+    """Model (its trunk's weights random: no internet here), criterion and optimiser; nothing is trained."""
+    config = load_config(path, ["model.patch_encoder.weights=none"])
+    vocabularies = tiny_vocabularies()
+    model = builders.build_model(config, vocabularies)
+    assert builders.build_criterion(config, vocabularies).weights
+    optimizer = build_optimizer(model, config.optim.lr, config.optim.lr_patch_encoder, config.optim.weight_decay)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
 
 
 # Errors
