@@ -229,7 +229,8 @@ def test_names_of_several_processes(small_trunk, tokens, tmp_path):
 
 
 def test_settings_that_the_weights_do_not_show_are_kept(small_trunk, release, tokens, tmp_path):
-    overrides = [*UNSEEN, "model.encode=oa-pm", "model.sentence_attention=node", "eval.box_source=file"]
+    overrides = [*UNSEEN, "model.encode=oa-pm", "model.sentence_attention=node", "eval.box_source=file",
+                 "data.boxes_file=boxes.jsonl"]
     convert(release, tokens, tmp_path / "out", overrides)
     config = load_checkpoint(tmp_path / "out").config
     assert (config.model.encode, config.model.sentence_attention, config.eval.box_source) == ("oa-pm", "node", "file")
