@@ -155,6 +155,9 @@ def test_weights_of_a_trunk_are_taken_by_name(tmp_path):
 
 def test_older_names_of_dense_nets_are_understood(tmp_path, quick_initialisation):
     network = torchvision.models.densenet121(weights=None)
+    with torch.no_grad():
+        for number, parameter in enumerate(network.parameters()):
+            parameter.fill_(number)
     state = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value
              for name, value in network.state_dict().items()}
     torch.save(state, tmp_path / "dense.pth")
