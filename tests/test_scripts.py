@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -84,7 +85,11 @@ class Checkout:
         """Start a script from another folder; `variables` are added to its environment."""
         command = [shutil.which("bash"), str(self.folder / script), *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=self.tools, env={**self.variables, **variables}, **pipes)
+        # Where the tests run in the background of a script, Ctrl-C is ignored, and a child would inherit that.
+        return subprocess.Popen(
+            command, cwd=self.tools, env={**self.variables, **variables}, **pipes,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         """Start a script and wait for its end."""
