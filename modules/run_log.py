@@ -33,7 +33,7 @@ class RunLog:
     run_dir         the run folder; made where it is missing
     total_steps     optimiser steps of the whole run
     log_every       optimiser steps between lines
-    epoch           the epoch (from 1) in which this session begins
+    epoch           the epoch (from 1) in which this process begins or goes on
     done_steps      steps already done by the run that is resumed; entries of later steps are cut. 0: a fresh log
     rerun_validation    the validation after the last of `done_steps` is run again: its old entry is cut too
     """
@@ -164,7 +164,7 @@ class RunLog:
         self._window_began = time.monotonic()
 
     def _seconds_left(self) -> float:
-        """By the mean time a step has taken in this session, validations and saves included."""
+        """By the mean time a step has taken in this process, validations and saves included."""
         seconds_a_step = (time.monotonic() - self._began) / max(self.step - self._first_step, 1)
         return seconds_a_step * (self.total_steps - self.step)
 
