@@ -85,7 +85,7 @@ def count(config: Config, studies: int = 2) -> Cost:
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             inputs = model_inputs(batch, source, BoxSource.ATLAS, training=True)
-            output = model(inputs, batch.token_ids, source, BoxSource.ATLAS)
+            output = model(inputs, batch.token_ids, batch.token_mask, source, BoxSource.ATLAS)
             losses = criterion(output, batch, criterion.counts(batch))
         losses.total.backward()
     parameters = sum(parameter.numel() for parameter in model.parameters())

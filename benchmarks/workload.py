@@ -99,7 +99,8 @@ class Workload:
 
     def loss(self) -> Tensor:
         """The total loss of the batch, teacher forced."""
-        output = self.model(self.inputs(), self.batch.token_ids, GraphSource.ORACLE, BoxSource.FILE)
+        tokens = (self.batch.token_ids, self.batch.token_mask)
+        output = self.model(self.inputs(), *tokens, GraphSource.ORACLE, BoxSource.FILE)
         return self.criterion(output, self.batch, self.criterion.counts(self.batch)).total
 
     def generate(self, beams: int, tokens: int) -> Tensor:

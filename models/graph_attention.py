@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
+from models.layers.masking import Packing
 from models.outputs import SceneGraph
 
 
@@ -72,18 +73,22 @@ class GraphAttention(nn.Module):
         keys, values = self.attention.project_memory(rows)
         return GraphMemory(keys, values, mask, subgraph_keys, graph.selected)
 
-    def forward(self, rows: Tensor, memory: GraphMemory) -> Tensor:
-        """rows [B, Q, D] -> [B, Q, D]."""
-        attended = rows + self.dropout(self._attend(self.norm(rows), memory))
+    def forward(self, rows: Tensor, memory: GraphMemory, packing: Packing | None = None) -> Tensor:
+        """rows [B, Q, D] -> [B, Q, D]; with the `packing` of [B, Q] slots, rows [P, D] -> [P, D]."""
+        attended = rows + self.dropout(self._attend(self.norm(rows), memory, packing))
         fused = attended if self.fuse is None else self.fuse(torch.cat([rows, attended], -1))
         if self.gate is not None:
             gate = torch.sigmoid(self.gate(rows))
             fused = gate * fused + (1 - gate) * rows
-        return torch.where(memory.selected.any(1)[:, None, None], fused, rows)
+        has_graph = memory.selected.any(1)
+        has_graph = has_graph[:, None, None] if packing is None else has_graph[packing.sequence].unsqueeze(1)
+        return torch.where(has_graph, fused, rows)
 
-    def _attend(self, queries: Tensor, memory: GraphMemory) -> Tensor:
+    def _attend(self, queries: Tensor, memory: GraphMemory, packing: Packing | None) -> Tensor:
         if self.sentence_attention != "hierarchical":
-            return self.attention.attend(queries, memory.keys, memory.values, memory.mask)
+            return self.attention.attend(queries, memory.keys, memory.values, memory.mask, packing=packing)
+        if packing is not None:
+            return packing.pack(self._attend(packing.unpack(queries), memory, None))
         regions = memory.selected.shape[1]
         answers = self.attention.attend(  # [B, R, Q, D]
             queries.unsqueeze(1).expand(-1, regions, -1, -1), memory.keys, memory.values, memory.mask

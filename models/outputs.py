@@ -114,7 +114,7 @@ class Encoded:
 class SGRRGOutput:
     """What training needs: the encoded studies and the next-word logits.
 
-    word_logits  [B, T - 1, W]  for tokens 1 .. T-1, given those before
+    word_logits  [B, T - 1, W]  for tokens 1 .. T-1, given those before; of padding they mean nothing
     """
 
     encoded: Encoded

@@ -1,7 +1,7 @@
 """The report decoder: words so far, patches and sub-graphs -> the next word.
 
 Shapes: B batch, T tokens, W words, N patches, D width, h heads, d = D / h, K beams a study (rows of one study lie
-together, so B * K rows of words share B memories).
+together, so B * K rows of words share B memories), P real words of a batch (packed).
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.graph_attention import GraphAttention, GraphMemory
 from models.layers.attention import MultiHeadAttention
 from models.layers.embeddings import WordEmbedding
+from models.layers.masking import Packing
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import SceneGraph
 
@@ -75,14 +76,16 @@ class ReportDecoderLayer(nn.Module):
         self.graph_attention = graph_attention
         self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
 
-    def forward(self, words: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None) -> Tensor:
-        """words [B, T, D] -> [B, T, D], every word from itself and those before."""
-        words = self.self_attention(words, causal=True)
+    def forward(
+        self, words: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None
+    ) -> Tensor:
+        """words [P, D], `packing` of [B, T] -> [P, D], every word from itself and those before."""
+        words = self.self_attention(words, causal=True, packing=packing)
         graph_memory = None
         if self.graph_attention is not None and graph is not None:
             graph_memory = self.graph_attention.project(graph)
         keys, values = self.image_attention.project_memory(memory)
-        return self._attend_and_transform(words, keys, values, memory_mask, graph_memory)
+        return self._attend_and_transform(words, keys, values, memory_mask, graph_memory, packing)
 
     def step(self, words: Tensor, state: DecoderState, layer: int, seen: Tensor | None) -> Tensor:
         """One more word a beam: words [B, K, D] -> [B, K, D]; its keys and values join `state`.
@@ -100,11 +103,13 @@ class ReportDecoderLayer(nn.Module):
         )
 
     def _attend_and_transform(
-        self, words: Tensor, keys: Tensor, values: Tensor, mask: Tensor, graph_memory: GraphMemory | None
+        self, words: Tensor, keys: Tensor, values: Tensor, mask: Tensor, graph_memory: GraphMemory | None,
+        packing: Packing | None = None,
     ) -> Tensor:
-        words = words + self.dropout(self.image_attention.attend(self.image_norm(words), keys, values, mask))
+        attended = self.image_attention.attend(self.image_norm(words), keys, values, mask, packing=packing)
+        words = words + self.dropout(attended)
         if graph_memory is not None:
-            words = self.graph_attention(words, graph_memory)
+            words = self.graph_attention(words, graph_memory, packing)
         return self.feed_forward(words)
 
 
@@ -127,15 +132,19 @@ class ReportDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.word_head = nn.Linear(width, words)
 
-    def forward(self, token_ids: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, token_mask: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None
+    ) -> Tensor:
         """Teacher forcing: token_ids [B, T], memory [B, N, D], memory_mask [B, N] -> next-word logits [B, T, W].
 
-        Padding needs no mask: it stands at the end, where no word before it looks.
+        token_mask [B, T] bool: the real words. Those alone are worked on, a quarter less than all in a usual batch.
+        Padding stands at the end, where no word before it looks; its logits mean nothing.
         """
-        words = self.embedding(token_ids)
+        packing = Packing.of(token_mask)
+        words = packing.pack(self.embedding(token_ids))
         for layer in self.layers:
-            words = layer(words, memory, memory_mask.unsqueeze(1), graph)
-        return self.word_head(self.norm(words))
+            words = layer(words, packing, memory, memory_mask.unsqueeze(1), graph)
+        return self.word_head(packing.unpack(self.norm(words)))
 
     def start(
         self, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None, beams: int, longest: int

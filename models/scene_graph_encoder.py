@@ -1,14 +1,15 @@
 """The scene-graph encoder: region features and attributes -> one vector a sub-graph.
 
 A sub-graph is [object node; its attribute nodes]. Shapes: B batch, R regions, A attributes a region (padded),
-S selected regions (packed), M attributes of the fullest sub-graph, C patch channels, D width.
+S selected regions (packed), M attributes of the fullest sub-graph, P valid nodes of all sub-graphs (packed), C patch
+channels, D width.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masking import largest_count, packed_rows, unpack
+from models.layers.masking import Packing, largest_count
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import SceneGraph
 
@@ -22,13 +23,19 @@ class SceneGraphEncoderLayer(nn.Module):
         self.object_attention = SelfAttentionBlock(width, heads, dropout) if objects_attend else None
         self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
 
-    def forward(self, nodes: Tensor, mask: Tensor, study: Tensor, region: Tensor, selected: Tensor) -> Tensor:
-        """nodes [S, 1 + M, D] with mask [S, 1, 1 + M] (for `oa-pm` [B, L, D] with [B, L, L]) -> the same shape."""
-        nodes = self.self_attention(nodes, mask)
+    def forward(self, nodes: Tensor, mask: Tensor, packing: Packing, subgraphs: Packing) -> Tensor:
+        """nodes [P, D] -> [P, D].
+
+        mask       which nodes of its sequence a node sees: [S, 1, 1 + M]; for `oa-pm` [B, L, L]
+        packing    the nodes in their sequences: [S, 1 + M]; for `oa-pm` [B, L]
+        subgraphs  the sub-graphs in their images: [B, R]
+        """
+        nodes = self.self_attention(nodes, mask, packing=packing)
         if self.object_attention is not None:
-            objects = unpack(nodes[:, 0], study, region, selected)  # [B, R, D]
-            objects = self.object_attention(objects, selected.unsqueeze(1))
-            nodes = torch.cat([objects[study, region].unsqueeze(1), nodes[:, 1:]], 1)
+            objects = subgraphs.unpack(packing.unpack(nodes)[:, 0])  # [B, R, D]
+            objects = self.object_attention(objects, subgraphs.mask.unsqueeze(1))
+            is_object = (packing.slot == 0).unsqueeze(1)
+            nodes = torch.where(is_object, subgraphs.pack(objects)[packing.sequence], nodes)
         return self.feed_forward(nodes)
 
 
@@ -69,21 +76,22 @@ class SceneGraphEncoder(nn.Module):
 
         region_features [B, R, C], boxes [B, R, 4] (kept in the graph), attributes [B, R, A] bool.
         """
-        study, region = packed_rows(selected)
-        nodes, node_mask = self._nodes(region_features[study, region], attributes[study, region], region)
+        subgraphs = Packing.of(selected)
+        features, given = subgraphs.pack(region_features), subgraphs.pack(attributes)
+        nodes, node_mask = self._nodes(features, given, subgraphs.slot)
+        packing = Packing.of(node_mask)
+        rows = packing.pack(nodes)  # most sub-graphs are far from the fullest: layers skip the padding
         if self.encode == "oa-pm":
-            encoded = self._encode_as_one_sequence(nodes, node_mask, study, region, selected)
+            layout, mask = _one_sequence_an_image(subgraphs, node_mask)
         else:
-            encoded = nodes
-            for layer in self.layers:
-                encoded = layer(encoded, node_mask.unsqueeze(1), study, region, selected)
-        encoded = self.norm(encoded)
-        vectors = self._pool(encoded, node_mask)
+            layout, mask = packing, node_mask.unsqueeze(1)
+        for layer in self.layers:
+            rows = layer(rows, mask, layout, subgraphs)
+        encoded = packing.unpack(self.norm(rows))
         return SceneGraph(
             selected=selected, boxes=boxes, attributes=attributes & selected.unsqueeze(-1),
-            embeddings=unpack(vectors, study, region, selected),
-            nodes=unpack(encoded * node_mask.unsqueeze(-1), study, region, selected),
-            node_mask=unpack(node_mask, study, region, selected),
+            embeddings=subgraphs.unpack(self._pool(encoded, node_mask)), nodes=subgraphs.unpack(encoded),
+            node_mask=subgraphs.unpack(node_mask),
         )
 
     def _nodes(self, features: Tensor, attributes: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,25 +107,21 @@ class SceneGraphEncoder(nn.Module):
         nodes = torch.cat([objects.unsqueeze(1).to(embedded.dtype), embedded], 1)
         return nodes, F.pad(given, (1, 0), value=True)
 
-    def _encode_as_one_sequence(
-        self, nodes: Tensor, node_mask: Tensor, study: Tensor, region: Tensor, selected: Tensor
-    ) -> Tensor:
-        """`oa-pm`: all nodes of an image in one sequence of R * (1 + M) slots under a structured mask."""
-        slots = unpack(nodes, study, region, selected)  # [B, R, 1 + M, D]
-        valid = unpack(node_mask, study, region, selected).flatten(1)  # [B, L]
-        regions, per_region = slots.shape[1:3]
-        positions = torch.arange(regions * per_region, device=nodes.device)
-        owner, is_object = positions // per_region, positions % per_region == 0
-        same_subgraph = owner.unsqueeze(1) == owner.unsqueeze(0)
-        mask = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)  # [B, L, L]
-        sequence = slots.flatten(1, 2)
-        for layer in self.layers:
-            sequence = layer(sequence, mask, study, region, selected)
-        return sequence.view_as(slots)[study, region]
-
     def _pool(self, nodes: Tensor, mask: Tensor) -> Tensor:
         """nodes [S, 1 + M, D], mask [S, 1 + M] -> [S, D]."""
         if self.pooling == "max":
             return nodes.masked_fill(~mask.unsqueeze(-1), torch.finfo(nodes.dtype).min).amax(1)
         weights = mask.unsqueeze(-1).to(nodes.dtype)
         return (nodes * weights).sum(1) / weights.sum(1)
+
+
+def _one_sequence_an_image(subgraphs: Packing, node_mask: Tensor) -> tuple[Packing, Tensor]:
+    """`oa-pm`: the same packed nodes as sequences of L = R * (1 + M) slots, and which of them each sees [B, L, L]."""
+    valid = subgraphs.unpack(node_mask)  # [B, R, 1 + M]
+    regions, per_region = valid.shape[1:]
+    valid = valid.flatten(1)
+    positions = torch.arange(regions * per_region, device=valid.device)
+    owner, is_object = positions // per_region, positions % per_region == 0
+    same_subgraph = owner.unsqueeze(1) == owner.unsqueeze(0)
+    seen = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)
+    return Packing.of(valid), seen

@@ -109,12 +109,17 @@ class SGRRG(nn.Module):
         return encoded
 
     def forward(
-        self, inputs: ModelInputs, token_ids: Tensor, graph_source: GraphSource, box_source: BoxSource,
-        mixing_probability: float = 0.0,
+        self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
+        box_source: BoxSource, mixing_probability: float = 0.0,
     ) -> SGRRGOutput:
-        """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1."""
+        """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1.
+
+        token_mask [B, T] bool: True for real tokens, BOS and EOS among them. The logits of others mean nothing.
+        """
         encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
-        logits = self.decoder(token_ids[:, :-1], encoded.memory, encoded.memory_mask, encoded.graph)
+        logits = self.decoder(
+            token_ids[:, :-1], token_mask[:, 1:], encoded.memory, encoded.memory_mask, encoded.graph
+        )
         return SGRRGOutput(encoded, logits)
 
     def generate(

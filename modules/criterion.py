@@ -92,8 +92,9 @@ class ReportCriterion:
 
     def _report(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the next word, summed over real tokens. logits [B, T - 1, W]."""
-        losses = F.cross_entropy(logits.float().transpose(1, 2), batch.token_ids[:, 1:], reduction="none")
-        return (losses * batch.token_mask[:, 1:]).sum()
+        targets = batch.token_ids[:, 1:]
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return (losses.view_as(targets) * batch.token_mask[:, 1:]).sum()
 
     def _observations(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
         if logits is None:

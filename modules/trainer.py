@@ -158,7 +158,7 @@ class LossOfModel(nn.Module):
         """The terms of one micro-batch; counts [len(TERMS)] over its whole window and all processes."""
         with autocast(self.precision, batch.images.device):
             output = self.model(
-                model_inputs(batch, **self.sources, training=True), batch.token_ids, **self.sources,
+                model_inputs(batch, **self.sources, training=True), batch.token_ids, batch.token_mask, **self.sources,
                 mixing_probability=mixing_probability,
             )
         return self.criterion(output, batch, counts, world_size())

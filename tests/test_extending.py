@@ -76,7 +76,7 @@ def test_own_loss_adds_its_term_and_its_gradient(config):
     batch = first_batch(config, vocabularies)
     sources = (GraphSource.ORACLE, BoxSource.LOCALIZER)
     output = model(
-        model_inputs(batch, *sources, training=True), batch.token_ids, *sources
+        model_inputs(batch, *sources, training=True), batch.token_ids, batch.token_mask, *sources
     )
     plain = builders.build_criterion(config, vocabularies)
     criterion = block("Your own loss")["WithConfidencePenalty"](plain, weight=0.5)

@@ -8,30 +8,15 @@ import pytest
 import yaml
 
 import main_test
-from modules import builders
-from modules.checkpoint import save_checkpoint
-from modules.config import load_config
 from modules.evaluator import SCORE_NAMES
 from tests.tiny_dataset import write_tiny_dataset
-
-TINY = [
-    "data.image_size=32", "data.max_tokens=12", "data.min_word_count=1", "data.min_attribute_count=1", "data.workers=0",
-    "model.patch_encoder.backbone=small_resnet", "model.patch_encoder.weights=none", "model.patch_encoder.stride=16",
-    "model.width=16", "model.heads=2", "model.feedforward=16", "model.image_layers=1", "model.graph_layers=1",
-    "model.decoder_layers=1", "model.memory_slots=8", "model.memory_heads=2", "model.memory_top=4", "train.device=cpu",
-    "eval.batch_size=2", "eval.beam_size=2", "seed=5",
-]
+from tests.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run folder with an untrained model's checkpoint, and the data set that its vocabularies are of."""
-    folder = tmp_path_factory.mktemp("trained")
-    root = write_tiny_dataset(folder / "tiny", image_size=32)
-    config = load_config(None, [*TINY, f"data.root={root}"])
-    vocabularies = builders.build_vocabularies(config)
-    save_checkpoint(folder / "run" / "best", builders.build_model(config, vocabularies), config, vocabularies)
-    return folder / "run", root
+    return write_tiny_run(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

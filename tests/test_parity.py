@@ -172,7 +172,7 @@ def train_step(recording: Recording) -> tuple[object, Losses, Batch]:
     batch = batch_of(recording)
     source = GraphSource.ORACLE if recording.has_graph else GraphSource.NONE
     output = recording.model(
-        inputs_of(batch, recording.has_graph), batch.token_ids, source, BoxSource.FILE
+        inputs_of(batch, recording.has_graph), batch.token_ids, batch.token_mask, source, BoxSource.FILE
     )
     numbers = recording.numbers
     assert numbers["pos_margin"] == 0, "the published default, which our criterion has no setting for"

@@ -176,7 +176,7 @@ def teacher_forced(
 ) -> SGRRGOutput:
     """The model's output on `batch` as in training."""
     inputs = model_inputs(batch, graph_source, box_source, training=True)
-    return model(inputs, batch.token_ids, graph_source, box_source, mixing_probability)
+    return model(inputs, batch.token_ids, batch.token_mask, graph_source, box_source, mixing_probability)
 
 
 def losses_of(

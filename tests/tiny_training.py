@@ -55,8 +55,8 @@ class TinyModel(nn.Module):
         self.mixing_probabilities: list[float] = []
 
     def forward(
-        self, inputs: ModelInputs, token_ids: Tensor, graph_source: GraphSource, box_source: BoxSource,
-        mixing_probability: float = 0.0,
+        self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
+        box_source: BoxSource, mixing_probability: float = 0.0,
     ) -> SGRRGOutput:
         image = self.dropout(self.patch_encoder(inputs.images[:, 0]))
         self.mixing_probabilities.append(mixing_probability)

@@ -1,10 +1,12 @@
 """Multi-head attention, the only one in the project.
 
-Shapes: B batch, Q queries, M memory rows, D width, h heads, d = D / h.
+Shapes: B batch, Q queries, M memory rows, D width, h heads, d = D / h, P packed rows.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.layers.masking import Packing
 
 
 class MultiHeadAttention(nn.Module):
@@ -12,6 +14,8 @@ class MultiHeadAttention(nn.Module):
 
     Memory can be projected once (`project_memory`) and attended to many times (`attend`): that is what cached decoding
     does. Masks are boolean, True = may be seen. A query that may see nothing gets zeros, never NaN.
+
+    Rows that come with a `packing` are the valid ones of padded sequences, [P, D]: projections then run on those alone.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
@@ -24,20 +28,25 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Attend from `queries` [..., Q, D] to `memory` [..., M, D]: [..., Q, D].
 
         mask    [..., 1 or Q, M] bool, broadcast over heads; None: everything may be seen
         causal  query i sees memory rows 0..i alone (without a mask)
+        packing of queries and memory alike; a mask must then hide what is not valid, unless `causal` does
         """
-        return self.attend(queries, *self.project_memory(memory), mask, causal)
+        return self.attend(queries, *self.project_memory(memory, packing), mask, causal, packing)
 
-    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def project_memory(self, memory: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values of `memory` [..., M, D]: two of [..., h, M, d]."""
-        return self._split(self.key(memory)), self._split(self.value(memory))
+        return self._split(self.key(memory), packing), self._split(self.value(memory), packing)
 
     def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False,
+        packing: Packing | None = None,
     ) -> Tensor:
         """`forward` with the memory projected already."""
         blind = None
@@ -46,12 +55,19 @@ class MultiHeadAttention(nn.Module):
             blind = ~mask.any(-1, keepdim=True)
             mask = mask | blind  # a row without any key would be 0 / 0; its answer is dropped below
         attended = F.scaled_dot_product_attention(
-            self._split(self.query(queries)), keys, values, attn_mask=mask, is_causal=causal,
+            self._split(self.query(queries), packing), keys, values, attn_mask=mask, is_causal=causal,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        answer = self.output(attended.transpose(-3, -2).flatten(-2))
-        return answer if blind is None else answer.masked_fill(blind.squeeze(-3), 0.0)
+        attended = attended.transpose(-3, -2)
+        answer = self.output((attended if packing is None else packing.pack(attended)).flatten(-2))
+        if blind is None:
+            return answer
+        blind = blind.squeeze(-3)  # [..., 1 or Q, 1]
+        return answer.masked_fill(
+            blind if packing is None else packing.pack(blind.expand(*packing.mask.shape, 1)), 0.0
+        )
 
-    def _split(self, rows: Tensor) -> Tensor:
-        """[..., M, D] -> [..., h, M, d]."""
-        return rows.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+    def _split(self, rows: Tensor, packing: Packing | None) -> Tensor:
+        """[..., M, D], or [P, D] with a packing -> [..., h, M, d]."""
+        slots = rows if packing is None else packing.unpack(rows)
+        return slots.unflatten(-1, (self.heads, -1)).transpose(-3, -2)

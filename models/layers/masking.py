@@ -1,8 +1,12 @@
 """Masked means, and the regrouping between fixed slots and packed valid rows.
 
+Shapes: B sequences, L slots of each, P valid slots in all, S selected regions.
+
 The sizes of packed tensors depend on the values of masks. Every such size is decided in this file, and nowhere else in
 `models/`, so that a test can replace it (shapes that depend on values cannot be traced without data).
 """
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,6 +27,32 @@ def unpack(rows: Tensor, study: Tensor, region: Tensor, mask: Tensor) -> Tensor:
     """The packed `rows` [S, ...] at their slots of `mask` [B, R], zeros elsewhere: [B, R, ...]."""
     slots = rows.new_zeros(*mask.shape, *rows.shape[1:])
     return slots.index_put((study, region), rows)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which slots of B sequences are valid, so that work on single rows can leave the padding out.
+
+    sequence, slot   [P] each: where the packed rows stand, sequence by sequence
+    mask             [B, L] bool: the same
+    """
+
+    sequence: Tensor
+    slot: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Packing":
+        """The packing of the slots that `mask` [B, L] keeps."""
+        return cls(*packed_rows(mask), mask)
+
+    def pack(self, slots: Tensor) -> Tensor:
+        """slots [B, L, ...] -> the valid ones [P, ...]."""
+        return slots[self.sequence, self.slot]
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """rows [P, ...] -> [B, L, ...], zeros at slots that are not valid."""
+        return unpack(rows, self.sequence, self.slot, self.mask)
 
 
 def largest_count(mask: Tensor) -> int:

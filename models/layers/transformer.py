@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
+from models.layers.masking import Packing
 
 
 class FeedForward(nn.Module):
@@ -20,7 +21,7 @@ class FeedForward(nn.Module):
 
 
 class SelfAttentionBlock(nn.Module):
-    """x + dropout(self-attention(norm(x))) on [..., M, D], masked as `MultiHeadAttention` says."""
+    """x + dropout(self-attention(norm(x))) on [..., M, D], masked and packed as `MultiHeadAttention` says."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -28,9 +29,11 @@ class SelfAttentionBlock(nn.Module):
         self.attention = MultiHeadAttention(width, heads, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, rows: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self, rows: Tensor, mask: Tensor | None = None, causal: bool = False, packing: Packing | None = None
+    ) -> Tensor:
         normed = self.norm(rows)
-        return rows + self.dropout(self.attention(normed, normed, mask, causal))
+        return rows + self.dropout(self.attention(normed, normed, mask, causal, packing))
 
 
 class FeedForwardBlock(nn.Module):

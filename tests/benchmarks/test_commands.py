@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from benchmarks import decode, input_pipeline, scores, train_step
+from benchmarks import decode, inference, input_pipeline, scores, train_step
 from benchmarks.__main__ import main
 from benchmarks.measure import OURS, Absent, Case
+from tests.tiny_run import write_tiny_run
 
 PUBLISHED = decode.PUBLISHED
 
@@ -99,6 +100,16 @@ def test_meteor_needs_java(tmp_path, monkeypatch):
     assert "Java" in case["absent"]["pycocoevalcap"]
 
 
+def test_inference(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "VARIANTS", ("bf16", "int8"))  # torch.compile needs a compiler and a minute
+    run_folder, _ = write_tiny_run(tmp_path)
+    (case,) = run(tmp_path, "inference", "--checkpoint", str(run_folder)).values()
+    assert case["seconds"].keys() == {OURS, "ours_bf16", "ours_int8"} == case["notes"].keys()
+    assert {"bleu_4", "observation_micro_f1", "reports equal to fp32"} <= case["notes"]["ours_bf16"].keys()
+    reports, _, studies = case["notes"][OURS]["reports equal to fp32"].partition(" of ")
+    assert reports == studies != "0"
+
+
 def test_what_a_user_can_mend_is_one_line(tmp_path, capsys):
     assert main(["train_step", "--tiny", "--threads", "0"]) == 1
     assert main(["train_step", "--tiny", "--threads", "1", "--json", str(tmp_path / "no" / "file")]) == 1
@@ -106,7 +117,7 @@ def test_what_a_user_can_mend_is_one_line(tmp_path, capsys):
     assert len(said) == 2 and all(line.startswith("error: ") for line in said)
 
 
-@pytest.mark.parametrize("command", ["decode", "train_step", "data", "evaluate", "cost"])
+@pytest.mark.parametrize("command", ["decode", "train_step", "data", "evaluate", "inference", "cost"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -34,13 +34,18 @@ def graph() -> SceneGraph:
     return random_graph(SELECTED, WIDTH)
 
 
+def written(made: ReportDecoder, token_ids: torch.Tensor, *memories) -> torch.Tensor:
+    """Teacher forcing without any padding."""
+    return made(token_ids, torch.ones_like(token_ids, dtype=torch.bool), *memories)
+
+
 TOKENS = torch.tensor([[3, 5, 1, 7, 2, 9, 4], [3, 8, 8, 0, 6, 1, 10]])
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_words_one_by_one_equal_teacher_forcing(settings, memory, graph):
     made = decoder(settings)
-    expected = made(TOKENS, memory, MASK, graph)
+    expected = written(made, TOKENS, memory, MASK, graph)
     state = made.start(memory, MASK, graph, beams=1, longest=LONGEST)
     steps = [made.step(TOKENS[:, i], state) for i in range(LONGEST)]
     torch.testing.assert_close(torch.stack(steps, 1), expected, atol=1e-5, rtol=1e-4)
@@ -57,7 +62,7 @@ def test_reordered_beams_go_on_from_the_words_they_took_over(settings, memory, g
         tokens = torch.randint(0, WORDS, (6,), generator=generator)
         prefixes = torch.cat([prefixes, tokens.unsqueeze(1)], 1)
         picked = {name: value[study] for name, value in vars(graph).items()}
-        expected = made(prefixes, memory[study], MASK[study], SceneGraph(**picked))[:, -1]
+        expected = written(made, prefixes, memory[study], MASK[study], SceneGraph(**picked))[:, -1]
         torch.testing.assert_close(made.step(tokens, state), expected, atol=1e-5, rtol=1e-4)
         rows = torch.randint(0, 3, (6,), generator=generator) + 3 * study
         state.reorder(rows)
@@ -67,7 +72,7 @@ def test_reordered_beams_go_on_from_the_words_they_took_over(settings, memory, g
 def test_no_word_sees_those_after_it(memory, graph):
     made, changed = decoder({}), TOKENS.clone()
     changed[:, 4:] = 0
-    before, after = made(TOKENS, memory, MASK, graph), made(changed, memory, MASK, graph)
+    before, after = written(made, TOKENS, memory, MASK, graph), written(made, changed, memory, MASK, graph)
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4], after[:, 4])
 
@@ -75,19 +80,19 @@ def test_no_word_sees_those_after_it(memory, graph):
 def test_masked_patches_change_nothing(memory, graph):
     made = decoder({})
     garbage = torch.where(MASK.unsqueeze(-1), memory, 40.0)
-    torch.testing.assert_close(made(TOKENS, garbage, MASK, graph), made(TOKENS, memory, MASK, graph))
+    torch.testing.assert_close(written(made, TOKENS, garbage, MASK, graph), written(made, TOKENS, memory, MASK, graph))
 
 
 def test_study_without_subgraph_skips_the_graph(memory, graph):
     made = decoder({})
-    with_graph, without = made(TOKENS, memory, MASK, graph), made(TOKENS, memory, MASK, None)
+    with_graph, without = written(made, TOKENS, memory, MASK, graph), written(made, TOKENS, memory, MASK, None)
     torch.testing.assert_close(with_graph[1], without[1])
     assert not torch.allclose(with_graph[0], without[0])
 
 
 def test_decoder_without_graph_attention_ignores_graphs(memory, graph):
     made = decoder(None)
-    assert torch.equal(made(TOKENS, memory, MASK, graph), made(TOKENS, memory, MASK, None))
+    assert torch.equal(written(made, TOKENS, memory, MASK, graph), written(made, TOKENS, memory, MASK, None))
     assert made.start(memory, MASK, graph, 2, LONGEST).graph_memories is None
 
 
@@ -99,4 +104,13 @@ def test_words_are_not_tied_to_their_embedding():
 def test_more_words_than_positions_is_an_error(memory):
     made = decoder(None)
     with pytest.raises(ValueError, match="a report of 8 tokens, but the model has 7 positions"):
-        made(torch.zeros(2, 8, dtype=torch.long), memory, MASK, None)
+        written(made, torch.zeros(2, 8, dtype=torch.long), memory, MASK, None)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_padding_changes_no_real_word(settings, memory, graph):
+    made = decoder(settings)
+    real = torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
+    padded = made(TOKENS, real, memory, MASK, graph)
+    assert padded.shape == (2, LONGEST, WORDS)
+    torch.testing.assert_close(padded[real], written(made, TOKENS, memory, MASK, graph)[real])

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.batch import Batch
 from models import beam_search, patch_encoder, region_pooler, scene_graph_encoder
+from models.layers import masking
 from models.outputs import BoxSource, Generation, GraphSource
 from models.patch_encoder import PatchEncoder
 from models.sgrrg import SGRRG, annotated_regions
@@ -139,7 +140,8 @@ def teacher_forced_logits(model: SGRRG, batch: Batch, study: int):
     def logits(words: list[int]) -> Tensor:
         token_ids = torch.tensor([[model.bos_id, *words, model.pad_id]])
         with torch.no_grad():
-            return model(inputs, token_ids, GraphSource.PREDICTED, BoxSource.LOCALIZER).word_logits[0, -1]
+            real = torch.ones_like(token_ids, dtype=torch.bool)
+            return model(inputs, token_ids, real, GraphSource.PREDICTED, BoxSource.LOCALIZER).word_logits[0, -1]
 
     return logits
 
@@ -544,7 +546,7 @@ def sizes_without_values(monkeypatch):
     replacements = {
         "packed_rows": every_slot, "largest_count": lambda mask: mask.shape[-1], "all_true": lambda mask: False
     }
-    for module in (patch_encoder, region_pooler, scene_graph_encoder, beam_search):
+    for module in (masking, patch_encoder, region_pooler, scene_graph_encoder, beam_search):
         for name, function in replacements.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)

@@ -76,7 +76,7 @@ def test_built_model_reads_built_data(data_config):
     model = builders.build_model(tiny_config(*TRUNK, *overrides), vocabularies)
     criterion = builders.build_criterion(data_config, vocabularies)
     inputs = model_inputs(batch, GraphSource.ORACLE, BoxSource.LOCALIZER, training=True)
-    output = model(inputs, batch.token_ids, GraphSource.ORACLE, BoxSource.LOCALIZER)
+    output = model(inputs, batch.token_ids, batch.token_mask, GraphSource.ORACLE, BoxSource.LOCALIZER)
     losses = criterion(output, batch, criterion.counts(batch))
     losses.total.backward()
     assert set(losses.terms) == set(criterion.TERMS) and torch.isfinite(losses.total)
@@ -174,7 +174,7 @@ def test_vocabulary_without_any_attribute_trains_and_generates():
     model, batch = tiny_model("model.graph_in=both", vocabularies=bare), tiny_batch(2, vocabularies=bare)
     criterion = builders.build_criterion(tiny_config(), bare)
     inputs = model_inputs(batch, GraphSource.ORACLE, BoxSource.LOCALIZER, training=True)
-    output = model(inputs, batch.token_ids, GraphSource.ORACLE, BoxSource.LOCALIZER)
+    output = model(inputs, batch.token_ids, batch.token_mask, GraphSource.ORACLE, BoxSource.LOCALIZER)
     losses = criterion(output, batch, criterion.counts(batch))
     losses.total.backward()
     assert losses.terms["attributes"].item() == 0 and losses.terms["contrast"].item() > 0

@@ -167,7 +167,7 @@ def test_a_release_file_becomes_a_checkpoint_with_the_same_numbers(small_trunk, 
     batch.images = torch.randn(3, 1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     inputs = model_inputs(batch, GraphSource.ORACLE, BoxSource.ATLAS, training=True)
     with torch.no_grad():
-        output = model(inputs, batch.token_ids, GraphSource.ORACLE, BoxSource.ATLAS)
+        output = model(inputs, batch.token_ids, batch.token_mask, GraphSource.ORACLE, BoxSource.ATLAS)
         patches = model.patch_encoder(batch.images, batch.view_mask).tokens
         theirs = published_model().eval()
         published = published_batch(batch, patches, ATTRIBUTES)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models.layers.attention import MultiHeadAttention
+from models.layers.masking import Packing
 
 
 @pytest.fixture
@@ -99,3 +100,21 @@ def test_dropout_acts_in_training_alone():
 def test_width_must_be_a_multiple_of_heads():
     with pytest.raises(AssertionError, match="width 10 is not a multiple of 3 heads"):
         MultiHeadAttention(10, 3)
+
+
+def test_packed_rows_attend_as_padded_ones(attention):
+    valid = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
+    packing, rows = Packing.of(valid), torch.randn(3, 4, 12)
+    expected = attention(rows, rows, valid.unsqueeze(1))
+    found = attention(packing.pack(rows), packing.pack(rows), valid.unsqueeze(1), packing=packing)
+    torch.testing.assert_close(found, packing.pack(expected))
+    causal = attention(packing.pack(rows), packing.pack(rows), causal=True, packing=packing)
+    torch.testing.assert_close(causal, packing.pack(attention(rows, rows, causal=True)))
+
+
+def test_packed_query_without_any_memory_gets_zeros(attention):
+    packing = Packing.of(torch.tensor([[True, False], [True, True]]))
+    keys, values = attention.project_memory(torch.randn(2, 3, 12))
+    mask = torch.tensor([[[True, True, True]], [[False, False, False]]])
+    answer = attention.attend(torch.randn(3, 12), keys, values, mask, packing=packing)
+    assert (answer[1:] == 0).all() and (answer[0] != 0).any()

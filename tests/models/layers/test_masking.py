@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given
 
-from models.layers.masking import all_true, largest_count, masked_mean, packed_rows, unpack
+from models.layers.masking import Packing, all_true, largest_count, masked_mean, packed_rows, unpack
 
 masks = st.integers(0, 4).flatmap(
     lambda columns: st.lists(st.lists(st.booleans(), min_size=columns, max_size=columns), max_size=4).map(
@@ -28,6 +28,14 @@ def test_packed_rows_go_back_to_their_slots(mask):
     assert torch.equal(unpack(values[study, region], study, region, mask), values * mask)
     rows = torch.stack([values, -values], -1)
     assert torch.equal(unpack(rows[study, region], study, region, mask), rows * mask.unsqueeze(-1))
+
+
+@given(masks)
+def test_packing_keeps_valid_slots_in_order(mask):
+    values = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
+    packing = Packing.of(mask)
+    assert torch.equal(packing.pack(values), values[mask])
+    assert torch.equal(packing.unpack(packing.pack(values)), values * mask)
 
 
 def test_gradients_reach_the_packed_rows():
