@@ -48,7 +48,8 @@ class Packing:
 
     def pack(self, slots: Tensor) -> Tensor:
         """slots [B, L, ...] -> the valid ones [P, ...]."""
-        return slots[self.sequence, self.slot]
+        # As `slots[self.sequence, self.slot]`, whose gradient is five times as slow: it allows for repeated positions.
+        return slots.flatten(0, 1).index_select(0, self.sequence * self.mask.shape[1] + self.slot)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """rows [P, ...] -> [B, L, ...], zeros at slots that are not valid."""

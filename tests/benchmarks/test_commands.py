@@ -80,12 +80,11 @@ def test_train_step(tmp_path):
 
 
 def test_data(tmp_path):
-    (case,) = run(tmp_path, "data").values()
-    assert case["seconds"].keys() == {
-        "training_step",
-        *(f"loader_{form}_{kind}" for form in ("jpg", "png") for kind in ("0_workers", "2_workers", "cached")),
-    }
-    assert case["notes"]["images a second"].keys() == case["seconds"].keys()
+    cases = run(tmp_path, "data")
+    assert [name.split(" px ")[1].split(",")[0] for name in cases] == ["jpg", "png"]
+    for case in cases.values():
+        assert case["seconds"].keys() == {OURS, "loader_2_workers", "loader_cached", "training_step"}
+        assert case["ratio"].keys() == case["notes"]["images a second"].keys() == case["seconds"].keys()
 
 
 def test_evaluate(tmp_path):
