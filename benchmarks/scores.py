@@ -7,10 +7,12 @@ findings. 3,858 is the size of MIMIC-CXR's test split. Java must be there: METEO
 """
 
 import argparse
-import resource
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         (ours, our_java), (theirs, their_java) = case.results[OURS], case.results[PYCOCOEVALCAP]
         case.notes["largest difference of a score"] = max(abs(ours[name] - value) for name, value in theirs.items())
         case.notes["ours in units of theirs"] = round(1 / case.ratio(PYCOCOEVALCAP), 3)
-        case.notes["MiB of a Java process, beside the peak"] = {OURS: our_java, PYCOCOEVALCAP: their_java}
+        case.notes["MiB of the Java processes, beside the peak"] = {OURS: our_java, PYCOCOEVALCAP: their_java}
     report.add(case)
     report.write(options.json)
 
@@ -66,12 +68,13 @@ def invented_reports(count: int) -> tuple[list[str], list[str]]:
 
 
 def build_ours(count: int, meteor: bool) -> Callable[[], tuple[dict[str, float], float]]:
-    """Our scores by name, and the most memory that a process of METEOR's held."""
+    """Our scores by name, and the most memory that METEOR's processes held."""
     references, hypotheses = invented_reports(count)
 
     def score() -> tuple[dict[str, float], float]:
-        scores, _ = nlg_scores(references, hypotheses, meteor=meteor)
-        return {name: value for name, value in scores.items() if value is not None}, _java_mib()
+        with _java_mib() as mib:
+            scores, _ = nlg_scores(references, hypotheses, meteor=meteor)
+        return {name: value for name, value in scores.items() if value is not None}, round(sum(mib.values()))
 
     return score
 
@@ -93,14 +96,40 @@ def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], tuple[dict[str
         bleu, _ = Bleu(4).compute_score(truths, written, verbose=0)
         scores = {f"bleu_{length}": float(value) for length, value in enumerate(bleu, start=1)}
         if meteor:
-            scores["meteor"] = float(Meteor().compute_score(truths, written)[0])
+            with _java_mib() as mib:
+                scores["meteor"] = float(Meteor().compute_score(truths, written)[0])
         scores["rouge_l"] = float(Rouge().compute_score(truths, written)[0])
         scores["cider"] = float(Cider().compute_score(truths, written)[0])
-        return scores, _java_mib()
+        return scores, round(sum(mib.values())) if meteor else 0
 
     return score
 
 
-def _java_mib() -> float:
-    """The most memory that an ended child of this process held."""
-    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+@contextmanager
+def _java_mib() -> Iterator[dict[str, float]]:
+    """The most memory of each Java process that this process starts meanwhile, by process id; empty without /proc.
+
+    They are looked at while they live: what the system keeps of ended children counts this process's own memory too.
+    """
+    peaks: dict[str, float] = {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for children in Path("/proc/self/task").glob("*/children"):
+                try:
+                    for process in children.read_text().split():
+                        lines = Path("/proc", process, "status").read_text().splitlines()
+                        status = dict(line.split(":\t", 1) for line in lines)
+                        if status["Name"] == "java" and "VmHWM" in status:
+                            peaks[process] = int(status["VmHWM"].split()[0]) / 1024
+                except OSError:
+                    continue  # the thread or the process ended while it was looked at
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        done.set()
+        watcher.join()

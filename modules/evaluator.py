@@ -147,7 +147,7 @@ class Evaluator:
         if any(gather_objects(stopped)):
             raise EvaluationStopped
         records = in_study_order(gather_objects(records))
-        # METEOR takes a gigabyte of memory: one process a run is enough.
+        # Scoring takes both cores and hundreds of megabytes: one process a run is enough.
         scores, absent = broadcast_object(score_records(records, meteor) if is_first_process() else ({}, {}))
         return Evaluation(scores, absent, records)
 

@@ -2,26 +2,29 @@
 
 The package's own wrapper blocks for ever when a text holds a newline, when the jar dies, or after any exception. Here
 every text is one line, replies are read by a thread and awaited with a time-out, and the process is killed on every
-way out. The scores are those of the package's wrapper.
+way out. METEOR gets only the paraphrases that the texts can use (`paraphrases.py`), which saves most of its start and
+of its memory. The scores are those of the package's wrapper.
 """
 
 import os
 import queue
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from modules.metrics import paraphrases
+
 _SEPARATOR = "|||"
-# Silence after which the jar counts as dead. It reads its paraphrase table before the first reply: seconds on an idle
-# machine, a minute on a busy one.
+# Silence after which the jar counts as dead. Its start takes a second on an idle machine, ten on a busy one.
 REPLY_TIMEOUT = 300.0
-# A process takes as long to start as to score so many pairs, and up to a GiB of memory.
+# A process takes as long to start as to score so many pairs.
 _PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES = 1500, 2
 
 
@@ -50,13 +53,16 @@ def meteor_scores(
         raise ValueError(f"METEOR needs a reference a hypothesis: {len(references)} and {len(hypotheses)} given")
     # `SCORE ||| reference ||| hypothesis` is answered by a line of statistics, `EVAL ||| statistics ||| ...` by the
     # score of each and then the score of all. Statistics of a pair depend on that pair alone.
+    references, hypotheses = [[one_line(text) for text in texts] for texts in (references, hypotheses)]
     lines = [
-        f"SCORE {_SEPARATOR} {one_line(reference)} {_SEPARATOR} {one_line(hypothesis)}"
+        f"SCORE {_SEPARATOR} {reference} {_SEPARATOR} {hypothesis}"
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     shares = max(1, min(len(lines) // _PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES, os.cpu_count() or 1))
     with ExitStack() as stack:
-        processes = [stack.enter_context(MeteorProcess(timeout)) for _ in range(shares)]
+        _java()  # without it there is nothing to prepare
+        table = stack.enter_context(_paraphrases_of([*references, *hypotheses], timeout))
+        processes = [stack.enter_context(MeteorProcess(table, timeout)) for _ in range(shares)]
         statistics = [""] * len(lines)
         for share, answered in enumerate(_ask_all(processes, [lines[share::shares] for share in range(shares)])):
             statistics[share::shares] = answered
@@ -66,6 +72,30 @@ def meteor_scores(
     except ValueError as error:
         raise MeteorError(f"METEOR answered something that is not a score: {error}") from error
     return corpus, each
+
+
+@contextmanager
+def _paraphrases_of(texts: Iterable[str], timeout: float) -> Iterator[Path]:
+    """A table of the paraphrases that METEOR can find between `texts`; a file that lasts as long as the context.
+
+    Raises MeteorUnavailable without METEOR's table, MeteorError when it cannot be filtered within `timeout` seconds.
+    """
+    table = meteor_jar().parent / "data" / "paraphrase-en.gz"
+    if not table.is_file():
+        raise MeteorUnavailable(f"METEOR's paraphrases are not installed: {table} is missing; reinstall pycocoevalcap")
+    with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
+        filtered = Path(folder) / table.name
+        # A process of its own: in a thread it would wait for the other scores, and they for it.
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", paraphrases.__file__, table, filtered], input="\n".join(texts), timeout=timeout,
+                stderr=subprocess.PIPE, encoding="utf-8", errors="replace", start_new_session=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MeteorError(f"METEOR's paraphrases were not read within {timeout:g} s") from error
+        if done.returncode != 0:
+            raise MeteorError(f"METEOR's paraphrases could not be filtered{_last_words(done.stderr)}")
+        yield filtered
 
 
 def _ask_all(processes: list["MeteorProcess"], shares: list[list[str]]) -> list[list[str]]:
@@ -90,21 +120,19 @@ def _ask_all(processes: list["MeteorProcess"], shares: list[list[str]]) -> list[
 class MeteorProcess:
     """A running METEOR jar that answers lines with lines; a context manager that kills it on leaving."""
 
-    def __init__(self, timeout: float = REPLY_TIMEOUT) -> None:
-        """Start the jar. Raises MeteorUnavailable without Java or without the jar."""
-        java = shutil.which("java")
-        if java is None:
-            raise MeteorUnavailable(
-                "METEOR needs Java and there is no `java` on PATH: install a Java runtime "
-                "(Debian, Ubuntu: apt-get install default-jre-headless)"
-            )
-        jar = meteor_jar()
+    def __init__(self, table: Path, timeout: float = REPLY_TIMEOUT) -> None:
+        """Start the jar with the paraphrases of `table`. Raises MeteorUnavailable without Java or without the jar."""
+        java, jar = _java(), meteor_jar()
         self._timeout = timeout
-        self._last_words = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()
+        # The quick compiler alone: on thousands of pairs the thorough one costs more than it gains.
         # A session of its own, so that a Ctrl-C meant for the training run leaves the scores of its validation whole.
         self.process = subprocess.Popen(
-            [java, "-jar", "-XX:+UseSerialGC", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"],
-            cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._last_words,
+            [
+                java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx2G", "-jar", jar.name,
+                "-", "-", "-stdio", "-l", "en", "-norm", "-a", table.resolve(),
+            ],
+            cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
             encoding="utf-8", errors="replace", start_new_session=True,
         )
         self._replies: queue.Queue[str | None] = queue.Queue()
@@ -127,7 +155,7 @@ class MeteorProcess:
             self.process.stdin.close()
         except BrokenPipeError:
             pass  # what was still to be written has no reader any more
-        self._last_words.close()
+        self._stderr.close()
 
     def ask(self, lines: Iterable[str], replies: int) -> list[str]:
         """Send `lines` and return the `replies` lines that answer them, stripped. Raises MeteorError.
@@ -170,10 +198,25 @@ class MeteorProcess:
     def _last_line(self) -> str:
         """The last line that the ended process wrote to stderr, as the end of a message."""
         self.process.wait()
-        self._last_words.seek(0)
-        lines = [line.strip() for line in self._last_words.read().decode("utf-8", "replace").split("\n")]
-        said = [line for line in lines if line]
-        return f"; its last words: {said[-1]}" if said else ""
+        self._stderr.seek(0)
+        return _last_words(self._stderr.read().decode("utf-8", "replace"))
+
+
+def _last_words(stderr: str) -> str:
+    """The last line of what a process wrote to stderr, as the end of a message."""
+    said = [line.strip() for line in stderr.split("\n") if line.strip()]
+    return f"; its last words: {said[-1]}" if said else ""
+
+
+def _java() -> str:
+    """The path of Java. Raises MeteorUnavailable where there is none."""
+    java = shutil.which("java")
+    if java is None:
+        raise MeteorUnavailable(
+            "METEOR needs Java and there is no `java` on PATH: install a Java runtime "
+            "(Debian, Ubuntu: apt-get install default-jre-headless)"
+        )
+    return java
 
 
 def meteor_jar() -> Path:

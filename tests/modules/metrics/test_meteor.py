@@ -1,27 +1,59 @@
 """METEOR's scores are the package's, and nothing makes the driver hang."""
 
+import gzip
+import json
 import os
 import shutil
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from modules.metrics import meteor
+from modules.metrics import meteor, paraphrases
 from modules.metrics.meteor import MeteorError, MeteorProcess, MeteorUnavailable, meteor_jar, meteor_scores, one_line
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, and there is none on PATH")
 
+IU_REPORTS = Path(__file__).resolve().parents[4] / "shared" / "real" / "iu_xray" / "annotation.json"
+
+# The last two are alike through paraphrases alone: "physician" and "doctor", "carried out" and "performed".
 REFERENCES = [
     "the heart is normal in size .", "no pleural effusion or pneumothorax .", "lungs are clear .", "café naïve .",
+    "the physician was informed .", "the examination was carried out in the u.s. in the past .",
 ]
 HYPOTHESES = [
     "heart size is normal .", "there is no pneumothorax or effusion .", "the lungs are clear .", "cafe naïve",
+    "a doctor has been notified .", "previously , the test has been performed in the united states .",
 ]
 
 
+@pytest.fixture(scope="module")
+def package():
+    """The package's own scorer, which reads the whole table of paraphrases: seconds, once for all tests."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    return Meteor()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table of one paraphrase."""
+    path = tmp_path / "table.gz"
+    path.write_bytes(gzip.compress(b"0.5\nlung\nlungs\n"))
+    return path
+
+
+def package_scores(package, references: list[str], hypotheses: list[str]) -> tuple[float, list[float]]:
+    return package.compute_score(
+        {study: [text] for study, text in enumerate(references)},
+        {study: [text] for study, text in enumerate(hypotheses)},
+    )
+
+
 def fake_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a shell script in place of Java."""
+    """Put a shell script in place of Java; no paraphrases are read for it."""
+    monkeypatch.setattr(meteor, "_paraphrases_of", lambda *_: nullcontext(folder / "table.gz"))
     path = folder / "java"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -29,14 +61,30 @@ def fake_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_java
-def test_scores_are_those_of_the_package():
-    from pycocoevalcap.meteor.meteor import Meteor
+def test_scores_are_those_of_the_package(package):
+    assert meteor_scores(REFERENCES, HYPOTHESES) == package_scores(package, REFERENCES, HYPOTHESES)
 
-    package = Meteor().compute_score(
-        {study: [text] for study, text in enumerate(REFERENCES)},
-        {study: [text] for study, text in enumerate(HYPOTHESES)},
-    )
-    assert meteor_scores(REFERENCES, HYPOTHESES) == package
+
+@needs_java
+def test_paraphrases_that_the_texts_can_use_are_found(table):
+    """The texts of the test above tell whether a paraphrase is lost: without them the scores are others."""
+    found, _ = meteor_scores(REFERENCES, HYPOTHESES)
+    table.write_bytes(gzip.compress(b""))
+    lines = [f"SCORE ||| {reference} ||| {text}" for reference, text in zip(REFERENCES, HYPOTHESES, strict=True)]
+    with MeteorProcess(table) as process:
+        statistics = process.ask(lines, replies=len(lines))
+        *_, without = process.ask([" ||| ".join(["EVAL", *statistics])], replies=len(lines) + 1)
+    assert float(without) < found - 0.01
+
+
+@needs_java
+@pytest.mark.skipif(not IU_REPORTS.is_file(), reason=f"the IU X-ray reports are not at {IU_REPORTS}")
+def test_scores_of_real_reports_are_those_of_the_package(package):
+    """Uncleaned reports, with all their punctuation, against the next ones."""
+    reports = [study["report"] for study in json.loads(IU_REPORTS.read_text())["test"]]
+    references = [one_line(report) for report in reports]
+    hypotheses = references[1:] + references[:1]
+    assert meteor_scores(references, hypotheses) == package_scores(package, references, hypotheses)
 
 
 @needs_java
@@ -50,8 +98,8 @@ def test_newlines_separators_and_empty_texts_are_scored():
 
 
 @needs_java
-def test_a_killed_process_is_an_error():
-    with MeteorProcess(timeout=120) as process:
+def test_a_killed_process_is_an_error(table):
+    with MeteorProcess(table, timeout=120) as process:
 
         def lines():
             yield "SCORE ||| a b ||| a b"
@@ -71,7 +119,7 @@ def test_without_java_the_reason_says_what_mends_it(tmp_path, monkeypatch):
 
 def test_silence_ends_at_the_timeout_and_leaves_no_process(tmp_path, monkeypatch):
     fake_java(tmp_path, "echo thinking >&2\nexec /bin/sleep 100", monkeypatch)
-    with MeteorProcess(timeout=0.5) as process:
+    with MeteorProcess(tmp_path / "table.gz", timeout=0.5) as process:
         with pytest.raises(MeteorError, match="silent for 0.5 s and was killed; its last words: thinking"):
             process.ask(["SCORE ||| a ||| a"], replies=1)
         pid = process.process.pid
@@ -95,6 +143,28 @@ def test_nonsense_in_place_of_a_score_is_an_error(tmp_path, monkeypatch):
     fake_java(tmp_path, "while read line; do echo nonsense; echo nonsense; done", monkeypatch)
     with pytest.raises(MeteorError, match="not a score"):
         meteor_scores(["a"], ["a"], timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("program", "timeout", "message"),
+    [
+        ("raise OSError('No space left on device')", 60, "not be filtered; its last words: OSError: No space left"),
+        ("import time; time.sleep(100)", 0.5, "not read within 0.5 s"),
+    ],
+)
+def test_paraphrases_that_cannot_be_filtered_are_an_error(program, timeout, message, tmp_path, monkeypatch):
+    (tmp_path / "program.py").write_text(program)
+    monkeypatch.setattr(paraphrases, "__file__", str(tmp_path / "program.py"))
+    monkeypatch.setattr(meteor, "_java", lambda: "java")
+    with pytest.raises(MeteorError, match=message):
+        meteor_scores(["a"], ["a"], timeout=timeout)
+
+
+def test_without_the_table_the_reason_says_what_mends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(meteor, "_java", lambda: "java")
+    monkeypatch.setattr(meteor, "meteor_jar", lambda: tmp_path / "meteor.jar")
+    with pytest.raises(MeteorUnavailable, match="paraphrase-en.gz is missing; reinstall"):
+        meteor_scores(["a"], ["a"])
 
 
 # Answers SCORE with the reference's first word, and EVAL with every statistic and a 9.
