@@ -1,0 +1,100 @@
+"""Pictures as archives hold them (PNG, JPEG, TIFF, DICOM) as 8-bit grey."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data.dicom import MOST_PIXELS, looks_like_dicom, read_dicom, short_reason
+from data.errors import UserError
+
+# Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
+_FORMATS = ("PNG", "JPEG", "TIFF")
+_HEAD = 132
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A picture that was read.
+
+    pixels    [H, W] uint8 grey
+    view      "PA", "AP", "LATERAL", ...; "" where the file does not say, as only DICOM does
+    size      (width, height) of the file's full resolution, even where fewer pixels were asked for
+    warnings  short reasons to doubt the picture, the same words for the same reason
+    """
+
+    pixels: np.ndarray
+    view: str
+    size: tuple[int, int]
+    warnings: tuple[str, ...] = ()
+
+
+def read_radiograph(
+    source: Path | bytes, name: str = "", at_least: int | None = None, window: bool = False
+) -> Radiograph:
+    """The picture in a file, or in the bytes of one; its content tells the kind, not its name.
+
+    More than 8 bits are stretched from the least to the greatest value, because their nominal range is rarely the one
+    in use (12 bits stored in 16). Transparency is left out: what lies under it is the picture. For DICOM see
+    `data.dicom.read_dicom`.
+
+    name      what error messages call the source; by default the path
+    at_least  fewer pixels will do, as long as the shorter side keeps so many: a JPEG then decodes much faster
+    window    show a DICOM file as its own window says
+
+    Raises UserError naming the source for whatever cannot be read as one picture.
+    """
+    name = name or ("the image" if isinstance(source, bytes) else str(source))
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            head = file.read(_HEAD)
+            file.seek(0)
+            if not head:
+                raise UserError(f"{name} is empty: replace it")
+            if looks_like_dicom(head):
+                image = read_dicom(file, name, window)
+                return Radiograph(image.pixels, image.view, image.pixels.shape[::-1], image.warnings)
+            return _read_picture(file, name, at_least)
+    except OSError as error:
+        raise UserError(f"Cannot read {name}: {error.strerror or short_reason(error)}") from error
+
+
+def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph:
+    """The PNG, JPEG or TIFF in `file`."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures, which are refused below, and of details of broken files.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_FORMATS) as image:
+                size = image.size
+                if getattr(image, "n_frames", 1) > 1:
+                    raise UserError(f"{name} holds {image.n_frames} pictures: give a file of one")
+                if size[0] * size[1] > MOST_PIXELS:
+                    raise UserError(f"{name} has {size[0]} x {size[1]} pixels, too many for a radiograph: replace it")
+                # A JPEG decodes at a half, a quarter, ... of its size, and grey only: much faster.
+                image.draft("L", size if at_least is None else (at_least, at_least))
+                return Radiograph(_grey(image), "", size)
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name} is no PNG, JPEG, TIFF or DICOM picture: replace it") from error
+    # A damaged file can lead the decoders anywhere.
+    except Exception as error:
+        raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """[H, W] uint8 for a picture of any mode."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return np.array(image.convert("L"))
+    values = np.asarray(image, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    if not known.size:
+        raise ValueError("no pixel has a value")
+    low, high = known.min(), known.max()
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return ((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
