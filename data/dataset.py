@@ -1,6 +1,6 @@
 """A prepared data set as samples: one study at a time, read, augmented and put into numbers."""
 
-import json
+import io
 import mmap
 from pathlib import Path
 
@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batch import RegionAnnotation, Sample
+from data.box_annotation import read_boxes
 from data.errors import UserError
+from data.image_store import read_image_bytes
 from data.records import MALFORMED_GRAPH, Records, is_frontal, malformed_graph, read_records
 from data.report_cleaning import clean
 from data.transforms import Augmentation, inside, normalise, read_squashed
-from data.vocabulary import Anatomy, Vocabularies
+from data.vocabulary import Vocabularies
 
 UNCERTAIN_POLICIES = ("positive", "negative", "ignored")
 
@@ -72,7 +74,9 @@ class StudyDataset(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.epoch = 0
-        self._given_boxes = {} if boxes_file is None else _read_boxes(Path(boxes_file), vocabularies.anatomy)
+        self._given_boxes = {}
+        if boxes_file is not None:
+            self._given_boxes = read_boxes(Path(boxes_file), "data.boxes_file", vocabularies.anatomy)
         if boxes_file is not None and not any(record["id"] in self._given_boxes for record in self.records):
             raise UserError(
                 f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: give a file "
@@ -128,7 +132,7 @@ class StudyDataset(Dataset):
         """[H, H] uint8: one image of a study."""
         path = self.root / name
         try:
-            return read_squashed(path, self.image_size)
+            return read_squashed(io.BytesIO(read_image_bytes(self.root, name)), self.image_size)
         except FileNotFoundError as error:
             raise UserError(f"Study {study_id}: there is no image {path}; prepare the data set again") from error
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -175,8 +179,8 @@ class StudyDataset(Dataset):
         count = len(self.vocabularies.anatomy.regions)
         if not frontal or record["id"] not in self._given_boxes:
             return torch.zeros(count, 4), torch.zeros(count, dtype=torch.bool)
-        boxes, visible = self._given_boxes[record["id"]]
-        return inside(torch.from_numpy(boxes), torch.from_numpy(visible))
+        boxes = torch.from_numpy(self._given_boxes[record["id"]])
+        return inside(boxes.nan_to_num(), ~boxes.isnan().any(dim=1))
 
     def _observations(self, record: dict) -> tuple[Tensor, Tensor]:
         """[K] float and [K] bool: the labels by the policy for uncertain ones, and which of them count."""
@@ -235,27 +239,3 @@ def _limited(records: Records, limit: int | None, seed: int) -> Records:
         return records
     drawn = np.random.default_rng([_SUBSET_STREAM, seed]).choice(len(records), size=limit, replace=False)
     return records.select(np.sort(drawn).tolist())
-
-
-def _read_boxes(path: Path, anatomy: Anatomy) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Study id -> boxes [R, 4] float and visible [R] bool of a detector's file, see `DataConfig.boxes_file`."""
-    studies = {}
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                boxes = np.zeros((len(anatomy.regions), 4), dtype=np.float32)
-                visible = np.zeros(len(anatomy.regions), dtype=bool)
-                try:
-                    entry = json.loads(line)
-                    for name, box in entry["boxes"].items():
-                        position = anatomy.index(name)
-                        boxes[position], visible[position] = box, True
-                    studies[entry["id"]] = boxes, visible
-                except MALFORMED_GRAPH as error:
-                    raise UserError(
-                        f"data.boxes_file={path} line {number} ({error}) is not of the form "
-                        '{"id": study, "boxes": {region: [x1, y1, x2, y2]}}'
-                    ) from error
-    except OSError as error:
-        raise UserError(f"Cannot read the boxes of data.boxes_file={path}: {error.strerror}") from error
-    return studies

@@ -7,6 +7,7 @@ Pixels are grey throughout: an X-ray has one channel, which is repeated only whe
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ _MEAN = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
 _DEVIATION = torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1)
 
 
-def read_squashed(path: str | Path, image_size: int) -> Tensor:
-    """[H, H] uint8: the grey picture at `path`, squashed to a square of side H = `image_size` with antialiasing.
+def read_squashed(file: str | Path | BinaryIO, image_size: int) -> Tensor:
+    """[H, H] uint8: the grey picture in `file`, squashed to a square of side H = `image_size` with antialiasing.
 
     PNG and JPEG, any colour mode. Pictures of more than 8 bits are stretched from their least to their greatest value
     first, because their nominal range is rarely the one in use (12 bits stored in 16). Raises OSError, SyntaxError,
     ValueError or PIL's DecompressionBombError for a file that is missing or damaged.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         # A JPEG decodes at a half, a quarter, ... of its size where that is still large enough: much faster.
         image.draft("L", (image_size, image_size))
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):

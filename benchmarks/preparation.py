@@ -1,0 +1,213 @@
+"""Preparing a data set: images a second, memory of all processes, and what MIMIC-CXR will take.
+
+    python -m benchmarks prepare [--images 20000] [--full-size-images 200] [--threads 2] [--json FILE]
+
+Phantom pictures are simulated and then prepared as a data set of reports and images is: read, reduced, described by the
+graph and the labels of their report with the boxes of the fitted atlas, packed. A few hundred different ones are listed
+again and again under new ids. `phantom` reads them as they are, PNG of 256 pixels, in any number: that the memory does
+not follow the number is what it shows. `full_size` reads JPEG of the size that MIMIC-CXR-JPG has, for the projection.
+`--threads` is the number of workers. Every preparation runs once.
+
+Memory is proportional (PSS): what processes share counts once. CPU seconds hold where other work slows the machine.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import Case, Contender, add_common_arguments, compare, start_report
+from data.labeler import label_report
+from data.preparation import Dropped, PreparedImage, Study, prepare
+from data.radiograph import read_radiograph
+from data.report_graph import graph_of_report
+from data.sources.phantom import PhantomSettings, prepare_phantom
+
+IMAGE_SIZE = 256
+MIMIC_IMAGES, MIMIC_SIZE = 377_110, (2544, 3056)
+DIFFERENT, DIFFERENT_FULL_SIZE = 200, 20
+PHANTOM, FULL_SIZE = "phantom", "full_size"
+# Grey levels of noise that make a JPEG of quality 95 as large as those of MIMIC-CXR-JPG: 1.5 MB in the mean.
+_NOISE = 2.0
+_SECONDS_BETWEEN_SAMPLES = 0.5
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The `number`th study: the picture `image` and its report."""
+
+    id: str
+    split: str
+    image: Path
+    report: str
+
+
+@dataclass
+class PictureSource:
+    """`studies` studies from the pictures and reports listed in the file `listing`, again and again."""
+
+    listing: Path
+    studies: int
+    name: str = "pictures"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """See `data.preparation.Source`."""
+        return (self.listing.parent,)
+
+    def __len__(self) -> int:
+        return self.studies
+
+    def describe(self) -> dict:
+        """See `data.preparation.Source`."""
+        return {"options": {"studies": self.studies}}
+
+    def plans(self) -> Iterator[_Plan]:
+        """See `data.preparation.Source`."""
+        listed = json.loads(self.listing.read_text(encoding="utf-8"))
+        for number in range(self.studies):
+            image, report = listed[number % len(listed)]
+            yield _Plan(f"picture-{number:06d}", "train", self.listing.parent / image, report)
+
+    def build(self, plan: _Plan) -> Study | Dropped:
+        """See `data.preparation.Source`."""
+        pixels = read_radiograph(plan.image, at_least=IMAGE_SIZE).pixels
+        images = (PreparedImage(pixels, "PA"),)
+        graph = graph_of_report(plan.report, pixels)
+        return Study(plan.id, plan.split, images, plan.report, label_report(plan.report), graph)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a preparation took: PSS of all its processes at the most, in MiB, and CPU seconds of all of them."""
+
+    peak_mib: float
+    cpu_seconds: float
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> None:
+    """Register the command `prepare`."""
+    parser = commands.add_parser("prepare", help="rate and memory of preparing a data set, and MIMIC-CXR's time")
+    add_common_arguments(parser)
+    parser.add_argument("--images", type=int, default=20_000, help="phantom images to prepare (%(default)s)")
+    parser.add_argument("--full-size-images", type=int, default=200,
+                        help="images of MIMIC-CXR's size to prepare (%(default)s)")  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepare both kinds of images and print rates, memory and the projection."""
+    report = start_report("prepare", options)
+    images = {PHANTOM: 40, FULL_SIZE: 4} if options.tiny else {
+        PHANTOM: options.images, FULL_SIZE: options.full_size_images,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        phantom = simulate(Path(folder) / "phantom", 10 if options.tiny else DIFFERENT, options.threads)
+        listings = {PHANTOM: phantom, FULL_SIZE: enlarge(phantom, 2 if options.tiny else DIFFERENT_FULL_SIZE)}
+        contenders = [
+            Contender(name, partial(build_preparation, listing, images[name], options.threads), runs=1)
+            for name, listing in listings.items()
+        ]
+        case = compare(f"{options.threads} workers", contenders, 1, options.threads)
+    _note(case, images)
+    report.add(case)
+    report.write(options.json)
+
+
+def _note(case: Case, images: dict[str, int]) -> None:
+    """Rates, memory and the projection. The peak that `compare` saw is that of one process of several."""
+    usages: dict[str, Usage] = case.results
+    case.peak_mib = {name: usage.peak_mib for name, usage in usages.items()}
+    case.notes["images"] = images
+    case.notes["images a second"] = {name: round(images[name] / case.median(name), 1) for name in images}
+    cpu = {name: usage.cpu_seconds / images[name] for name, usage in usages.items()}
+    case.notes["CPU milliseconds an image"] = {name: round(1000 * seconds, 1) for name, seconds in cpu.items()}
+    case.notes[f"MIMIC-CXR ({MIMIC_IMAGES:,} images): hours with these workers"] = round(
+        MIMIC_IMAGES / images[FULL_SIZE] * case.median(FULL_SIZE) / 3600, 2
+    )
+    case.notes["MIMIC-CXR: hours of one free core"] = round(MIMIC_IMAGES * cpu[FULL_SIZE] / 3600, 2)
+
+
+def simulate(folder: Path, different: int, workers: int) -> Path:
+    """Write a phantom data set into `folder`; returns the listing of its pictures and reports."""
+    prepare_phantom(folder, PhantomSettings(studies=different, image_size=IMAGE_SIZE), workers)
+    records = map(json.loads, (folder / "records.jsonl").read_text(encoding="utf-8").splitlines())
+    return _write_listing(folder, [(record["images"][0], record["report"]) for record in records])
+
+
+def enlarge(phantom: Path, different: int) -> Path:
+    """Write the first pictures of a listing at MIMIC-CXR's size beside it; returns their listing."""
+    folder = phantom.parent / "full_size"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    listed = []
+    for image, report in json.loads(phantom.read_text(encoding="utf-8"))[:different]:
+        with Image.open(phantom.parent / image) as small:
+            pixels = np.asarray(small.resize(MIMIC_SIZE, Image.Resampling.BICUBIC), dtype=np.float32)
+        pixels = pixels + generator.normal(0, _NOISE, size=pixels.shape)
+        name = f"{Path(image).stem}.jpg"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
+        listed.append((name, report))
+    return _write_listing(folder, listed)
+
+
+def _write_listing(folder: Path, listed: list[tuple[str, str]]) -> Path:
+    path = folder / "listing.json"
+    path.write_text(json.dumps(listed), encoding="utf-8")
+    return path
+
+
+def build_preparation(listing: Path, images: int, workers: int) -> Callable[[], Usage]:
+    """Prepares `images` of the listed pictures, in a process that is watched."""
+
+    def watched() -> Usage:
+        context = multiprocessing.get_context("spawn")
+        with tempfile.TemporaryDirectory() as out:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_prepare, args=(listing, images, workers, Path(out) / "data", theirs))
+            process.start()
+            theirs.close()
+            peak = 0.0
+            while not ours.poll(_SECONDS_BETWEEN_SAMPLES):
+                peak = max(peak, proportional_mib(process.pid))
+            try:
+                cpu_seconds = ours.recv()
+            except EOFError as error:
+                raise RuntimeError("The preparation failed, see above") from error
+            process.join()
+        return Usage(peak, cpu_seconds)
+
+    return watched
+
+
+def _prepare(listing: Path, images: int, workers: int, out: Path, connection: Connection) -> None:
+    """Prepare, and send the CPU seconds that this process and its workers took for it."""
+    before = time.process_time()
+    prepare(PictureSource(listing, images), out, IMAGE_SIZE, workers)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    connection.send(time.process_time() - before + children.ru_utime + children.ru_stime)
+
+
+def proportional_mib(process: int) -> float:
+    """Memory of a process and all its descendants, what they share counted once; 0 where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        children = [
+            int(child)
+            for task in Path(f"/proc/{process}/task").iterdir()
+            for child in (task / "children").read_text(encoding="ascii").split()
+        ]
+    except OSError:
+        return 0.0
+    own = next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
+    return own + sum(map(proportional_mib, children))

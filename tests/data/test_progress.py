@@ -1,0 +1,54 @@
+"""How far long work is, as a log is told."""
+
+import pytest
+
+from data import progress
+from data.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    return now
+
+
+def test_a_log_gets_a_line_now_and_then(clock, capsys):
+    shown = Progress("toy", "studies", 4000)
+    for _ in range(60):
+        clock[0] += 1
+        shown.advance(10)
+    shown.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "toy: 300 of 4,000 studies, 10.0 a second, 06:10 left",
+        "toy: 600 of 4,000 studies, 10.0 a second, 05:40 left",
+    ]
+
+
+def test_what_was_done_before_does_not_count_for_the_rate(clock):
+    shown = Progress("toy", "studies", 1000)
+    shown.found_done(500)
+    assert shown.line() == "toy: 500 of 1,000 studies, 0.0 a second, ? left"
+    clock[0] = 10.0
+    shown.advance(100)
+    assert shown.line() == "toy: 600 of 1,000 studies, 10.0 a second, 00:40 left"
+
+
+def test_without_a_total_no_end_is_foretold(clock):
+    shown = Progress("toy", "studies")
+    clock[0] = 2.0
+    shown.advance(3000)
+    assert shown.line() == "toy: 3,000 studies, 1500.0 a second"
+
+
+def test_a_terminal_gets_a_bar(clock, monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = Progress("toy", "studies", 100)
+    shown.found_done(40)
+    clock[0] = 100.0
+    shown.advance(60)
+    shown.close()
+    output = capsys.readouterr()
+    assert output.out == "" and "100/100" in output.err
