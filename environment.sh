@@ -171,21 +171,20 @@ require_data_set() {
     case $name in
         iu_xray)
             title="IU X-Ray"
-            download="iu_xray.zip (annotation.json and images/), linked from https://github.com/cuhksz-nlp/R2Gen"
-            source="--source FOLDER_OF_ANNOTATION_JSON" ;;
+            download="NLMCXR_reports.tgz and NLMCXR_png.tgz from https://openi.nlm.nih.gov/faq#collection, or iu_xray.zip, linked from https://github.com/cuhksz-nlp/R2Gen"
+            source="--source FOLDER_OF_THE_DOWNLOAD" ;;
         mimic_cxr)
             title="MIMIC-CXR"
             download="MIMIC-CXR-JPG and the reports of MIMIC-CXR, with a PhysioNet account: https://physionet.org/content/mimic-cxr-jpg/"
-            source="--source FOLDER_OF_MIMIC_CXR_JPG" ;;
+            source="--source FOLDER_OF_MIMIC_CXR_JPG --source FOLDER_OF_THE_REPORTS" ;;
         chest_imagenome)
             title="Chest ImaGenome"
             download="Chest ImaGenome and MIMIC-CXR-JPG, with a PhysioNet account: https://physionet.org/content/chest-imagenome/"
-            source="--source FOLDER_OF_CHEST_IMAGENOME" ;;
+            source="--source FOLDER_OF_CHEST_IMAGENOME --source FOLDER_OF_MIMIC_CXR_JPG --source FOLDER_OF_THE_REPORTS" ;;
     esac
     say "$title is not at $folder: there is no $folder/dataset.yaml." \
         "To get it:      $download" \
         "To prepare it:  python -m data.prepare $name $source --out $folder" \
-        "                (while that does not know $name yet: docs/extending.md describes the files to write)" \
         "If elsewhere:   $elsewhere" \
         "Without data:   bash run_demo.sh needs none"
     exit 2
@@ -213,22 +212,25 @@ launch() {
     fi
 }
 
-# train_and_test NAME ARGUMENT... : train configs/NAME.yaml with overrides, then score the best checkpoint on the test split.
+# train_and_test NAME ARGUMENT... : train configs/NAME.yaml with overrides, then score the best checkpoint on the test split,
+# or on the one that eval.split names.
 train_and_test() {
-    local name=$1 run device
+    local name=$1 run device split
     shift
     ensure_environment requirements.txt
     launch main_train.py --config "configs/$name.yaml" "$@"
     run=$(value_of results results "$@")/$(value_of name "$name" "$@")
     device=$(value_of train.device auto "$@")
-    launch main_test.py --checkpoint "$run" --split test --graph predicted "train.device=$device"
+    split=$(value_of eval.split test "$@")
+    launch main_test.py --checkpoint "$run" --split "$split" --graph predicted "train.device=$device"
 }
 
-# test_on NAME ARGUMENT... : score a checkpoint, results/NAME if none is given, on the test split of the data set NAME.
-# Later arguments win, so that --checkpoint, --data, --split and --graph among them are obeyed.
+# test_on NAME ARGUMENT... : score a checkpoint, results/NAME if none is given, on the test split of the data set NAME, or
+# on the one that eval.split names. Later arguments win, so that --checkpoint, --data, --split and --graph among them are obeyed.
 test_on() {
-    local name=$1
+    local name=$1 split
     shift
     ensure_environment requirements.txt
-    launch main_test.py --checkpoint "results/$name" --data "data/$name" --split test --graph predicted "$@"
+    split=$(value_of eval.split test "$@")
+    launch main_test.py --checkpoint "results/$name" --data "data/$name" --split "$split" --graph predicted "$@"
 }

@@ -1,7 +1,8 @@
 """`python -m data.prepare NAME ...`: turn a source into a prepared data set.
 
     python -m data.prepare phantom --out data/phantom     simulated chests, nothing to download
-    python -m data.prepare phantom --help                 all options
+    python -m data.prepare iu_xray --source DIR --out data/iu_xray
+    python -m data.prepare iu_xray --help                 all options
 """
 
 import sys
@@ -10,10 +11,16 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from data.errors import UserError
-from data.sources import phantom
+from data.sources import imagenome_mimic, iu_xray, mimic_cxr, phantom
 
-# A source declares its options with `add_arguments` and is started with `run`.
-SOURCES = {"phantom": phantom}
+# A source declares its options with `add_arguments` and is started with `run`. Real ones declare the options that they
+# have in common with `data.preparation.add_common_arguments`, and run `data.preparation.prepare`.
+SOURCES = {
+    "iu_xray": iu_xray,
+    "mimic_cxr": mimic_cxr,
+    "chest_imagenome": imagenome_mimic,
+    "phantom": phantom,
+}
 
 
 class _Parser(ArgumentParser):
@@ -26,15 +33,18 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the data set that the command line asks for; returns the exit status."""
     parser = _Parser(prog="python -m data.prepare", description="Turn a source into a prepared data set.")
-    names = parser.add_subparsers(dest="source", required=True, metavar="NAME", parser_class=_Parser)
+    names = parser.add_subparsers(dest="source_name", required=True, metavar="NAME", parser_class=_Parser)
     for name, source in SOURCES.items():
         source.add_arguments(names.add_parser(name))
     try:
         parsed = parser.parse_args(arguments)
-        SOURCES[parsed.source].run(parsed)
+        SOURCES[parsed.source_name].run(parsed)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted: run the same command again", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -272,11 +272,14 @@ class _MeanBox:
 
 
 def _frequent(counts: Counter, min_count: int, kept_categories: Iterable[str]) -> tuple[str, ...]:
-    """The attributes of the kept categories with at least `min_count` occurrences, alphabetical."""
+    """The attributes of the kept categories with at least `min_count` occurrences, alphabetical.
+
+    Those of the release's own files are called `region/number` and have no category: they are kept.
+    """
     return tuple(
         sorted(
             attribute
             for attribute, count in counts.items()
-            if count >= min_count and attribute.split("|", 1)[0] in kept_categories
+            if count >= min_count and ("|" not in attribute or attribute.split("|", 1)[0] in kept_categories)
         )
     )

@@ -41,8 +41,13 @@ def build_vocabularies(config: Config) -> Vocabularies:
 
 
 def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train: bool = False) -> StudyDataset:
-    """One split of `config.data.root`; with augmentation and `train_limit` for training, else with `eval_limit`."""
+    """One split of `config.data.root`; with augmentation and `train_limit` for training, else with `eval_limit`.
+
+    The validation split "val" is the one that `config.eval.split` names, if it names one.
+    """
     data = config.data
+    if split == "val":
+        split = config.eval.split or split
     augmentation = None
     if train:
         augmentation = Augmentation(

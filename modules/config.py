@@ -224,6 +224,7 @@ class TrainConfig:
 class EvalConfig:
     """Validation and test.
 
+    split                      the split that stands in for val and test, for a data set that lacks them; null: none
     graph_source, box_source   what the model sees; printed with every score
     beam_size                  of the test; validation_beam_size of the validation (1: greedy)
     protocol                   r2gen: references cut to max_tokens ids, rare words as <unk>; full: complete cleaned ones
@@ -231,6 +232,7 @@ class EvalConfig:
     batch_size                 studies a batch
     """
 
+    split: str | None = None
     graph_source: GraphSource = GraphSource.PREDICTED
     box_source: BoxSource = BoxSource.LOCALIZER
     beam_size: int = 3
@@ -273,6 +275,7 @@ _CHOICES = {
     "model.fuse": ("attention", "concat", "add"),
     "model.roi": ("pool", "align"),
     "train.device": ("auto", "cpu", "cuda"),
+    "eval.split": (None, "train", "val", "test"),
     "eval.protocol": ("r2gen", "full"),
     "eval.graph_source": (GraphSource.PREDICTED, GraphSource.ORACLE, GraphSource.NONE),
 }

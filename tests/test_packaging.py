@@ -155,7 +155,7 @@ def test_torchvision_is_imported_by_at_most_two_model_files():
 
 def entry_points() -> list[Path]:
     """What a user starts: main_*.py, the modules that `python -m` runs, and every benchmark."""
-    commands = [ROOT / "data/prepare.py", ROOT / "modules/official_checkpoint.py"]
+    commands = [file for file in python_files(*PACKAGES) if '__name__ == "__main__"' in file.read_text("utf-8")]
     return sorted(ROOT.glob("main_*.py")) + commands + sorted((ROOT / "benchmarks").glob("*.py"))
 
 

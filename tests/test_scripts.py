@@ -242,6 +242,15 @@ def test_tests_of_a_checkpoint_take_another_run_and_another_folder(given, tmp_pa
     )
 
 
+def test_another_split_is_tested_where_it_is_asked_for(given):
+    given.add_data_set("iu_xray")
+    assert given.run("run_iu.sh", "eval.split=train").returncode == 0
+    assert given.run("test_iu.sh", "eval.split=train").returncode == 0
+    training, after_training, test = given.commands()
+    assert training.endswith("[eval.split=train]")
+    assert "[--split] [train] [--graph]" in after_training and "[--split] [train] [--graph]" in test
+
+
 def test_demo_prepares_trains_and_tests(given):
     result = given.run("run_demo.sh", "train.epochs=2")
     assert result.returncode == 0, result.stderr

@@ -1,8 +1,15 @@
 """The command that prepares data sets."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from data import prepare
+from data.errors import UserError
+from data.preparation import add_common_arguments
+from data.preparation import prepare as prepare_source
 from data.prepare import main
+from tests.toy_source import ToySource
 
 
 def test_phantom_is_prepared(tmp_path, capsys):
@@ -41,3 +48,41 @@ def test_a_file_in_the_way_gives_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert main(["phantom", "--out", str(tmp_path / "file" / "made"), "--studies", "10", "--workers", "1"]) == 1
     assert capsys.readouterr().err.startswith(f"Cannot write {tmp_path / 'file' / 'made'}: ")
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Registers the invented source."""
+    def run(arguments):
+        source = ToySource(8, paths=tuple(arguments.source), options={"labels": str(arguments.labels)})
+        prepare_source(source, arguments.out, arguments.image_size, arguments.workers, arguments.boxes)
+
+    monkeypatch.setitem(prepare.SOURCES, "toy", SimpleNamespace(add_arguments=add_common_arguments, run=run))
+
+
+def test_a_real_source_has_the_common_options(tmp_path, toy, capsys):
+    out, boxes = tmp_path / "made", tmp_path / "boxes.jsonl"
+    boxes.write_text('{"id": "99000000", "boxes": {"spine": [0.4, 0.1, 0.6, 0.9]}}\n', encoding="utf-8")
+    command = ["toy", "--source", str(tmp_path / "a"), "--source", str(tmp_path / "b"), "--out", str(out),
+               "--image-size", "40", "--workers", "1", "--labels", "labels.csv", "--boxes", str(boxes)]
+    assert main(command) == 0
+    assert "7 studies (4 train, 1 val, 2 test), 13 images" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "holds this data set already" in capsys.readouterr().out
+    assert main([*command, "--labels", "others.csv"]) == 1
+    assert "was prepared with another options.labels" in capsys.readouterr().err
+    assert main(["toy", "--out", str(out)]) == 1
+    assert "required: --source" in capsys.readouterr().err
+    assert main(["toy", "--source", str(tmp_path), "--out", str(tmp_path / "new")]) == 1
+    assert "lies in the source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("end", "status", "said"), [
+    (KeyboardInterrupt(), 130, "Interrupted: run the same command again"), (UserError("no report"), 1, "no report")])
+def test_an_early_end_is_told_in_one_line(toy, monkeypatch, capsys, tmp_path, end, status, said):
+    def build(source, plan):
+        raise end
+
+    monkeypatch.setattr(ToySource, "build", build)
+    assert main(["toy", "--source", str(tmp_path / "a"), "--out", str(tmp_path / "made"), "--workers", "1"]) == status
+    assert capsys.readouterr().err == f"{said}\n"

@@ -131,6 +131,11 @@ def test_attributes_are_counted_by_region_and_category(tmp_path):
     assert build_vocabularies(root, "corrected", 1, 1, True).attributes.by_region[28] == (denied, common)
 
 
+def test_attributes_without_a_name_are_kept(tmp_path):
+    root = write_records(tmp_path / "set", [{"spine": region(attributes=["spine/3", "spine/11", "severity|yes|mild"])}])
+    assert build_vocabularies(root, "corrected", 1, 1, True).attributes.by_region[28] == ("spine/11", "spine/3")
+
+
 def test_words_come_from_the_training_split_alone(tmp_path):
     root = write_records(tmp_path / "set", [None, None], reports=["Clear lungs.", "Clear 1.5 cm."])
     write_records(root, [None], reports=["Clear unseen unseen."], split="val")

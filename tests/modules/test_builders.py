@@ -67,6 +67,14 @@ def test_data_sets_follow_their_settings(data_config):
     assert train.augmentation is not None and test.augmentation is None
 
 
+def test_another_split_can_stand_in_for_the_validation_split(data_config):
+    vocabularies = builders.build_vocabularies(data_config)
+    config = tiny_config(f"data.root={data_config.data.root}", "eval.split=train")
+    assert [record["id"] for record in builders.build_dataset(config, vocabularies, "val").records][:1] == ["train0"]
+    assert [record["id"] for record in builders.build_dataset(config, vocabularies, "test").records][:1] == ["test0"]
+    assert builders.build_dataset(config, vocabularies, "val").augmentation is None
+
+
 def test_built_model_reads_built_data(data_config):
     vocabularies = builders.build_vocabularies(data_config)
     dataset = builders.build_dataset(data_config, vocabularies, "train", train=True)

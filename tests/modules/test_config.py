@@ -99,6 +99,7 @@ def test_missing_or_unreadable_file_is_named(tmp_path):
         ("data.cleaning=mine", "data.cleaning=mine: choose one of iu_xray, mimic_cxr, corrected"),
         ("model.encode=oa", "model.encode=oa: choose one of oa-c, oa-d, oa-pm"),
         ("model.patch_encoder.stride=8", "model.patch_encoder.stride=8: choose one of 16, 32"),
+        ("eval.split=validate", "eval.split=validate: choose one of None, train, val, test"),
         ("eval.graph_source=mixed", "eval.graph_source=mixed: choose one of predicted, oracle, none"),
         ("train.epochs=0", "train.epochs=0: must be at least 1"),
         ("eval.beam_size=0", "eval.beam_size=0: must be at least 1"),

@@ -1,0 +1,50 @@
+"""From MIMIC-CXR-JPG, its reports and Chest ImaGenome to scores, through the commands that a user gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.prepare import main as prepare
+from modules.evaluator import SCORE_NAMES
+from tests.mimic_fixture import write_mimic_fixture
+from tests.tiny_training import SMALLEST_SGRRG
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    variables = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = ["bash", script, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+
+# Three processes that import PyTorch, and a METEOR that starts Java twice.
+@pytest.mark.timeout(400)
+def test_mimic_is_prepared_trained_on_and_tested(tmp_path):
+    fixture = write_mimic_fixture(tmp_path / "downloads")
+    data = tmp_path / "prepared"
+    sources = [f"--source={path}" for path in fixture.sources]
+    assert prepare(["mimic_cxr", *sources, "--out", str(data), "--image-size", "32", "--workers", "1"]) == 0
+    training = run(
+        "run_mimic.sh", f"data.root={data}", f"results={tmp_path / 'results'}", *SMALLEST_SGRRG, "data.image_size=32",
+        "data.max_tokens=20", "data.min_word_count=1", "data.min_attribute_count=1", "data.batch_size=4",
+        "data.workers=0", "train.epochs=1", "train.precision=fp32", "train.device=cpu",
+        "eval.meteor_in_validation=false",
+    )  # fmt: skip
+    assert training.returncode == 0, training.stderr
+    results = tmp_path / "results/mimic_cxr"
+    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["split"], metrics["graph_source"], metrics["studies"]) == ("test", "predicted", 3)
+    assert set(metrics["scores"]) == set(SCORE_NAMES)
+    assert metrics["scores"]["box_iou"] > 0
+    attributes = json.loads((results / "best/vocabularies.json").read_text(encoding="utf-8"))["attributes"]
+    assert attributes["rule"] == "default" and len(attributes["by_region"]["left lung"]) > 2
+
+    (results / "metrics.json").unlink()
+    testing = run("test_mimic.sh", "--checkpoint", str(results), "--data", str(data), "train.device=cpu")
+    assert testing.returncode == 0, testing.stderr
+    assert json.loads((results / "metrics.json").read_text(encoding="utf-8")) == metrics
