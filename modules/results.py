@@ -70,13 +70,14 @@ def write_predictions(path: Path, records: Sequence[StudyRecord], vocabularies: 
 def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[str, Any]:
     """One study of predictions.jsonl.
 
-    id, reference (full cleaned report), generated;
+    id, reference (full cleaned report), scored_reference (what the protocol compares with), generated;
     score         summed log-probability / number of generated tokens; null for a text that no model wrote
     regions       {name: {box: [x1, y1, x2, y2] in 0..1 or null, probability, visible_probability, selected}}, all
                   regions; probability is "the report will speak of it"; null what the model does not predict
     attributes    {region: {attribute: probability}}, those given to the regions of the graph: the selected ones, or
                   with an oracle graph the annotated ones
     observations  {name: probability}; empty without an observation head
+    labels        {name: 0 or 1}: the data set's own observations, those that are known
     """
     prediction, score = record.prediction, record.log_probability
     names = vocabularies.anatomy.names
@@ -101,11 +102,17 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
     return {
         "id": record.study_id,
         "reference": record.reference,
+        "scored_reference": record.scored_reference,
         "generated": record.generated,
         "score": score if score is not None and math.isfinite(score) else None,
         "regions": regions,
         "attributes": attributes,
         "observations": observations,
+        "labels": {
+            name: int(record.annotation.observations[position])
+            for position, name in enumerate(vocabularies.observations)
+            if record.annotation.observations_known[position]
+        },
     }
 
 

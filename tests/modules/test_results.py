@@ -64,8 +64,14 @@ def test_predictions_have_one_study_a_line(tmp_path, dataset):
     assert [entry["id"] for entry in entries] == ["test0", "test1", "test2"]
     names = dataset.vocabularies.anatomy.names
     for number, (entry, record) in enumerate(zip(entries, evaluation.records, strict=True)):
-        assert list(entry) == ["id", "reference", "generated", "score", "regions", "attributes", "observations"]
+        assert list(entry) == ["id", "reference", "scored_reference", "generated", "score", "regions", "attributes",
+                               "observations", "labels"]
         assert entry["reference"] == dataset[number].reference
+        assert entry["scored_reference"] == record.scored_reference
+        known = record.annotation.observations_known.nonzero()[0]
+        assert entry["labels"] == {
+            dataset.vocabularies.observations[position]: record.annotation.observations[position] for position in known
+        }
         assert entry["generated"] == record.generated
         assert entry["score"] == -1
         assert tuple(entry["regions"]) == names
