@@ -68,6 +68,7 @@ ARMS = (
     *(_without_graph(rate) for rate in LEARNING_RATES),
     Arm("without proxy tasks", ("model.observation_head=false", "loss.observations=0", "loss.contrast=0")),
     Arm("without contrast", ("loss.contrast=0",)),
+    Arm("without grounding", ("loss.grounding=0",)),
     Arm("node attention", ("model.sentence_attention=node",)),
     Arm("hierarchical attention", ("model.sentence_attention=hierarchical",)),
     Arm("full, annotated graphs only", (ORACLE_TRAINED,)),

@@ -163,6 +163,7 @@ def _findings(results: dict[str, ArmResult], baseline: str | None, full: str) ->
     pairs = [(full, baseline, "The scene graph")]
     pairs += [
         (full, "without proxy tasks", "Having the proxy tasks"), (full, "without contrast", "The contrast"),
+        (full, "without grounding", "Grounding words in regions"),
         (full, "node attention", "Attending to sub-graphs instead of nodes"),
         (full, "hierarchical attention", "Attending to sub-graphs instead of in two steps"),
         (full, "full, annotated graphs only", "Mixing predicted graphs into training"),
