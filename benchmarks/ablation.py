@@ -12,111 +12,22 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ablation_arms import ARMS, BUDGET, Arm, Run, in_order
 from benchmarks.ablation_report import write_report
 from data.errors import UserError
 from data.sources.phantom import PhantomSettings, prepare_phantom
-from models.outputs import GraphSource
-from modules.results import result_path
 
 STUDIES, IMAGE_SIZE = 3000, 128
-# What all arms share beside the demo's settings.
-BUDGET = ("train.epochs=5", "train.mix_epochs=2.5", "train.validate_from=5", "train.validate_every=1")
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
-NO_GRAPH = "no graph"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One system of the study.
-
-    settings   what differs from the demo's
-    noise      per cent of the training split's annotated graphs that are disturbed
-    """
-
-    name: str
-    settings: tuple[str, ...] = ()
-    noise: int = 0
-
-    @property
-    def folder(self) -> str:
-        """The name of its runs without the seed."""
-        return self.name.translate(str.maketrans(" ", "_", ",%")).replace("__", "_")
-
-    @property
-    def graph(self) -> GraphSource:
-        """What its test shows the decoder."""
-        return GraphSource.NONE if self.name.startswith(NO_GRAPH) else GraphSource.PREDICTED
-
-
-def _without_graph(rate: float) -> Arm:
-    """The model without graph, so wide that it has as many parameters; its observation head stays."""
-    return Arm(f"{NO_GRAPH}, rate {rate:g}", (
-        "model.graph_in=none", "model.width=256", "model.feedforward=640", "model.image_layers=3",
-        f"optim.lr={rate}", f"optim.lr_patch_encoder={rate}",
-    ))
-
-
-FULL = Arm("full")
-ORACLE_TRAINED = "train.graph_source=oracle"
-ARMS = (
-    FULL,
-    *(_without_graph(rate) for rate in LEARNING_RATES),
-    Arm("without proxy tasks", ("model.observation_head=false", "loss.observations=0", "loss.contrast=0")),
-    Arm("without contrast", ("loss.contrast=0",)),
-    Arm("without grounding", ("loss.grounding=0",)),
-    Arm("node attention", ("model.sentence_attention=node",)),
-    Arm("hierarchical attention", ("model.sentence_attention=hierarchical",)),
-    Arm("full, annotated graphs only", (ORACLE_TRAINED,)),
-    Arm("full, 20 % noise", noise=20),
-    Arm("full, 40 % noise", noise=40),
-    Arm("full, annotated graphs only, 20 % noise", (ORACLE_TRAINED,), noise=20),
-    Arm("full, annotated graphs only, 40 % noise", (ORACLE_TRAINED,), noise=40),
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """An arm with a seed, and its folder."""
-
-    arm: Arm
-    seed: int
-    results: Path
-
-    @property
-    def name(self) -> str:
-        """The name of its folder below `results`."""
-        return f"{self.arm.folder}_seed{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.results / self.name
-
-    @property
-    def predictions(self) -> Path:
-        """The reports that its test wrote: the last file of a finished run but its page."""
-        return result_path(self.folder, "predictions.jsonl", self.arm.graph, "test")
-
-    @property
-    def metrics(self) -> Path:
-        """The scores of its test."""
-        return result_path(self.folder, "metrics.json", self.arm.graph, "test")
-
-    @property
-    def finished(self) -> bool:
-        """Whether its test has been written."""
-        return self.predictions.is_file() and self.metrics.is_file()
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `ablation`."""
     parser = commands.add_parser("ablation", help="the paper's claims on the phantom: arms, three seeds each")
-    parser.add_argument("--arms", help=f"some of them, by name: {'; '.join(arm.name for arm in ARMS)} (separated by ;)")
+    parser.add_argument("--arms", help="some of them, by name, separated by semicolons; default: all")
     parser.add_argument("--seeds", default="0,1,2", help="separated by commas (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (%(default)s)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where the phantoms are made (%(default)s)")
@@ -141,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
         with ThreadPoolExecutor(options.jobs) as pool:
             for one in pool.map(lambda one: make(one, options.data, options.overrides), missing):
                 print(f"finished: {one.name}", flush=True)
-    write_report(options.report, [one for one in runs if one.finished], NO_GRAPH, FULL.name)
+    write_report(options.report, [one for one in runs if one.finished])
     print(f"written: {options.report}")
 
 
@@ -155,15 +66,6 @@ def chosen_arms(names: str | None) -> tuple[Arm, ...]:
         if name not in by_name:
             raise UserError(f"There is no arm '{name}': choose from {'; '.join(by_name)}")
     return tuple(by_name[name] for name in wanted)
-
-
-def in_order(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:
-    """The runs, most telling first: the graph against none with all seeds, then the other arms seed by seed."""
-    first = [arm for arm in arms if arm == FULL or arm.graph == GraphSource.NONE]
-    for seed in seeds:
-        yield from ((arm, seed) for arm in first)
-    for seed in seeds:
-        yield from ((arm, seed) for arm in arms if arm not in first)
 
 
 def phantom_of(data: Path, noise: int) -> Path:

@@ -8,17 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.ablation_arms import FULL, NO_GRAPH, Run
 from data.errors import UserError
 from data.labeler import label_report
 from modules.results import score_text, write_atomically
-
-if TYPE_CHECKING:
-    from benchmarks.ablation import Run
 
 RESAMPLES = 2000
 # What metrics.json tells beside the score of the study: column -> name there.
@@ -77,7 +74,7 @@ def observation_counts(predictions: Path, text: str = "generated") -> tuple[list
     return ids, np.array(counts)
 
 
-def read_results(runs: Sequence["Run"]) -> dict[str, ArmResult]:
+def read_results(runs: Sequence[Run]) -> dict[str, ArmResult]:
     """The results by arm, in the order of `runs`. Raises UserError where runs were tested on different studies."""
     results: dict[str, ArmResult] = {}
     studies: list[str] | None = None
@@ -108,15 +105,15 @@ def difference(first: ArmResult, second: ArmResult, seed: int = 0) -> tuple[floa
     return float(first.f1.mean() - second.f1.mean()), float(low), float(high)
 
 
-def write_report(path: Path, runs: Sequence["Run"], no_graph: str, full: str) -> None:
-    """Write the page. `no_graph` begins the names of the arms without graph, of which the best counts; `full` is one.
+def write_report(path: Path, runs: Sequence[Run]) -> None:
+    """Write the page of the finished `runs`; of the arms without graph the best one is compared with.
 
     Raises UserError where no run is finished or a run folder cannot be used.
     """
     if not runs:
         raise UserError("No run of the study is finished yet: there is nothing to report")
     results = read_results(runs)
-    baselines = {name: result for name, result in results.items() if name.startswith(no_graph)}
+    baselines = {name: result for name, result in results.items() if name.startswith(NO_GRAPH)}
     baseline = max(baselines, key=lambda name: baselines[name].f1.mean(), default=None)
     _, reference_counts = observation_counts(runs[0].predictions, "reference")
     write_atomically(path, [
@@ -124,9 +121,9 @@ def write_report(path: Path, runs: Sequence["Run"], no_graph: str, full: str) ->
             studies=len(reference_counts), labeler=float(micro_f1(reference_counts.sum(0))), runs=len(runs),
             resamples=RESAMPLES,
         ),
-        _table(results, baseline, full),
+        _table(results, baseline),
         "\n## What follows\n\n",
-        *_findings(results, baseline, full),
+        *_findings(results, baseline),
         "\n## Every run\n\n| arm | seed | F1 of generated reports |\n|---|---|---|\n",
         *(
             f"| {name} | {seed} | {value:.3f} |\n"
@@ -135,13 +132,13 @@ def write_report(path: Path, runs: Sequence["Run"], no_graph: str, full: str) ->
     ])
 
 
-def _table(results: dict[str, ArmResult], baseline: str | None, full: str) -> str:
-    head = ["arm", "seeds", "F1 of generated reports", f"minus {baseline or 'no graph'}", f"minus {full}", *COLUMNS]
+def _table(results: dict[str, ArmResult], baseline: str | None) -> str:
+    head = ["arm", "seeds", "F1 of generated reports", f"minus {baseline or NO_GRAPH}", f"minus {FULL.name}", *COLUMNS]
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, result in results.items():
         spread = f" ± {result.f1.std(ddof=1):.3f}" if len(result.seeds) > 1 else ""
         cells = [name, str(len(result.seeds)), f"{result.f1.mean():.3f}{spread}"]
-        cells += [_against(results, name, other) for other in (baseline, full)]
+        cells += [_against(results, name, other) for other in (baseline, FULL.name)]
         cells += [_mean(result.scores[score]) for score in COLUMNS.values()]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
@@ -158,20 +155,21 @@ def _mean(values: list[float | None]) -> str:
     return "–" if None in values else score_text(float(np.mean(values)))
 
 
-def _findings(results: dict[str, ArmResult], baseline: str | None, full: str) -> list[str]:
+def _findings(results: dict[str, ArmResult], baseline: str | None) -> list[str]:
     """A sentence for every comparison that can be made already."""
+    full = FULL.name
     pairs = [(full, baseline, "The scene graph")]
     pairs += [
         (full, "without proxy tasks", "Having the proxy tasks"), (full, "without contrast", "The contrast"),
         (full, "without grounding", "Grounding words in regions"),
         (full, "node attention", "Attending to sub-graphs instead of nodes"),
         (full, "hierarchical attention", "Attending to sub-graphs instead of in two steps"),
-        (full, "full, annotated graphs only", "Mixing predicted graphs into training"),
+        (full, f"{full}, annotated graphs only", "Mixing predicted graphs into training"),
     ]
     for noise in ("20 % noise", "40 % noise"):
         pairs += [
-            (f"full, {noise}", baseline, f"The scene graph under {noise}"),
-            (f"full, {noise}", f"full, annotated graphs only, {noise}", f"Mixing predicted graphs in under {noise}"),
+            (f"{full}, {noise}", baseline, f"The scene graph under {noise}"),
+            (f"{full}, {noise}", f"{full}, annotated graphs only, {noise}", f"Mixing predicted ones in under {noise}"),
         ]
     sentences = []
     for first, second, what in pairs:
