@@ -161,6 +161,13 @@ class Lexicon:
         """The shipped lexicon."""
         return cls()
 
+    def with_every_noun(self, words: Sequence[str]) -> list[str]:
+        """`words` with the noun that several levels share repeated: "upper and lower lobe" has an "upper lobe" then."""
+        text, spelled_out = None, " ".join(words)
+        while spelled_out != text:  # once for every level but the last
+            text, spelled_out = spelled_out, self._shared_noun.sub(r"\1 \3\2", spelled_out)
+        return text.split()
+
     def find(self, words: Sequence[str]) -> list[Mention]:
         """The terms in `words` (as `words_of` gives them), at every word the longest that starts there."""
         mentions = []
@@ -187,6 +194,8 @@ class Lexicon:
                 name, entry["family"], tuple(entry["regions"]), entry.get("side"), entry.get("normal denies")
             )
             self._add_all(entry["terms"], "place", name)
+        levels, nouns = ("|".join(sorted(content[key], key=len, reverse=True)) for key in ("levels", "level nouns"))
+        self._shared_noun = re.compile(rf"\b({levels})((?: (?:,|and|or))+(?: left| right)? (?:{levels}) ({nouns}))\b")
         self._add_all(content["landmark words"], "landmark word", "")
         self._add_all(content["locative words"], "locative word", "")
         for side, terms in content["sides"].items():

@@ -161,7 +161,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 def _read_sentence(words: tuple[str, ...]) -> Sentence:
     """What the words of a sentence say; its text is left empty. Reports repeat their sentences, hence the cache."""
     lexicon = Lexicon.load()
-    mentions = lexicon.find(words)
+    mentions = lexicon.find(lexicon.with_every_noun(words))
     reader = _SentenceReader(lexicon, polarities(mentions))
     for clause in _clauses(mentions):
         reader.read(clause)

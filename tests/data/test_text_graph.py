@@ -195,6 +195,18 @@ def test_the_polarity_of_sentences_is_their_strongest(text, polarity):
             "Opacity in the right apex, left base.",
             {"left lung", "right lung", "right apical zone", "left lower lung zone"},
         ),
+        (
+            "Consolidation in the left upper and lower lobes.",
+            {"left lung", "left upper lung zone", "left lower lung zone"},
+        ),
+        (
+            "The right upper, mid, and lower lung zones are clear.",
+            {"right lung", "right upper lung zone", "right mid lung zone", "right lower lung zone"},
+        ),
+        (
+            "Opacities in the left upper and right lower lobe.",
+            {"left lung", "right lung", "left upper lung zone", "right lower lung zone"},
+        ),
         ("No pneumothorax.", {"left lung", "right lung", "left apical zone", "right apical zone"}),
         ("Cardiomegaly.", {"cardiac silhouette"}),
         ("Nodular opacity overlying the heart.", {"left lung", "right lung"}),
