@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.measure import OURS, Absent, Case, Contender, Report, add_common_arguments, compare, start_report
 from benchmarks.workload import TINY, Sizes, build, decode_bytes, decode_flops
+from modules.runtime import quantise_decoder
 
 BEAMS = 3
 CROSS_ATTENTION_KEYS = 78
@@ -92,7 +93,7 @@ def build_variant(variant: str, sizes: Sizes, words: int) -> Callable[[], list[l
     model = workload.model.eval()
     bf16 = variant == "bf16"
     if variant == "int8":
-        model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {torch.nn.Linear}, dtype=torch.qint8)
+        quantise_decoder(model, torch.device("cpu"))
     elif variant == "compile":
         model.decoder.step = torch.compile(model.decoder.step, dynamic=True)
 
