@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from benchmarks.decode import VARIANTS
+from benchmarks.decode import VARIANTS, compile_step
 from benchmarks.measure import OURS, Case, add_common_arguments, peak_mib, start_report
 from data.loaders import evaluation_loader
 from data.records import SPLITS
@@ -77,5 +77,5 @@ def vary(model: SGRRG, variant: str) -> SGRRG:
     if variant == "int8":
         quantise_decoder(model, torch.device("cpu"))
     elif variant == "compile":
-        model.decoder.step = torch.compile(model.decoder.step, dynamic=True)
+        compile_step(model)
     return model
