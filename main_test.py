@@ -21,6 +21,7 @@ from data.loaders import StudyLoader, evaluation_loader
 from data.records import SPLITS
 from data.report_cleaning import clean
 from models.outputs import BoxSource, GraphSource
+from models.sgrrg import SGRRG
 from modules import baselines, results, runtime
 from modules.builders import build_dataset, build_evaluator, build_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint, load_weights
@@ -66,6 +67,8 @@ def test(options: argparse.Namespace) -> None:
     dataset = build_dataset(config, checkpoint.vocabularies, options.split)
     out = Path(options.out) if options.out else default_folder(checkpoint, config)
     model = load_model(checkpoint, config).to(device)
+    if config.eval.int8:
+        runtime.quantise_decoder(model, device)
     evaluator = build_evaluator(config, checkpoint.vocabularies, config.eval.beam_size)
     with runtime.distributed(device):
         if runtime.is_first_process():
@@ -85,6 +88,8 @@ def test(options: argparse.Namespace) -> None:
         "box_source": evaluator.box_source.value,
         "protocol": evaluator.protocol,
         "beam_size": evaluator.beam_size,
+        "precision": evaluator.precision.value,
+        "int8": config.eval.int8,
         "seed": config.seed,
         "studies": len(evaluation.records),
         "checkpoint": str(checkpoint.directory),
@@ -99,7 +104,7 @@ def test(options: argparse.Namespace) -> None:
     write(out, metrics, evaluation, dataset)
 
 
-def load_model(checkpoint: Checkpoint, config: Config) -> nn.Module:
+def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
     """The checkpoint's model. Raises UserError where its weights do not fit `config`."""
     # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
     trunk = dataclasses.replace(config.model.patch_encoder, weights="none")

@@ -9,16 +9,17 @@ import argparse
 import time
 
 import torch
-from torch import nn
 
-from benchmarks.decode import VARIANTS
+from benchmarks.decode import VARIANTS, compile_step
 from benchmarks.measure import OURS, Case, add_common_arguments, peak_mib, start_report
 from data.loaders import evaluation_loader
 from data.records import SPLITS
+from models.sgrrg import SGRRG
 from modules.builders import build_dataset, build_evaluator, build_model
 from modules.checkpoint import CONFIG, load_checkpoint, load_weights
 from modules.config import Precision, load_config
 from modules.evaluator import Evaluation
+from modules.runtime import quantise_decoder
 
 SHOWN = ("bleu_4", "rouge_l", "cider", "region_micro_f1", "attribute_micro_f1", "observation_micro_f1", "box_iou")
 
@@ -71,10 +72,10 @@ def evaluate(directory: str, split: str, variant: str) -> Evaluation:
     return evaluator.evaluate(vary(model.eval(), variant), loader, torch.device("cpu"), meteor=False)
 
 
-def vary(model: nn.Module, variant: str) -> nn.Module:
+def vary(model: SGRRG, variant: str) -> SGRRG:
     """`model` with its decoder quantised or its decoding step compiled; as it is for other variants."""
     if variant == "int8":
-        model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {nn.Linear}, dtype=torch.qint8)
+        quantise_decoder(model, torch.device("cpu"))
     elif variant == "compile":
-        model.decoder.step = torch.compile(model.decoder.step, dynamic=True)
+        compile_step(model)
     return model

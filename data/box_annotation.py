@@ -76,10 +76,10 @@ def read_boxes(path: Path, option: str, anatomy: Anatomy) -> dict[str, np.ndarra
                 boxes = np.full((len(anatomy.regions), 4), np.nan, dtype=np.float32)
                 try:
                     entry = json.loads(line)
-                    for name, box in entry["boxes"].items():
-                        boxes[anatomy.index(name)] = box
+                    for name, (x1, y1, x2, y2) in entry["boxes"].items():
+                        boxes[anatomy.index(name)] = x1, y1, x2, y2
                     studies[entry["id"]] = boxes
-                except MALFORMED_GRAPH as error:
+                except (*MALFORMED_GRAPH, RecursionError) as error:
                     raise UserError(
                         f"{option}={path} line {number} ({error}) is not of the form "
                         '{"id": study, "boxes": {region: [x1, y1, x2, y2]}}'

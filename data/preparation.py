@@ -191,8 +191,8 @@ def prepare(
     try:
         if found is None:
             unfinished.mkdir(parents=True, exist_ok=True)
-            with _locked(unfinished, out):
-                _begin(unfinished, settings)
+            with locked(unfinished, out):
+                begin(unfinished, settings)
                 _pack(source, unfinished, image_size, workers)
                 found = _complete(source, unfinished, out, settings, boxes)
             _print_summary(out, found)
@@ -268,8 +268,11 @@ def _differing(found: dict, settings: dict) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """Holds the folder against other processes until this one ends, however it ends."""
+def locked(folder: Path, out: Path) -> Iterator[None]:
+    """Holds the folder of unfinished work on `out` against other processes until this one ends, however it ends.
+
+    Raises UserError where another process holds it.
+    """
     with (folder / "lock").open("wb") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -278,8 +281,11 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _begin(unfinished: Path, settings: dict) -> None:
-    """Start the work of these settings, or go on with it."""
+def begin(unfinished: Path, settings: dict) -> None:
+    """Start the work of these settings in the folder, or go on with it.
+
+    Raises UserError where other settings were begun there, naming them, and where it cannot be told which.
+    """
     images = unfinished / "dataset" / "images"
     if not images.is_dir():
         # Nothing was done, or the end of it was: then the parts describe a data set that is elsewhere by now.

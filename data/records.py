@@ -16,7 +16,7 @@ _KEYS = ("id", "split", "images", "views", "report", "observations", "graph")
 _FRONTAL_VIEWS = ("PA", "AP", "FRONTAL", "", "UNKNOWN")
 # What reading a graph of another form than the schema's can raise. Checking all graphs beforehand would cost as much
 # as using them.
-MALFORMED_GRAPH = (KeyError, TypeError, ValueError, AttributeError, UserError)
+MALFORMED_GRAPH = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, UserError)
 
 
 class Records(Sequence[dict]):
@@ -118,7 +118,7 @@ def _parse(line: bytes, where: str) -> dict:
     """The study of one line, its keys checked."""
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: prepare the data set again") from error
     if not isinstance(record, dict):
         raise UserError(f"{where} is not a JSON object: prepare the data set again")

@@ -33,11 +33,11 @@ class RegionPooler(nn.Module):
     def pool(self, grid: Tensor, boxes: Tensor, study: Tensor) -> Tensor:
         """The pooled cells of `boxes` [S, 4] in the grids of `study` [S]: [S, C]."""
         side = grid.shape[-1]
-        corners = boxes.float() * side
+        corners = boxes.double() * side
         if self.roi == "pool":
-            # Half a cell rounds up, and a pixel box divided by its image side may fall a hair short of the half.
-            corners = torch.floor(corners + 0.5 + 1e-4).clamp(0, side - 1)
-        rois = torch.cat([study.unsqueeze(1).float(), corners], 1)
+            # Half a cell rounds up; a box divided by its image's side in fp32 may fall a hair short of the half.
+            corners = torch.floor(corners + 0.5 + 1e-5).clamp(0, side - 1)
+        rois = torch.cat([study.unsqueeze(1).float(), corners.float()], 1)
         # torchvision's kernels want fp32 under autocast on CPUs.
         with torch.autocast(grid.device.type, enabled=False):
             if self.roi == "pool":

@@ -23,7 +23,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.config import Config, ModelConfig
+from modules.config import Config, ModelConfig, Precision
 from modules.criterion import ReportCriterion
 from modules.evaluator import Evaluator
 
@@ -107,12 +107,16 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
 
 
 def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:
-    """The evaluator of `config.eval`, with the model's own thresholds and a beam of `beam_size`."""
+    """The evaluator of `config.eval`, with the model's own thresholds and a beam of `beam_size`.
+
+    A model whose decoder computes in int8 takes fp32 alone.
+    """
     return Evaluator(
         vocabularies=vocabularies, protocol=config.eval.protocol, max_tokens=config.data.max_tokens,
         graph_source=config.eval.graph_source, box_source=config.eval.box_source, beam_size=beam_size,
-        precision=config.train.precision, region_threshold=config.model.region_threshold,
-        attribute_threshold=config.model.attribute_threshold, visible_threshold=config.model.visible_threshold,
+        precision=Precision.FP32 if config.eval.int8 else config.train.precision,
+        region_threshold=config.model.region_threshold, attribute_threshold=config.model.attribute_threshold,
+        visible_threshold=config.model.visible_threshold,
     )
 
 

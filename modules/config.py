@@ -232,6 +232,8 @@ class EvalConfig:
     protocol                   r2gen: references cut to max_tokens ids, rare words as <unk>; full: complete cleaned ones
     meteor_in_validation       METEOR costs seconds a validation
     batch_size                 studies a batch
+    int8                       the test on a CPU: the decoder's matrix products in int8 (see docs/speed.md), all else in
+                               fp32 whatever train.precision says
     """
 
     split: str | None = None
@@ -242,6 +244,7 @@ class EvalConfig:
     protocol: str = "r2gen"
     meteor_in_validation: bool = True
     batch_size: int = 32
+    int8: bool = False
 
 
 @dataclass

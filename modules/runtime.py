@@ -7,6 +7,7 @@ processes are started by `torchrun`, which tells each its rank through environme
 import os
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data.errors import UserError
+from models.sgrrg import SGRRG
 from modules.config import Precision
 
 Item = TypeVar("Item")
@@ -86,6 +88,20 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context of the forward pass: matrix products in `precision`, on CPU or GPU; nothing for fp32."""
     kind = _AUTOCAST_TYPES.get(precision)
     return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
+
+
+def quantise_decoder(model: SGRRG, device: torch.device) -> None:
+    """Let the decoder of `model` multiply in int8: weights kept so, words and memories rounded as they come.
+
+    Only for inference, and with fp32 elsewhere. Raises UserError for another device than a CPU.
+    """
+    if device.type != "cpu":
+        raise UserError(f"eval.int8=true is for CPUs, and this run is on {device.type}: choose train.device=cpu")
+    with warnings.catch_warnings():
+        # Torch means to drop this in favour of torchao, whose int8 is fast on CPUs in compiled code alone.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"torch\.ao\.quantization is deprecated")
+        warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.quantize_per_")
+        model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {nn.Linear}, dtype=torch.qint8)
 
 
 # Processes that share the work

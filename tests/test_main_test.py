@@ -64,6 +64,24 @@ def test_the_same_twice_and_other_sources_beside_it(run_folder):
     assert read_metrics(run_folder / "metrics.json") == first
 
 
+def test_a_decoder_in_int8_writes_as_many_reports_and_says_so(run_folder, tmp_path):
+    """The rest of the model answers as in fp32, whatever the run was trained in."""
+    folders = []
+    for name, settings in (("fp32", []), ("int8", ["eval.int8=true", "train.precision=bf16"])):
+        folders.append(tmp_path / name)
+        assert main_test.main(["--checkpoint", str(run_folder), "--out", str(folders[-1]), *settings]) == 0
+    plain, quantised = (read_metrics(folder / "metrics.json") for folder in folders)
+    assert [(metrics["precision"], metrics["int8"]) for metrics in (plain, quantised)] == [
+        ("fp32", False), ("fp32", True),
+    ]  # fmt: skip
+    entries, in_int8 = (
+        [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()] for folder in folders
+    )
+    for entry, other in zip(entries, in_int8, strict=True):
+        assert entry["score"] != other["score"] and abs(entry["score"] - other["score"]) < 0.1
+        assert all(entry[part] == other[part] for part in ("id", "regions", "attributes", "observations"))
+
+
 def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, run_folder, tmp_path, capsys):
     other = write_tiny_dataset(tmp_path / "other", train=3, val=2, test=2, image_size=32, seed=9)
     lines = [json.loads(line) for line in (other / "records.jsonl").read_text().splitlines()]

@@ -100,13 +100,12 @@ def _add_box(boxes: dict[str, list[float]], entry: dict, image_size: tuple[int, 
     corners = [float(entry[f"original_{corner}"]) for corner in _CORNERS]
     if not all(math.isfinite(corner) for corner in corners):
         return
-    x1, x2 = (min(max(corner / width, 0.0), 1.0) for corner in corners[0::2])
-    y1, y2 = (min(max(corner / height, 0.0), 1.0) for corner in corners[1::2])
+    x1, x2 = (round(min(max(corner / width, 0.0), 1.0), 5) for corner in corners[0::2])
+    y1, y2 = (round(min(max(corner / height, 0.0), 1.0), 5) for corner in corners[1::2])
     if x1 >= x2 or y1 >= y2:
         return
     known = boxes.get(entry["bbox_name"], [x1, y1, x2, y2])
-    joined = [min(known[0], x1), min(known[1], y1), max(known[2], x2), max(known[3], y2)]
-    boxes[entry["bbox_name"]] = [round(corner, 5) for corner in joined]
+    boxes[entry["bbox_name"]] = [min(known[0], x1), min(known[1], y1), max(known[2], x2), max(known[3], y2)]
 
 
 def _add_phrases(phrases: dict[str, list[tuple[int, list[str]]]], entry: dict, warn: Callable[[str], None]) -> None:

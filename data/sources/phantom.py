@@ -2,25 +2,26 @@
 
 Written are the files that real sources give (images, an annotation file in R2Gen's layout, scene graphs in Chest
 ImaGenome's schema), the truth behind them, and the prepared data set that is read from those scene graphs.
+
+Until all is there it lies in a folder `.NAME.unfinished` beside the data set, as described in `data.preparation`; a
+study counts as finished once its file in `parts/` is there.
 """
 
 import json
-import multiprocessing
-import os
 import shutil
-import sys
-import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 from PIL import Image
-from tqdm import tqdm
 
 from data.errors import UserError
+from data.preparation import begin, locked
+from data.progress import Progress
 from data.records import SPLITS
 from data.sources.chest_imagenome import read_scene_graph
 from data.sources.phantom_anatomy import Patient, draw_patient
@@ -28,6 +29,7 @@ from data.sources.phantom_findings import FINDING_KINDS, SEVERITIES, Finding, ob
 from data.sources.phantom_physics import Picture, simulate
 from data.sources.phantom_reports import TRAITS, Sentence, write_report
 from data.vocabulary import OBSERVATIONS
+from data.worker_pool import available_cores, ordered_map
 
 # Counts up when the same settings give other studies than before.
 VERSION = 1
@@ -106,37 +108,36 @@ def run(arguments: Namespace) -> None:
 def prepare_phantom(out: str | Path, settings: PhantomSettings, workers: int | None = None) -> None:
     """Write the data set of `settings` into the folder `out`, using `workers` processes (None: one a core).
 
-    A folder that already holds just this data set is left as it is. Raises UserError where `out` holds something else
-    or cannot be written; nothing is left behind then.
+    A folder that already holds just this data set is left as it is, and an interrupted call is gone on with. Raises
+    UserError where `out` holds something else, is being written by another process or cannot be written, and for other
+    settings than those of the interrupted call.
     """
     out = Path(out)
-    workers = _cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     if workers < 1:
         raise UserError(f"workers is {workers}: give a number from 1 on")
     description = {"name": "phantom", "version": VERSION, **asdict(settings)}
-    if _holds_already(out, description):
-        print(f"{out} holds this data set already")
-        return
+    unfinished = out.parent / f".{out.name}.unfinished"
+    already = _holds_already(out, description)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            counts = _write_all(building, settings, workers)
-            _write_yaml(building / "dataset.yaml", description | {"counts": counts})
-            building.chmod(0o755)
-            if out.is_dir():
-                out.rmdir()
-            building.rename(out)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        if already:
+            print(f"{out} holds this data set already")
+        else:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            with locked(unfinished, out):
+                begin(unfinished, description)
+                counts = _write_all(unfinished, settings, workers)
+                _write_yaml(unfinished / "dataset" / "dataset.yaml", description | {"counts": counts})
+                if out.is_dir():
+                    out.rmdir()
+                (unfinished / "dataset").rename(out)
+            by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
+            print(f"{out}: {settings.studies} studies ({by_split})")
+        shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"Cannot write {out}: {error.strerror or error}") from error
-    print(f"{out}: {settings.studies} studies ({', '.join(f'{count} {split}' for split, count in counts.items())})")
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        raise UserError(
+            f"Cannot write {out}: {error.strerror or error}; mend that and run the same command again"
+        ) from error
 
 
 def _holds_already(out: Path, description: dict) -> bool:
@@ -157,39 +158,25 @@ def _holds_already(out: Path, description: dict) -> bool:
     return True
 
 
-def _write_all(folder: Path, settings: PhantomSettings, workers: int) -> dict[str, int]:
+def _write_all(unfinished: Path, settings: PhantomSettings, workers: int) -> dict[str, int]:
     """Write all files but `dataset.yaml` and return the number of studies by split."""
-    (folder / "images").mkdir()
-    (folder / "scene_graphs").mkdir()
-    splits = assign_splits(settings)
+    folder = unfinished / "dataset"
+    (folder / "scene_graphs").mkdir(exist_ok=True)
     annotation: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    with (folder / "records.jsonl").open("w", encoding="utf-8") as records, \
-            (folder / "truth.jsonl").open("w", encoding="utf-8") as truths:
-        for study in _studies(folder, settings, splits, workers):
+    jobs = ((unfinished, settings, index, split) for index, split in enumerate(assign_splits(settings)))
+    progress = Progress("phantom", "studies", settings.studies)
+    with (
+        closing(progress), closing(ordered_map(_finished_study, jobs, workers)) as studies,
+        (folder / "records.jsonl").open("w", encoding="utf-8") as records,
+        (folder / "truth.jsonl").open("w", encoding="utf-8") as truths,
+    ):  # fmt: skip
+        for was_finished, study in studies:
             annotation[study["record"]["split"]].append(study["annotation"])
             records.write(json.dumps(study["record"]) + "\n")
             truths.write(json.dumps(study["truth"]) + "\n")
+            progress.found_done(1) if was_finished else progress.advance(1)
     (folder / "annotation.json").write_text(json.dumps(annotation), encoding="utf-8")
     return {split: len(entries) for split, entries in annotation.items()}
-
-
-def _studies(folder: Path, settings: PhantomSettings, splits: Sequence[str], workers: int) -> Iterator[dict]:
-    """What `_write_study` returns for every study, in order, showing progress."""
-    jobs = ((folder, settings, index, split) for index, split in enumerate(splits))
-    if workers == 1:
-        yield from _shown(map(_write_study, jobs), settings.studies)
-        return
-    with multiprocessing.Pool(workers) as pool:
-        yield from _shown(pool.imap(_write_study, jobs, chunksize=8), settings.studies)
-
-
-def _shown(studies: Iterator[dict], total: int) -> Iterator[dict]:
-    """Pass `studies` on with a bar on a terminal, and otherwise with a line for every fifth of them."""
-    on_terminal = sys.stderr.isatty()
-    for number, study in enumerate(tqdm(studies, total=total, desc="phantom", disable=not on_terminal), start=1):
-        yield study
-        if not on_terminal and number % max(1, total // 5) == 0:
-            print(f"phantom: {number} of {total} studies", flush=True)
 
 
 def assign_splits(settings: PhantomSettings) -> list[str]:
@@ -200,9 +187,21 @@ def assign_splits(settings: PhantomSettings) -> list[str]:
     return [splits[position] for position in order]
 
 
-def _write_study(job: tuple[Path, PhantomSettings, int, str]) -> dict:
+def _finished_study(job: tuple[Path, PhantomSettings, int, str]) -> tuple[bool, dict]:
+    """Whether the study of a job was written by an earlier call, and what `_write_study` returned for it."""
+    unfinished, settings, index, split = job
+    part = unfinished / "parts" / f"{index:06d}.json"
+    if part.exists():
+        return True, json.loads(part.read_text(encoding="utf-8"))
+    study = _write_study(unfinished / "dataset", settings, index, split)
+    partial = part.with_suffix(".partial")
+    partial.write_text(json.dumps(study), encoding="utf-8")
+    partial.replace(part)
+    return False, study
+
+
+def _write_study(folder: Path, settings: PhantomSettings, index: int, split: str) -> dict:
     """Simulate one study, write its images and its scene graph, and return its `record`, `annotation` and `truth`."""
-    folder, settings, index, split = job
     study_id = f"phantom-{index:06d}"
     streams = np.random.default_rng([settings.seed, index]).spawn(4)
     patient = draw_patient(streams[0])

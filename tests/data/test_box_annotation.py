@@ -4,13 +4,18 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data import box_annotation
+from data.box_annotation import read_boxes
 from data.errors import UserError
 from data.preparation import prepare
 from data.records import read_records
+from data.vocabulary import Anatomy
 from tests.toy_source import ToySource
 
 SIDE = 32
@@ -126,14 +131,44 @@ def test_boxes_need_a_graph_and_a_frontal_image(tmp_path, change):
         '{"id": "a", "boxes": {"neck": [0, 0, 1, 1]}}',
         '{"id": [], "boxes": {}}',
         '{"id": "a", "boxes": {"spine": [0, 1]}}',
+        '{"id": "a", "boxes": {"spine": 0.5}}',
+        '{"id": "a", "boxes": {"spine": [0, 0, 1, 1' + "0" * 400 + "]}}",
         '{"boxes": {}}',
+        "[" * 100_000,
     ],
+    ids=lambda line: line[:40],
 )
 def test_a_malformed_file_is_named(tmp_path, line):
     boxes = tmp_path / "boxes.jsonl"
     boxes.write_text('{"id": "b", "boxes": {}}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"--boxes=.*boxes\.jsonl line 2 .*is not of the form"):
         prepare(ToySource(4), tmp_path / "toy", SIDE, 1, boxes)
+
+
+corners = st.integers() | st.floats() | st.none() | st.text(max_size=3) | st.lists(st.floats(), max_size=2)
+boxes_of_a_study = st.dictionaries(
+    st.sampled_from(["spine", "left lung", "neck"]), st.lists(corners, min_size=3, max_size=5) | corners, max_size=3
+)
+
+
+studies = st.fixed_dictionaries({"id": st.text() | corners, "boxes": boxes_of_a_study | corners}) | corners
+
+
+@pytest.fixture(scope="module")
+def changing_file(tmp_path_factory) -> Path:
+    """A path for the files of all examples."""
+    return tmp_path_factory.mktemp("changing") / "boxes.jsonl"
+
+
+@given(studies, st.integers(0))
+def test_any_line_gives_boxes_or_one_line_that_names_the_file(changing_file, content, cut):
+    path, text = changing_file, json.dumps(content)
+    path.write_text(text[: cut % (2 * len(text))], encoding="utf-8")
+    try:
+        for boxes in read_boxes(path, "--boxes", Anatomy.load()).values():
+            assert boxes.shape == (29, 4) and boxes.dtype == np.float32
+    except UserError as error:
+        assert str(error).startswith(f"--boxes={path} line 1 (") and "\n" not in str(error)
 
 
 def test_a_missing_file_is_told_before_the_work(tmp_path):

@@ -261,6 +261,8 @@ def test_a_missing_image_names_file_and_study(dataset, copied_root):
     ("graph", {"regions": {"neck": {}}}, "Study train0: its graph is malformed .*'neck'"),
     ("graph", {"regions": {"spine": {"mentioned": True}}}, "Study train0: its graph is malformed .*'abnormal'"),
     ("graph", {}, "Study train0: its graph is malformed .*'regions'"),
+    ("graph", {"regions": {"spine": {"box": [0, 0, 1, 10**400], "mentioned": True, "abnormal": False,
+                                     "attributes": []}}}, "Study train0: its graph is malformed"),
 ])
 def test_a_malformed_annotation_names_its_study(dataset, copied_root, key, value, message):
     rewrite(copied_root, "train0", lambda record: record.update({key: value}))

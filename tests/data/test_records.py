@@ -87,7 +87,8 @@ def test_a_wrong_record_is_named(root, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", [b"{not json}\n", b"[1, 2]\n", b"\xff\xfe{}\n", b"\n"])
+@pytest.mark.parametrize("line", [b"{not json}\n", b"[1, 2]\n", b"\xff\xfe{}\n", b"\n", b"[" * 100_000],
+                         ids=lambda line: repr(line[:10]))
 def test_a_damaged_line_is_named(root, line):
     with (root / "records.jsonl").open("ab") as file:
         file.write(line)

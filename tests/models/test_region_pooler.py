@@ -22,6 +22,7 @@ def pooled(box: list[float], roi: str = "pool") -> float:
         ([32, 64, 96, 128], 31),  # columns 1 to 3, rows 2 to 4
         ([0, 0, 15, 15], 0),  # rounds to cell 0 on both sides
         ([0, 0, 16, 15], 1),  # half a cell rounds up
+        ([0, 0, 15.998, 15], 0),  # and what is less does not
         ([208, 208, 224, 224], 48),  # past the last cell: clamped to it
         ([100, 210, 110, 220], 45),
         ([224, 224, 224, 224], 48),
@@ -29,6 +30,16 @@ def pooled(box: list[float], roi: str = "pool") -> float:
 )
 def test_pool_takes_the_maximum_of_whole_cells(box, expected):
     assert pooled(box) == expected
+
+
+@pytest.mark.parametrize(("side", "cells"), [(224, 7), (224, 14), (448, 14), (512, 16), (320, 10)])
+def test_half_cells_round_up_whatever_the_side(side, cells):
+    """As in pixels, where halves are exact; in 0..1 some of them cannot be told in fp32."""
+    halves = (torch.arange(cells - 1) + 0.5) * (side / cells)
+    boxes = torch.stack([halves, halves, halves, halves], 1) / side
+    grid = torch.arange(float(cells)).expand(1, 1, cells, cells)
+    pooled = RegionPooler(1).pool(grid, boxes, torch.zeros(cells - 1, dtype=torch.long))
+    assert pooled.flatten().tolist() == list(range(1, cells))
 
 
 def test_align_takes_the_mean_of_samples():

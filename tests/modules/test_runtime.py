@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data.errors import UserError
 from modules.config import Precision
@@ -17,6 +18,7 @@ from modules.runtime import (
     ignore_stop_signals,
     in_first_process,
     is_first_process,
+    quantise_decoder,
     random_state,
     rank,
     restore_random_state,
@@ -55,6 +57,31 @@ def test_random_state_survives_a_file_that_executes_nothing(tmp_path):
     draws()
     restore_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert (draws(), random.gauss(0, 1), float(np.random.randn())) == expected
+
+
+class Speaker(nn.Module):
+    """What `quantise_decoder` needs of a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(64, 64)
+        self.decoder = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 9))
+
+
+def test_int8_is_near_fp32_and_in_the_decoder_alone(recwarn):
+    torch.manual_seed(0)
+    model, rows = Speaker(), torch.randn(50, 64)
+    expected = model.decoder(rows)
+    quantise_decoder(model, torch.device("cpu"))
+    assert not list(recwarn)
+    given = model.decoder(rows)
+    assert 0 < (given - expected).abs().max() < 0.05
+    assert type(model.encoder) is nn.Linear and not any(type(part) is nn.Linear for part in model.decoder)
+
+
+def test_int8_is_refused_on_a_gpu():
+    with pytest.raises(UserError, match="eval.int8=true is for CPUs, and this run is on cuda: choose train.device=cpu"):
+        quantise_decoder(Speaker(), torch.device("cuda"))
 
 
 def test_device_by_name(monkeypatch):

@@ -47,7 +47,7 @@ def test_boxes_are_divided_by_width_and_height():
     ("corners", "expected"),
     [((-20, -10, 100, 50), [0, 0, 0.5, 0.5]), ((100, 50, 260, 130), [0.5, 0.5, 1, 1]), ((50, 10, 50, 90), None),
      ((-50, 10, -1, 90), None), ((200, 0, 240, 50), None), ((80, 40, 20, 60), None),
-     ((float("nan"), 0, 10, 10), None)],
+     ((float("nan"), 0, 10, 10), None), ((50, 10, 50.0005, 90), None), ((199.9999, 10, 240, 90), None)],
 )
 def test_boxes_are_cut_at_the_border_and_dropped_when_empty(corners, expected):
     assert read([box("svc", *corners)]).get("svc", {"box": None})["box"] == expected
@@ -90,6 +90,23 @@ def test_other_regions_are_left_out(region):
 
 def test_entries_that_are_not_about_their_region_are_left_out():
     assert read([], [entry("abdomen", ["nlp|yes|abnormal"], about=False)]) == {}
+
+
+def test_all_36_boxes_and_comparisons_with_earlier_films_give_the_29_regions():
+    """The seven that reports never speak of are left out; of `relationships`, ambiguous or not, nothing is read."""
+    names = Anatomy.load().names
+    others = ("left cardiac silhouette", "right cardiac silhouette", "descending aorta", "left upper abdomen",
+              "right upper abdomen", "left cardiophrenic angle", "right cardiophrenic angle")  # fmt: skip
+    document = {
+        "image_id": "x", "objects": [box(name, 10, 10, 90, 90) for name in (*names, *others)],
+        "attributes": [entry("left lung", ["nlp|yes|abnormal"])],
+        "relationships": [{"predicate": "['Improved', 'Worsened']", "bbox_name": "left lung",
+                           "relationship_names": ["comparison|yes|improved", "comparison|yes|worsened"],
+                           "attributes": ["anatomicalfinding|yes|pneumothorax"]}],
+    }  # fmt: skip
+    regions = read_scene_graph(document, (100, 100))["regions"]
+    assert tuple(regions) == names and all(region["box"] for region in regions.values())
+    assert regions["left lung"]["attributes"] == ["nlp|yes|abnormal"]
 
 
 def test_entries_of_the_same_region_are_merged():
@@ -179,7 +196,7 @@ def test_any_sound_document_gives_a_sound_graph(document, width, height):
         assert len(set(labels)) == len(labels)
         if region["box"] is not None:
             x1, y1, x2, y2 = region["box"]
-            assert 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1
+            assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
     json.dumps(regions, allow_nan=False)
 
 

@@ -1,6 +1,10 @@
 """The phantom as a data set: what is drawn, and what is written."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -194,14 +198,42 @@ def test_other_contents_are_refused_and_kept(written, tmp_path):
         prepare_phantom(tmp_path, SETTINGS, workers=1)
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(path: Path, image: np.ndarray) -> None:
-        raise OSError(28, "No space left on device")
+def test_after_an_end_in_any_study_the_same_command_goes_on(written, tmp_path, monkeypatch):
+    """The disk is full at the third picture, then again: what was finished is not drawn twice, and no byte differs."""
+    write_image, drawn = phantom._write_image, []
 
-    monkeypatch.setattr(phantom, "_write_image", fail)
-    with pytest.raises(UserError, match="Cannot write .*made: No space left on device"):
-        prepare_phantom(tmp_path / "made", SETTINGS, workers=1)
-    assert list(tmp_path.iterdir()) == []
+    def fill_up(path: Path, image: np.ndarray) -> None:
+        drawn.append(path.name)
+        if len(drawn) in (3, 9):
+            path.write_bytes(b"half a picture")
+            raise OSError(28, "No space left on device")
+        write_image(path, image)
+
+    monkeypatch.setattr(phantom, "_write_image", fill_up)
+    for _ in range(2):
+        with pytest.raises(UserError, match="Cannot write .*made: No space left on device; mend that and run the same"):
+            prepare_phantom(tmp_path / "made", SETTINGS, workers=1)
+        assert not (tmp_path / "made").exists()
+    with pytest.raises(UserError, match=r"\.made\.unfinished holds an interrupted preparation with another seed"):
+        prepared(tmp_path / "made", seed=6)
+    prepare_phantom(tmp_path / "made", SETTINGS, workers=1)
+    assert contents(tmp_path / "made") == contents(written) and len(drawn) == 24 + 2
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_killed_phantom_goes_on_and_leaves_no_worker(written, tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=prepare_phantom, args=(tmp_path / "made", SETTINGS, 2))
+    process.start()
+    parts = tmp_path / ".made.unfinished" / "parts"
+    end = time.monotonic() + 60
+    while not any(parts.glob("*.json")):
+        assert process.is_alive() and time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    prepare_phantom(tmp_path / "made", SETTINGS, workers=1)
+    assert contents(tmp_path / "made") == contents(written)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 @pytest.mark.parametrize(
