@@ -14,7 +14,7 @@ def test_regions_by_hand():
     mentioned = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
     probabilities = np.array([[0.9, 0.1, 0.3], [0.6, 0.8, 0.9], [0.0, 0.0, 0.0]])
     known = np.array([True, True, False])  # the last study has no annotated graph
-    scores, absent = region_scores(probabilities > 0.5, probabilities, mentioned, known)
+    scores, absent = region_scores(probabilities > 0.5, probabilities, mentioned, known).values(3)
     # region 0: right and too many, region 1: right, region 2: right and missed
     assert scores["region_micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     assert scores["region_macro_f1"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
@@ -32,7 +32,7 @@ def test_attributes_count_on_mentioned_regions_and_known_graphs_only():
     probabilities[1, 0, 0] = 0.2
     scores, absent = attribute_scores(
         probabilities > 0.5, probabilities, reference, mentioned, np.array([True, True, False])
-    )
+    ).values(3)
     assert scores["attribute_micro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))  # (1, 0, 1) is missed
     # Slot (0, 0): study 0 positive at .9 above study 1 at .2. Slot (0, 1): a tie at 0. Region 1 is never mentioned.
     assert scores["attribute_auroc"] == pytest.approx((1 + 0.5) / 2)
@@ -44,9 +44,9 @@ def test_an_invisible_prediction_counts_zero():
     predicted = np.array([[[0, 0, 0.5, 1], [0, 0, 1, 1]], [[0, 0, 1, 1], [0, 0, 1, 1]]], dtype=np.float32)
     called_visible = np.array([[True, False], [True, True]])
     visible = np.array([[True, True], [False, True]])
-    scores, _ = box_scores(predicted, called_visible, boxes, visible, YES)
+    scores, _ = box_scores(predicted, called_visible, boxes, visible, YES).values(2)
     assert scores["box_iou"] == pytest.approx((0.5 + 0 + 1) / 3)
-    scores, _ = box_scores(predicted, called_visible, boxes, visible, np.array([True, False]))
+    scores, _ = box_scores(predicted, called_visible, boxes, visible, np.array([True, False])).values(2)
     assert scores["box_iou"] == pytest.approx((0.5 + 0) / 2)
 
 
@@ -79,7 +79,8 @@ def test_absence_is_explained():
         (box_scores(boxes, regions, boxes, ~regions, nobody), "no study"),
         (box_scores(boxes, regions, boxes, regions, YES), "no study"),
     ]
-    for (scores, absent), reason in cases:
+    for part, reason in cases:
+        scores, absent = part.values(2)
         assert set(scores.values()) == {None}
         assert set(absent) == set(scores)
         assert all(reason in text for text in absent.values())
