@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.metrics.graph import attribute_scores, box_iou, box_scores, region_scores
+from modules.metrics.graph import (
+    GROUNDING_NAMES,
+    attribute_scores,
+    box_iou,
+    box_scores,
+    centre_inside,
+    grounding_scores,
+    region_scores,
+)
 
 YES = np.array([True, True])
 
@@ -84,3 +92,36 @@ def test_absence_is_explained():
         assert set(scores.values()) == {None}
         assert set(absent) == set(scores)
         assert all(reason in text for text in absent.values())
+
+
+def test_grounding_by_hand():
+    boxes = np.array([[[0, 0, 0.4, 0.4], [0.5, 0.5, 1, 1], [0, 0, 1, 1]]] * 2)
+    predicted = np.array([[[0, 0, 0.4, 0.2], [0, 0, 0.4, 0.4], [0, 0, 1, 1]]] * 2)
+    called_visible = np.array([[True, True, False], [True, True, True]])
+    boxed = np.array([[True, True, True], [True, False, True]])
+    found = np.array([[True, True, True], [False, True, False]])  # the second study's region has no box
+    generated = np.array([[True, False, False], [False, False, True]])
+    scores, absent = grounding_scores(predicted, called_visible, boxes, boxed, found, generated).values(2)
+    assert not absent
+    assert scores["grounding_iou"] == pytest.approx((1 / 2 + 0 + 0) / 3)  # the last box is called invisible
+    assert scores["grounding_pointing"] == pytest.approx(1 / 3)
+    assert scores["grounding_generated_iou"] == pytest.approx((1 / 2 + 1) / 2)
+    assert scores["grounding_generated_pointing"] == 1
+    assert set(scores) == set(GROUNDING_NAMES)
+
+
+def test_grounding_without_boxes_or_findings_is_absent():
+    nothing, boxes = np.zeros((2, 3), dtype=bool), np.zeros((2, 3, 4))
+    _, absent = grounding_scores(None, None, boxes, ~nothing, ~nothing, ~nothing).values(2)
+    assert absent == dict.fromkeys(GROUNDING_NAMES, "boxes are not predicted")
+    _, absent = grounding_scores(boxes, ~nothing, boxes, ~nothing, nothing, nothing).values(2)
+    assert set(absent) == set(GROUNDING_NAMES) and all("no region" in reason for reason in absent.values())
+
+
+@given(st.lists(st.floats(0, 1), min_size=8, max_size=8))
+def test_a_box_points_at_itself_and_not_beside(numbers):
+    first, second = np.sort(np.array(numbers).reshape(2, 2, 2), axis=1).reshape(2, 4)
+    assert centre_inside(first, first)
+    centre = (first[:2] + first[2:]) / 2
+    inside = all(second[axis] <= centre[axis] <= second[axis + 2] for axis in (0, 1))
+    assert bool(centre_inside(first, second)) is inside
