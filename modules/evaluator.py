@@ -24,8 +24,8 @@ from models.outputs import BoxSource, Encoded, Generation, GraphSource, ModelInp
 from modules.config import Precision
 from modules.metrics import clinical, graph
 from modules.metrics.labelers import RuleLabeler
-from modules.metrics.text_scores import TEXT_GROUPS, text_scores
-from modules.metrics.triples import abnormal_regions, triples_of
+from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
+from modules.metrics.triples import abnormal_regions
 from modules.metrics.weighted import RESAMPLES, Interval, Scored, absent, merged
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
@@ -276,16 +276,17 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
         arrays = [getattr(record.prediction, name) for record in records]
         return None if any(array is None for array in arrays) else np.stack(arrays)
 
-    references, generated = ([getattr(record, name) for record in records] for name in ("reference", "generated"))
-    triples, triples_of_references = triples_of(generated), triples_of(references)
+    references, generated = (
+        Readings.of([getattr(record, name) for record in records], RuleLabeler()) for name in ("reference", "generated")
+    )
     regions = Anatomy.load().names
-    found = np.array([[name in abnormal_regions(each) for name in regions] for each in triples])
+    found = np.array([[name in abnormal_regions(each) for name in regions] for each in generated.triples])
     graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
     mentioned, visible = annotated("mentioned"), annotated("visible")
     return merged([
         text_scores(
-            references, [record.scored_reference for record in records], generated, RuleLabeler(),
-            triples_of_references, triples, annotated("observations"), annotated("observations_known"), meteor,
+            references, generated, [record.scored_reference for record in records], annotated("observations"),
+            annotated("observations_known"), meteor,
         ),
         graph.region_scores(predicted("region_selected"), predicted("region_probabilities"), mentioned, graph_known),
         graph.attribute_scores(
