@@ -19,10 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.batch import Batch
-from data.vocabulary import Vocabularies
+from data.vocabulary import Anatomy, Vocabularies
 from models.outputs import BoxSource, Encoded, Generation, GraphSource, ModelInputs
 from modules.config import Precision
-from modules.metrics import clinical, graph, nlg
+from modules.metrics import clinical, graph
+from modules.metrics.labelers import RuleLabeler
+from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
+from modules.metrics.triples import abnormal_regions
+from modules.metrics.weighted import RESAMPLES, Interval, Scored, absent, merged
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
 
@@ -30,16 +34,15 @@ Item = TypeVar("Item")
 
 # The scores as tables show them together: title -> names.
 SCORE_GROUPS: dict[str, tuple[str, ...]] = {
-    "Language": nlg.NAMES,
+    **TEXT_GROUPS,
     "Scene graph": graph.NAMES,
     "Observations read off the image": clinical.NAMES,
+    "Grounding": graph.GROUNDING_NAMES,
 }
 SCORE_NAMES = tuple(name for names in SCORE_GROUPS.values() for name in names)
 
 # Probability above which an observation counts as positive.
 OBSERVATION_THRESHOLD = 0.5
-# Of the studies, for bootstrap intervals.
-RESAMPLES = 1000
 # Seconds between two lines of progress where there is no terminal for a bar.
 _SECONDS_A_LINE = 30.0
 
@@ -104,34 +107,15 @@ class StudyRecord:
 
 
 @dataclass
-class Scored:
-    """What scoring N records gives.
-
-    scores     by the names of `SCORE_NAMES`; None where one could not be computed
-    absent     name -> why it is None
-    intervals  name -> bootstrap 95 % interval; None where there is none; empty where none was asked for
-    per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
-               has no such score: what best and worst cases are chosen by
-    tables     title -> row -> column -> value: scores by observation, by region and by attribute
-    """
-
-    scores: dict[str, float | None]
-    absent: dict[str, str]
-    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
-    per_study: dict[str, NDArray] = field(default_factory=dict)
-    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-
-
-@dataclass
 class Evaluation:
     """The scores of a split as in `Scored`, and the records in study order."""
 
     scores: dict[str, float | None]
     absent: dict[str, str]
     records: list[StudyRecord]
-    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
     per_study: dict[str, NDArray] = field(default_factory=dict)
-    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -278,13 +262,12 @@ def inference(model: nn.Module) -> Iterator[None]:
 def score_records(records: list[StudyRecord], meteor: bool = True, resamples: int = RESAMPLES) -> Scored:
     """All scores of `SCORE_NAMES` for `records`, with bootstrap intervals from so many `resamples`, or without for 0.
 
-    Reports are compared by the records' protocol; regions and attributes only over studies with an annotated graph,
-    boxes only over studies with annotated boxes, observations only over known labels (see `modules/metrics`).
+    Words are compared by the records' protocol; labels and triples are read from complete references; regions and
+    attributes are compared only over studies with an annotated graph, boxes only over studies with annotated boxes,
+    observations only over known labels (see `modules/metrics`).
     """
     if not records:
-        return Scored(
-            dict.fromkeys(SCORE_NAMES), dict.fromkeys(SCORE_NAMES, "no study"), dict.fromkeys(SCORE_NAMES)
-        )
+        return absent(SCORE_NAMES, "no study").scored(0, resamples)
 
     def annotated(name: str) -> NDArray:
         return np.stack([getattr(record.annotation, name) for record in records])
@@ -293,31 +276,33 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
         arrays = [getattr(record.prediction, name) for record in records]
         return None if any(array is None for array in arrays) else np.stack(arrays)
 
+    references, generated = (
+        Readings.of([getattr(record, name) for record in records], RuleLabeler()) for name in ("reference", "generated")
+    )
+    regions = Anatomy.load().names
+    found = np.array([[name in abnormal_regions(each) for name in regions] for each in generated.triples])
     graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
-    mentioned = annotated("mentioned")
-    parts = (
-        nlg.nlg_scores(
-            [record.scored_reference for record in records], [record.generated for record in records], meteor
+    mentioned, visible = annotated("mentioned"), annotated("visible")
+    return merged([
+        text_scores(
+            references, generated, [record.scored_reference for record in records], annotated("observations"),
+            annotated("observations_known"), meteor,
         ),
         graph.region_scores(predicted("region_selected"), predicted("region_probabilities"), mentioned, graph_known),
         graph.attribute_scores(
             predicted("attributes"), predicted("attribute_probabilities"), annotated("attributes"), mentioned,
             graph_known,
         ),
-        graph.box_scores(
-            predicted("boxes"), predicted("visible"), annotated("boxes"), annotated("visible"), boxes_known
-        ),
+        graph.box_scores(predicted("boxes"), predicted("visible"), annotated("boxes"), visible, boxes_known),
         clinical.observation_scores(
             predicted("observations"), predicted("observation_probabilities"), annotated("observations"),
             annotated("observations_known"),
         ),
-    )
-    scores: dict[str, float | None] = {}
-    absent: dict[str, str] = {}
-    for part_scores, part_absent in parts:
-        scores |= part_scores
-        absent |= part_absent
-    return Scored(scores, absent, dict.fromkeys(SCORE_NAMES) if resamples else {})
+        graph.grounding_scores(
+            predicted("boxes"), predicted("visible"), annotated("boxes"), visible & boxes_known[:, None],
+            mentioned & annotated("abnormal") & graph_known[:, None], found,
+        ),
+    ]).scored(len(records), resamples)
 
 
 def annotations(batch: Batch) -> list[Annotation]:

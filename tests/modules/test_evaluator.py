@@ -66,7 +66,15 @@ def evaluate(dataset, model, should_stop=None, **settings):
 def test_all_scores_are_there_and_records_are_in_order(dataset, model):
     evaluation = evaluate(dataset, model)
     assert set(evaluation.scores) == set(SCORE_NAMES)
-    assert set(evaluation.absent) == {"meteor"} == {name for name, value in evaluation.scores.items() if value is None}
+    # The fake model writes of no finding in a region that has a box.
+    without = {"meteor", "grounding_generated_iou", "grounding_generated_pointing"}
+    assert set(evaluation.absent) == without == {name for name, value in evaluation.scores.items() if value is None}
+    assert set(evaluation.intervals) == set(SCORE_NAMES)
+    for name, interval in evaluation.intervals.items():
+        assert (interval is None) == (name in without)
+        assert interval is None or interval[0] <= evaluation.scores[name] <= interval[1]
+    for values in evaluation.per_study.values():
+        assert values.shape == (5,)
     assert [record.study_id for record in evaluation.records] == [f"test{number}" for number in range(5)]
     for record, sample in zip(evaluation.records, (dataset[index] for index in range(5)), strict=True):
         assert record.generated in TEXTS
