@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data.dicom import MOST_PIXELS, looks_like_dicom, read_dicom, short_reason
 from data.errors import UserError
+from data.transforms import grey
 
 # Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
 _FORMATS = ("PNG", "JPEG", "TIFF")
@@ -77,7 +78,7 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
                     raise UserError(f"{name} has {size[0]} x {size[1]} pixels, too many for a radiograph: replace it")
                 # A JPEG decodes at a half, a quarter, ... of its size, and grey only: much faster.
                 image.draft("L", size if at_least is None else (at_least, at_least))
-                return Radiograph(_grey(image), "", size)
+                return Radiograph(grey(image), "", size)
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -85,16 +86,3 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
     # A damaged file can lead the decoders anywhere.
     except Exception as error:
         raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error
-
-
-def _grey(image: Image.Image) -> np.ndarray:
-    """[H, W] uint8 for a picture of any mode."""
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return np.array(image.convert("L"))
-    values = np.asarray(image, dtype=np.float64)
-    known = values[np.isfinite(values)]
-    if not known.size:
-        raise ValueError("no pixel has a value")
-    low, high = known.min(), known.max()
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return ((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)

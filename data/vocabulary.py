@@ -119,6 +119,14 @@ class Anatomy:
         return Anatomy(tuple(replace(region, box=boxes.get(region.name, region.box)) for region in self.regions))
 
 
+def is_abnormal(attribute: str) -> bool:
+    """Whether `attribute` (category|polarity|label) says that something is wrong: a finding, a disease, "abnormal"."""
+    category, _, statement = attribute.partition("|")
+    return statement.startswith("yes|") and (
+        category in ("anatomicalfinding", "disease") or attribute == "nlp|yes|abnormal"
+    )
+
+
 @dataclass(frozen=True)
 class AttributeVocabulary:
     """The attributes that each region can have: `category|polarity|label`, alphabetical.

@@ -1,5 +1,6 @@
 """Config -> objects: the only place where settings become classes and numbers."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
+from modules.checkpoint import Checkpoint, load_weights
 from modules.config import Config, ModelConfig
 from modules.criterion import ReportCriterion
 from modules.evaluator import Evaluator
@@ -96,6 +98,16 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
         bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
     )
     _initialise(model)
+    return model
+
+
+def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
+    """The checkpoint's model. Raises UserError where its weights do not fit `config`."""
+    # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
+    trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
+    model = build_model(config, checkpoint.vocabularies)
+    load_weights(model, checkpoint.weights)
     return model
 
 
