@@ -16,6 +16,8 @@ from data.transforms import grey
 # Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _HEAD = 132
+# How many times longer than wide a picture may be. Reduced to a short side of 256 pixels, a JPEG can hold it then.
+_MOST_ELONGATED = 50
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,20 @@ def read_radiograph(
                 raise UserError(f"{name} is empty: replace it")
             if looks_like_dicom(head):
                 image = read_dicom(file, name, window)
+                check_size(image.pixels.shape[::-1], name)
                 return Radiograph(image.pixels, image.view, image.pixels.shape[::-1], image.warnings)
             return _read_picture(file, name, at_least)
     except OSError as error:
         raise UserError(f"Cannot read {name}: {error.strerror or short_reason(error)}") from error
+
+
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Raise UserError, before anything is decoded, for a (width, height) that no radiograph has."""
+    width, height = size
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{name} has {width} x {height} pixels, too many for a radiograph: replace it")
+    if not 0 < max(size) <= _MOST_ELONGATED * min(size):
+        raise UserError(f"{name} has {width} x {height} pixels: no radiograph is so narrow, replace it")
 
 
 def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph:
@@ -74,8 +86,7 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
                 size = image.size
                 if getattr(image, "n_frames", 1) > 1:
                     raise UserError(f"{name} holds {image.n_frames} pictures: give a file of one")
-                if size[0] * size[1] > MOST_PIXELS:
-                    raise UserError(f"{name} has {size[0]} x {size[1]} pixels, too many for a radiograph: replace it")
+                check_size(size, name)
                 # A JPEG decodes at a half, a quarter, ... of its size, and grey only: much faster.
                 image.draft("L", size if at_least is None else (at_least, at_least))
                 return Radiograph(grey(image), "", size)
