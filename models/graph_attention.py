@@ -84,6 +84,26 @@ class GraphAttention(nn.Module):
         has_graph = has_graph[:, None, None] if packing is None else has_graph[packing.sequence].unsqueeze(1)
         return torch.where(has_graph, fused, rows)
 
+    def region_weights(self, rows: Tensor, memory: GraphMemory) -> Tensor:
+        """How much each of `rows` [B, Q, D] looks at each sub-graph, on average over heads: [B, Q, R].
+
+        Of a study with sub-graphs each row's weights add up to 1; without any they are 0.
+        """
+        queries = self.norm(rows)
+        if self.sentence_attention == "hierarchical":
+            return self._subgraph_weights(queries, memory) * memory.selected.unsqueeze(1)
+        weights = self.attention.weights(queries, memory.keys, memory.mask)
+        if self.sentence_attention == "node":
+            weights = weights.unflatten(-1, (memory.selected.shape[1], -1)).sum(-1)
+        return weights
+
+    def _subgraph_weights(self, queries: Tensor, memory: GraphMemory) -> Tensor:
+        """`hierarchical`: how the answers of the sub-graphs are weighed, [B, Q, R] in fp32."""
+        scores = self.subgraph_query(queries) @ memory.subgraph_keys.transpose(1, 2)
+        scores = scores.float() / queries.shape[-1] ** 0.5
+        scores = scores.masked_fill(~memory.selected.unsqueeze(1), torch.finfo(scores.dtype).min)
+        return F.softmax(scores, -1)
+
     def _attend(self, queries: Tensor, memory: GraphMemory, packing: Packing | None) -> Tensor:
         if self.sentence_attention != "hierarchical":
             return self.attention.attend(queries, memory.keys, memory.values, memory.mask, packing=packing)
@@ -93,7 +113,5 @@ class GraphAttention(nn.Module):
         answers = self.attention.attend(  # [B, R, Q, D]
             queries.unsqueeze(1).expand(-1, regions, -1, -1), memory.keys, memory.values, memory.mask
         )
-        scores = self.subgraph_query(queries) @ memory.subgraph_keys.transpose(1, 2)  # [B, Q, R]
-        scores = scores.float() / queries.shape[-1] ** 0.5
-        scores = scores.masked_fill(~memory.selected.unsqueeze(1), torch.finfo(scores.dtype).min)
-        return torch.einsum("bqr,brqd->bqd", F.softmax(scores, -1).to(answers.dtype), answers)
+        weights = self._subgraph_weights(queries, memory).to(answers.dtype)
+        return torch.einsum("bqr,brqd->bqd", weights, answers)

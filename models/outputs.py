@@ -148,9 +148,13 @@ class Generation:
     scores     [B]  summed log-probability / number of generated tokens (EOS counted)
     token_log_probs [B, T]  log-probability of each written token, 0 after EOS
     encoded    what they were written from
+    region_attention [B, T, R]  how much each token looked at the sub-graph of each region, on average over layers and
+               heads; adds up to 1, or is 0 after EOS and for studies without sub-graph. None where the decoder was
+               given no graph
     """
 
     token_ids: Tensor
     scores: Tensor
     token_log_probs: Tensor
     encoded: Encoded
+    region_attention: Tensor | None = None

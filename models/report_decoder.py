@@ -80,12 +80,20 @@ class ReportDecoderLayer(nn.Module):
         self, words: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None
     ) -> Tensor:
         """words [P, D], `packing` of [B, T] -> [P, D], every word from itself and those before."""
-        words = self.self_attention(words, causal=True, packing=packing)
+        words = self._attend_to_words_and_patches(words, packing, memory, memory_mask)
         graph_memory = None
         if self.graph_attention is not None and graph is not None:
             graph_memory = self.graph_attention.project(graph)
-        keys, values = self.image_attention.project_memory(memory)
-        return self._attend_and_transform(words, keys, values, memory_mask, graph_memory, packing)
+        return self._attend_to_graph_and_transform(words, graph_memory, packing)
+
+    def region_weights(
+        self, words: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, and how much each word looks at each sub-graph of its study [B, T, R]."""
+        words = self._attend_to_words_and_patches(words, packing, memory, memory_mask)
+        graph_memory = self.graph_attention.project(graph)
+        weights = self.graph_attention.region_weights(packing.unpack(words), graph_memory)
+        return self._attend_to_graph_and_transform(words, graph_memory, packing), weights
 
     def step(self, words: Tensor, state: DecoderState, layer: int, seen: Tensor | None) -> Tensor:
         """One more word a beam: words [B, K, D] -> [B, K, D]; its keys and values join `state`.
@@ -97,17 +105,27 @@ class ReportDecoderLayer(nn.Module):
         keys, values, present = state.self_keys[layer], state.self_values[layer], state.present()
         keys[:, :, present], values[:, :, present] = attention.project_memory(normed)
         words = words + attention.attend(normed, keys[:, :, : present.stop], values[:, :, : present.stop], seen)
-        graph_memory = None if state.graph_memories is None else state.graph_memories[layer]
-        return self._attend_and_transform(
-            words, state.memory_keys[layer], state.memory_values[layer], state.memory_mask, graph_memory
+        words = self._attend_to_patches(
+            words, state.memory_keys[layer], state.memory_values[layer], state.memory_mask
         )
+        graph_memory = None if state.graph_memories is None else state.graph_memories[layer]
+        return self._attend_to_graph_and_transform(words, graph_memory)
 
-    def _attend_and_transform(
-        self, words: Tensor, keys: Tensor, values: Tensor, mask: Tensor, graph_memory: GraphMemory | None,
-        packing: Packing | None = None,
+    def _attend_to_words_and_patches(
+        self, words: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor
+    ) -> Tensor:
+        words = self.self_attention(words, causal=True, packing=packing)
+        return self._attend_to_patches(words, *self.image_attention.project_memory(memory), memory_mask, packing)
+
+    def _attend_to_patches(
+        self, words: Tensor, keys: Tensor, values: Tensor, mask: Tensor, packing: Packing | None = None
     ) -> Tensor:
         attended = self.image_attention.attend(self.image_norm(words), keys, values, mask, packing=packing)
-        words = words + self.dropout(attended)
+        return words + self.dropout(attended)
+
+    def _attend_to_graph_and_transform(
+        self, words: Tensor, graph_memory: GraphMemory | None, packing: Packing | None = None
+    ) -> Tensor:
         if graph_memory is not None:
             words = self.graph_attention(words, graph_memory, packing)
         return self.feed_forward(words)
@@ -145,6 +163,27 @@ class ReportDecoder(nn.Module):
         for layer in self.layers:
             words = layer(words, packing, memory, memory_mask.unsqueeze(1), graph)
         return self.word_head(packing.unpack(self.norm(words)))
+
+    def region_attention(
+        self, token_ids: Tensor, token_mask: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph
+    ) -> Tensor:
+        """Where the decoder looks for the word after each of `token_ids` [B, T]: its weight on each region [B, T, R].
+
+        The mean over layers and heads of the attention to sub-graphs; adds up to 1 for real words of studies with a
+        sub-graph, 0 for all others. The decoder must attend to graphs; other arguments as in `forward`.
+        """
+        packing = Packing.of(token_mask)
+        words = packing.pack(self.embedding(token_ids))
+        weights = []
+        for layer in self.layers:
+            words, looked = layer.region_weights(words, packing, memory, memory_mask.unsqueeze(1), graph)
+            weights.append(looked)
+        return torch.stack(weights).mean(0) * token_mask.unsqueeze(-1)
+
+    @property
+    def attends_to_graphs(self) -> bool:
+        """Whether its words look at sub-graphs (`graph_in: decoder | both`)."""
+        return self.layers[0].graph_attention is not None
 
     def start(
         self, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None, beams: int, longest: int

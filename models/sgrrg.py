@@ -142,7 +142,19 @@ class SGRRG(nn.Module):
             )
         else:
             written = beam_search(self.decoder.step, state, studies, beam_size, longest, **special)
-        return Generation(written.token_ids, written.scores, written.token_log_probs, encoded)
+        return Generation(
+            written.token_ids, written.scores, written.token_log_probs, encoded,
+            self._region_attention(written.token_ids, encoded),
+        )
+
+    def _region_attention(self, token_ids: Tensor, encoded: Encoded) -> Tensor | None:
+        """`Generation.region_attention` of `token_ids` [B, T], which end at the first EOS."""
+        if encoded.graph is None or not self.decoder.attends_to_graphs:
+            return None
+        ended = (token_ids == self.eos_id).cumsum(1)
+        real = ended - (token_ids == self.eos_id).long() == 0  # EOS itself is written as well
+        before = torch.cat([torch.full_like(token_ids[:, :1], self.bos_id), token_ids[:, :-1]], 1)
+        return self.decoder.region_attention(before, real, encoded.memory, encoded.memory_mask, encoded.graph)
 
     # The three places where a box, a region or an attribute is chosen.
 

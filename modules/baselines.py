@@ -175,7 +175,7 @@ def score_baselines(
     scores, absent = {}, {}
     for name, (prediction, reports) in answers.items():
         answered = [
-            replace(record, generated=report, log_probability=None, prediction=prediction)
+            replace(record, generated=report, log_probability=None, prediction=prediction, sentences=[])
             for record, report in zip(records, reports, strict=True)
         ]
         scores[name], absent[name] = score_records(answered, meteor)

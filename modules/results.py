@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from data.errors import UserError
@@ -14,6 +15,8 @@ from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
 from modules.evaluator import SCORE_NAMES, StudyRecord
 
+# Shares of a sentence's attention below this are left out of predictions.jsonl.
+SMALLEST_SHARE = 0.01
 # Baselines by their names in metrics.json, as people read them.
 _COLUMNS = {"blind": "image-blind", "nearest_image": "nearest image"}
 
@@ -72,6 +75,8 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
 
     id, reference (full cleaned report), generated;
     score         summed log-probability / number of generated tokens; null for a text that no model wrote
+    sentences     [{text, regions: {name: share}, confidence}] of the generated report, in order: how much each looked
+                  at the sub-graphs of regions (shares of 0.01 and more), and how sure the model is of it
     regions       {name: {box: [x1, y1, x2, y2] in 0..1 or null, probability, visible_probability, selected}}, all
                   regions; probability is "the report will speak of it"; null what the model does not predict
     attributes    {region: {attribute: probability}}, those given to the regions of the graph: the selected ones, or
@@ -103,6 +108,17 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
         "reference": record.reference,
         "generated": record.generated,
         "score": score if score is not None and math.isfinite(score) else None,
+        "sentences": [
+            {
+                "text": sentence.text,
+                "regions": {
+                    names[region]: round(float(sentence.regions[region]), 6)
+                    for region in np.flatnonzero(sentence.regions >= SMALLEST_SHARE)
+                },
+                "confidence": round(sentence.confidence, 6),
+            }
+            for sentence in record.sentences
+        ],
         "regions": regions,
         "attributes": attributes,
         "observations": observations,

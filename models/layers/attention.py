@@ -3,6 +3,7 @@
 Shapes: B batch, Q queries, M memory rows, D width, h heads, d = D / h, P packed rows.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,6 +67,17 @@ class MultiHeadAttention(nn.Module):
         return answer.masked_fill(
             blind if packing is None else packing.pack(blind.expand(*packing.mask.shape, 1)), 0.0
         )
+
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """How `attend` weighs the memory rows, on average over heads: [..., Q, M]; zeros for a query that sees nothing.
+
+        queries [..., Q, D], keys [..., h, M, d], mask [..., 1 or Q, M] bool; without dropout. Softmax in fp32.
+        """
+        mask = mask.unsqueeze(-3)
+        queries = self._split(self.query(queries), None)
+        scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return (F.softmax(scores, -1) * mask).mean(-3)
 
     def _split(self, rows: Tensor, packing: Packing | None) -> Tensor:
         """[..., M, D], or [P, D] with a packing -> [..., h, M, d]."""

@@ -114,3 +114,29 @@ def test_padding_changes_no_real_word(settings, memory, graph):
     padded = made(TOKENS, real, memory, MASK, graph)
     assert padded.shape == (2, LONGEST, WORDS)
     torch.testing.assert_close(padded[real], written(made, TOKENS, memory, MASK, graph)[real])
+
+
+@pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
+def test_region_attention_is_a_distribution_over_the_subgraphs_of_the_study(settings, memory, graph):
+    token_mask = torch.ones_like(TOKENS, dtype=torch.bool)
+    token_mask[0, 5:] = False
+    weights = decoder(settings).region_attention(TOKENS, token_mask, memory, MASK, graph)
+    assert weights.shape == (*TOKENS.shape, SELECTED.shape[1])
+    torch.testing.assert_close(weights[0, :5].sum(-1), torch.ones(5))
+    assert weights[0, :5, 0].min() > 0 and not weights[0, :, 1].any()  # the middle region has no sub-graph
+    assert not weights[0, 5:].any() and not weights[1].any()  # padding; a study without sub-graph
+
+
+def test_region_attention_is_where_the_answer_comes_from(memory, graph):
+    """With one-hot values the attended answer is the weights themselves."""
+    made = decoder({})
+    attention = made.layers[0].graph_attention
+    rows = torch.randn(2, 4, WIDTH, generator=torch.Generator().manual_seed(3))
+    projected = attention.project(graph)
+    with torch.no_grad():
+        attention.attention.output.weight.copy_(torch.eye(WIDTH))
+        attention.attention.output.bias.zero_()
+        projected.values = torch.eye(3, WIDTH // 2).expand(2, 2, -1, -1)  # head h: region r -> unit vector r
+        answer = attention.attention.attend(attention.norm(rows), projected.keys, projected.values, projected.mask)
+        by_head = answer.unflatten(-1, (2, -1))[..., :3]  # [B, Q, h, R]
+        torch.testing.assert_close(attention.region_weights(rows, projected), by_head.mean(2))

@@ -236,6 +236,24 @@ def test_no_graph_source_leaves_the_decoder_without_graph():
     assert torch.equal(without.token_ids, nothing_annotated.token_ids)
 
 
+def test_written_words_tell_where_they_looked():
+    model, batch = tiny_model().eval(), tiny_batch(3)
+    written = generate(model, batch, GraphSource.ORACLE)
+    looked, selected = written.region_attention, written.encoded.graph.selected
+    real = (written.token_log_probs < 0).unsqueeze(-1)
+    assert selected.any(1).tolist() != [False] * 3
+    shares = (real & selected.any(1)[:, None, None]).float()
+    torch.testing.assert_close(looked.sum(-1, keepdim=True), shares)
+    assert not looked[(~selected).unsqueeze(1).expand_as(looked)].any()
+
+
+def test_without_a_graph_in_the_decoder_no_word_tells_where_it_looked():
+    batch = tiny_batch(3)
+    assert generate(tiny_model().eval(), batch, GraphSource.NONE).region_attention is None
+    assert generate(tiny_model("model.graph_in=encoder").eval(), batch).region_attention is None
+    assert generate(tiny_model("model.graph_in=none").eval(), batch).region_attention is None
+
+
 def test_predicted_graph_follows_the_thresholds():
     model, batch = tiny_model().eval(), tiny_batch(3)
     encoded = generate(model, batch).encoded
