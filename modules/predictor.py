@@ -29,6 +29,7 @@ from modules.builders import load_model
 from modules.checkpoint import load_checkpoint
 from modules.evaluator import inference
 from modules.runtime import autocast, select_device
+from modules.sentences import sentences_of, subgraph_certainty
 
 Box = tuple[float, float, float, float]
 
@@ -40,9 +41,9 @@ LEAST_CHEST_AGREEMENT = 0.45
 class PredictedSentence:
     """A sentence of a report.
 
-    regions     share of the attention that its words paid to each region, by name, descending; of the regions of the
-                graph, which share 1
-    confidence  geometric mean of the probabilities of its words, 0..1
+    regions     share of the attention that its words paid to each region of the graph, by name, descending; adds up to
+                1, empty without graph
+    confidence  0..1, of its words and of the sub-graphs that they looked at (`modules/sentences.py`)
     """
 
     text: str
@@ -216,7 +217,7 @@ class Predictor:
             warnings.append(f"by its file the image is a {first.view} view: without a frontal one there are no regions")
         elif first.agreement < LEAST_CHEST_AGREEMENT:
             warnings.append("the image does not look like a frontal chest radiograph")
-        warnings += [warning for image, _ in shown for warning in image.warnings]
+        warnings += [f"the file says: {warning}" for image, _ in shown for warning in image.warnings]
         pixels = torch.stack([image.pixels for image, _ in shown])
         return ReadStudy(study.name, pixels, frontal, first.size, source, tuple(dict.fromkeys(warnings)))
 
@@ -239,7 +240,7 @@ class Predictor:
             generation = self.model.generate(
                 inputs, GraphSource.PREDICTED, self._box_source, self.beam_size, self.config.data.max_tokens
             )
-        answers = _Answers(generation, self._box_source)
+        answers = _Answers(generation, self._box_source, len(self.vocabularies.anatomy.names))
         return [
             self._prediction(study, answers, position, edit)
             for position, (study, edit) in enumerate(zip(studies, edits, strict=True))
@@ -285,8 +286,10 @@ class Predictor:
         self, study: ReadStudy, answers: "_Answers", position: int, edit: GraphEdits | None
     ) -> Prediction:
         warnings = list(study.warnings)
+        if edit is not None and not study.frontal:
+            warnings.append("there is no graph to change without a frontal view")
         report = self.vocabularies.tokenizer.decode(answers.token_ids[position])
-        sentences = [PredictedSentence(sentence.text, {}, 0.0) for sentence in text_graph.read_report(report)]
+        sentences = self._sentences(answers, position)
         if edit is not None and edit.only is not None:
             sentences = [sentence for sentence in sentences if _names_one_of(sentence.text, edit.only)]
             report = " ".join(sentence.text for sentence in sentences)
@@ -306,6 +309,18 @@ class Predictor:
             image_size=study.image_size,
             warnings=warnings,
         )
+
+    def _sentences(self, answers: "_Answers", position: int) -> list[PredictedSentence]:
+        names = self.vocabularies.anatomy.names
+        written = sentences_of(
+            answers.token_ids[position], answers.token_log_probs[position], answers.attention[position],
+            answers.certainty(position), self.vocabularies.tokenizer,
+        )
+        sentences = []
+        for sentence in written:
+            shares = {names[region]: _number(sentence.regions[region]) for region in sentence.regions.nonzero()[0]}
+            sentences.append(PredictedSentence(sentence.text, _descending(shares), _number(sentence.confidence)))
+        return sentences
 
     def _region(self, study: ReadStudy, answers: "_Answers", position: int, region: int) -> PredictedRegion:
         seen, selected = bool(answers.seen[position, region]), bool(answers.selected[position, region])
@@ -333,15 +348,20 @@ class Predictor:
 
 
 class _Answers:
-    """The model's output for a batch as numpy arrays; those of the graph are None for a model without one.
+    """The model's output for a batch as numpy arrays; those of the graph are there for a model that has one alone.
 
-    token_ids [B][T], observations [B, K]; probabilities, visible_probabilities, selected, seen [B, R], boxes [B, R, 4]
-    in 0..1, attributes, attribute_probabilities [B, R, A]
+    token_ids, token_log_probs [B, T], attention [B, T, R], zeros without graph; observations [B, K] or None;
+    selected [B, R] or None without graph, with which go seen, probabilities, visible_probabilities [B, R],
+    boxes [B, R, 4] in 0..1, attributes, attribute_probabilities [B, R, A]
     """
 
-    def __init__(self, generation: Generation, box_source: BoxSource):
+    def __init__(self, generation: Generation, box_source: BoxSource, regions: int):
         encoded = generation.encoded
-        self.token_ids = generation.token_ids.tolist()
+        self.token_ids = generation.token_ids.cpu().numpy()
+        self.token_log_probs = generation.token_log_probs.float().cpu().numpy()
+        self.attention = np.zeros((*self.token_ids.shape, regions))
+        if generation.region_attention is not None:
+            self.attention = generation.region_attention.float().cpu().numpy()
         self.observations = _probabilities(encoded.observation_logits)
         self.selected = None
         if encoded.graph is not None:
@@ -356,6 +376,14 @@ class _Answers:
             self.visible_probabilities = (
                 _probabilities(encoded.visible_logits) if from_localizer else np.ones_like(self.probabilities)
             )
+
+    def certainty(self, position: int) -> NDArray | None:
+        """[R]: how sure the model is of each sub-graph of a study; None without graph."""
+        if self.selected is None:
+            return None
+        return subgraph_certainty(
+            self.probabilities[position], self.attribute_probabilities[position], self.attributes[position]
+        )
 
 
 def _probabilities(logits: Tensor | None) -> NDArray | None:
