@@ -243,3 +243,19 @@ def test_real_radiographs():
         image = read_radiograph(path, at_least=128)
         assert 128 <= min(image.pixels.shape) <= min(image.size) == 256
         assert image.pixels.std() > 20
+
+
+# Sizes that no radiograph has
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_strips_are_refused_before_they_are_decoded(kind):
+    assert read_radiograph(encoded(np.zeros((2, 100), np.uint8), kind)).size == (100, 2)
+    for shape in ((2, 102), (101, 2)):
+        with pytest.raises(UserError, match="so narrow"):
+            read_radiograph(encoded(np.zeros(shape, np.uint8), kind))
+
+
+def test_a_strip_in_a_dicom_file_is_refused():
+    with pytest.raises(UserError, match="101 x 2 pixels: no radiograph is so narrow"):
+        read_radiograph(dicom(np.zeros((2, 101), np.uint16)))
