@@ -10,12 +10,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.dicom import MOST_PIXELS, looks_like_dicom, read_dicom, short_reason
-from data.errors import UserError
+from data.errors import UserError, readable
 from data.transforms import grey
 
 # Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _HEAD = 132
+# More than the largest picture takes without compression (`MOST_PIXELS` of 16 bits, or of three colours).
+_MOST_BYTES = 1 << 29
 # How many times longer than wide a picture may be. Reduced to a short side of 256 pixels, a JPEG can hold it then.
 _MOST_ELONGATED = 50
 
@@ -51,8 +53,9 @@ def read_radiograph(
 
     Raises UserError naming the source for whatever cannot be read as one picture.
     """
-    name = name or ("the image" if isinstance(source, bytes) else str(source))
+    name = name or ("the image" if isinstance(source, bytes) else readable(str(source)))
     try:
+        _check_file(source, name)
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             head = file.read(_HEAD)
             file.seek(0)
@@ -65,6 +68,15 @@ def read_radiograph(
             return _read_picture(file, name, at_least)
     except OSError as error:
         raise UserError(f"Cannot read {name}: {error.strerror or short_reason(error)}") from error
+
+
+def _check_file(source: Path | bytes, name: str) -> None:
+    """Raise UserError for what would take forever to read: a pipe, a device, an enormous file."""
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size > _MOST_BYTES:
+        raise UserError(f"{name} has {size / 2**20:.0f} MiB, too many for a radiograph: replace it")
+    if isinstance(source, Path) and not (source.is_file() or source.is_dir()):
+        raise UserError(f"{name} is no file: give one")
 
 
 def check_size(size: tuple[int, int], name: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data import text_graph
-from data.errors import UserError
+from data.errors import UserError, readable
 from data.network_image import NetworkImage, Picture, read_network_image
 from data.records import is_frontal_view
 from data.transforms import normalise
@@ -203,7 +203,7 @@ class Predictor:
         read = []
         for position, picture in enumerate(study.pictures):
             part = study.name if len(study.pictures) == 1 else f"{study.name}, image {position + 1}"
-            title = str(picture) if isinstance(picture, (str, Path)) else part
+            title = readable(str(picture)) if isinstance(picture, (str, Path)) else part
             read.append((read_network_image(picture, title, self.config.data.image_size, self.window), picture))
         warnings = []
         ordered = _frontal_first(read)
@@ -426,7 +426,7 @@ def _study_of(image: StudyLike, name: str) -> Study:
         return image
     pictures = image if isinstance(image, tuple) else (image,)
     first = pictures[0]
-    return Study(Path(first).name if isinstance(first, (str, Path)) else name, pictures)
+    return Study(readable(Path(first).name) if isinstance(first, (str, Path)) else name, pictures)
 
 
 def _frontal_first(read: list[tuple[NetworkImage, Picture]]) -> list[tuple[NetworkImage, Picture]]:

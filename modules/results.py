@@ -43,12 +43,17 @@ def dataset_name(root: Path) -> str:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write `lines`, each with its line end, to `path`: all or nothing. Raises UserError where the disk refuses."""
+    write_bytes_atomically(path, (line.encode() for line in lines))
+
+
+def write_bytes_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write `chunks` to `path` as `write_atomically` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(lines)
+            with temporary.open("wb") as file:
+                file.writelines(chunks)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
