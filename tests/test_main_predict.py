@@ -16,6 +16,7 @@ from modules.predictor import Predictor
 from tests.data.test_dicom import dicom
 from tests.tiny_run import write_tiny_run
 
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run folder and its data set's root."""
