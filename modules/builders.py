@@ -16,6 +16,7 @@ from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
+from models.outputs import BoxSource
 from models.patch_encoder import build_patch_encoder
 from models.proxy_heads import ObservationHead
 from models.region_localizer import RegionLocalizer
@@ -59,7 +60,7 @@ def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train:
         root=Path(data.root), split=split, vocabularies=vocabularies, cleaning=data.cleaning,
         image_size=data.image_size, max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain,
         augmentation=augmentation, boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit,
-        seed=config.seed, cache_images=data.cache_images,
+        seed=config.seed, cache_images=data.cache_images, token_regions=train and config.loss.grounding > 0,
     )
 
 
@@ -109,6 +110,17 @@ def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
     model = build_model(config, checkpoint.vocabularies)
     load_weights(model, checkpoint.weights)
     return model
+
+
+def box_source_of_new_images(model: SGRRG, config: Config) -> BoxSource:
+    """Where boxes come from for images that are in no data set: as `config.eval` says, but from no file or annotation.
+
+    The localizer stands in for these where the model has one, else the atlas.
+    """
+    has_localizer = model.graph is not None and model.graph.localizer is not None
+    if has_localizer and config.eval.box_source != BoxSource.ATLAS:
+        return BoxSource.LOCALIZER
+    return BoxSource.ATLAS
 
 
 def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriterion:

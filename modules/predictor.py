@@ -25,7 +25,7 @@ from data.records import is_frontal_view
 from data.transforms import normalise
 from data.vocabulary import is_abnormal
 from models.outputs import BoxSource, Generation, GraphOverrides, GraphSource, ModelInputs
-from modules.builders import load_model
+from modules.builders import box_source_of_new_images, load_model
 from modules.checkpoint import load_checkpoint
 from modules.evaluator import inference
 from modules.runtime import autocast, select_device
@@ -172,10 +172,7 @@ class Predictor:
         self.window = window
         self.device = select_device(device)
         self.model = load_model(loaded, self.config).to(self.device)
-        has_localizer = self.model.graph is not None and self.model.graph.localizer is not None
-        # Boxes of a file, or of an annotation, are those of a data set's own studies.
-        from_localizer = has_localizer and self.config.eval.box_source != BoxSource.ATLAS
-        self._box_source = BoxSource.LOCALIZER if from_localizer else BoxSource.ATLAS
+        self._box_source = box_source_of_new_images(self.model, self.config)
 
     def predict(
         self, images: Sequence[StudyLike], edits: Sequence[GraphEdits | None] | None = None

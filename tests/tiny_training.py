@@ -56,7 +56,7 @@ class TinyModel(nn.Module):
 
     def forward(
         self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
-        box_source: BoxSource, mixing_probability: float = 0.0,
+        box_source: BoxSource, mixing_probability: float = 0.0, with_region_attention: bool = False,
     ) -> SGRRGOutput:
         image = self.dropout(self.patch_encoder(inputs.images[:, 0]))
         self.mixing_probabilities.append(mixing_probability)
@@ -80,7 +80,7 @@ class ScriptedEvaluator:
     box_source: BoxSource = BoxSource.LOCALIZER
     calls: int = 0
 
-    def evaluate(self, model, loader, device, meteor=True, should_stop=None) -> Evaluation:
+    def evaluate(self, model, loader, device, meteor=True, should_stop=None, resamples=0) -> Evaluation:
         self.calls += 1
         torch.rand(1)
         for _ in loader:
