@@ -21,10 +21,9 @@ from data.loaders import StudyLoader, evaluation_loader
 from data.records import SPLITS
 from data.report_cleaning import clean
 from models.outputs import BoxSource, GraphSource
-from models.sgrrg import SGRRG
 from modules import baselines, results, runtime
-from modules.builders import build_dataset, build_evaluator, build_model
-from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint, load_weights
+from modules.builders import build_dataset, build_evaluator, load_model
+from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
 from modules.report_page import chosen_studies, grey_picture, write_report_page
@@ -102,16 +101,6 @@ def test(options: argparse.Namespace) -> None:
         "absent_baselines": absent,
     }
     write(out, metrics, evaluation, dataset)
-
-
-def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
-    """The checkpoint's model. Raises UserError where its weights do not fit `config`."""
-    # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
-    trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
-    model = build_model(config, checkpoint.vocabularies)
-    load_weights(model, checkpoint.weights)
-    return model
 
 
 def compare(

@@ -23,10 +23,14 @@ run=$(value_of results results "$@")/$(value_of name "$name" "$@")
 data=$(value_of data.root "$data" "$@")
 
 ensure_environment requirements.txt
+python=${PYTHON#"$PWD/"}
 say "1 of 3: simulating $studies studies in $data"
 "$PYTHON" -m data.prepare phantom --out "$data" --studies "$studies" --image-size 128
 say "2 of 3: training configs/demo.yaml in $run"
 "$PYTHON" main_train.py --config configs/demo.yaml train.resume=true ${settings[@]+"${settings[@]}"} "$@"
 say "3 of 3: testing $run with the predicted graph"
 "$PYTHON" main_test.py --checkpoint "$run" --split test --graph predicted
-say "Finished in $((SECONDS / 60)) min $((SECONDS % 60)) s. Reference and prediction side by side: $run/report.html"
+say "Finished in $((SECONDS / 60)) min $((SECONDS % 60)) s. Reference and prediction side by side: $run/report.html" \
+    "To have it report on an image, a file or a folder of them, and on a web page (which needs requirements-demo.txt):" \
+    "  $python main_predict.py --checkpoint $run $data/images/phantom-000000.png" \
+    "  $python main_demo.py --checkpoint $run"

@@ -75,13 +75,17 @@ def _anatomy() -> Anatomy:
 def find_lungs(pixels: NDArray) -> Lungs | None:
     """The lungs of `pixels`, or None where nothing looks like a chest from the front."""
     brightness, places = _template()
-    image = _evened(pixels)
-    agreement, pose = _best_pose(image, brightness)
+    agreement, pose = _best_pose(_evened(pixels), brightness)
     if agreement < LEAST_AGREEMENT:
         return None
     centre, size = pose[[0, 1, 0, 1]], pose[[2, 3, 2, 3]]
     right, left = np.clip(centre + (places - 0.5) * size, 0, 1)
     return Lungs(right, left, float(agreement))
+
+
+def chest_agreement(pixels: NDArray) -> float:
+    """How much `pixels` look like a chest from the front: correlation with the average one at its best place, -1..1."""
+    return float(_best_pose(_evened(pixels), _template()[0])[0])
 
 
 def fitted_boxes(anatomy: Anatomy, lungs: Lungs) -> dict[str, list[float]]:

@@ -34,7 +34,7 @@ import yaml
 from data import box_annotation
 from data.errors import UserError
 from data.fingerprints import vocabulary_fingerprints
-from data.image_store import JPEG_QUALITY, ShardWriter, encode_image
+from data.image_store import IMAGE_SIDE, JPEG_QUALITY, ShardWriter, encode_image
 from data.progress import Progress
 from data.records import SPLITS
 from data.worker_pool import available_cores, ordered_map
@@ -146,7 +146,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image-size",
         type=int,
-        default=256,
+        default=IMAGE_SIDE,
         help="short side of the stored images in pixels; smaller ones stay (%(default)s)",
     )
     parser.add_argument("--workers", type=int, default=None, help="processes (one a core)")

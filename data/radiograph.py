@@ -10,11 +10,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.dicom import MOST_PIXELS, looks_like_dicom, read_dicom, short_reason
-from data.errors import UserError
+from data.errors import UserError, readable
+from data.transforms import grey
 
 # Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _HEAD = 132
+# More than the largest picture takes without compression (`MOST_PIXELS` of 16 bits, or of three colours).
+_MOST_BYTES = 1 << 29
+# How many times longer than wide a picture may be. Reduced to a short side of 256 pixels, a JPEG can hold it then.
+_MOST_ELONGATED = 50
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ def read_radiograph(
 
     Raises UserError naming the source for whatever cannot be read as one picture.
     """
-    name = name or ("the image" if isinstance(source, bytes) else str(source))
+    name = name or ("the image" if isinstance(source, bytes) else readable(str(source)))
     try:
+        _check_file(source, name)
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             head = file.read(_HEAD)
             file.seek(0)
@@ -57,10 +63,29 @@ def read_radiograph(
                 raise UserError(f"{name} is empty: replace it")
             if looks_like_dicom(head):
                 image = read_dicom(file, name, window)
+                check_size(image.pixels.shape[::-1], name)
                 return Radiograph(image.pixels, image.view, image.pixels.shape[::-1], image.warnings)
             return _read_picture(file, name, at_least)
     except OSError as error:
         raise UserError(f"Cannot read {name}: {error.strerror or short_reason(error)}") from error
+
+
+def _check_file(source: Path | bytes, name: str) -> None:
+    """Raise UserError for what would take forever to read: a pipe, a device, an enormous file."""
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size > _MOST_BYTES:
+        raise UserError(f"{name} has {size / 2**20:.0f} MiB, too many for a radiograph: replace it")
+    if isinstance(source, Path) and not (source.is_file() or source.is_dir()):
+        raise UserError(f"{name} is no file: give one")
+
+
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Raise UserError, before anything is decoded, for a (width, height) that no radiograph has."""
+    width, height = size
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{name} has {width} x {height} pixels, too many for a radiograph: replace it")
+    if not 0 < max(size) <= _MOST_ELONGATED * min(size):
+        raise UserError(f"{name} has {width} x {height} pixels: no radiograph is so narrow, replace it")
 
 
 def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph:
@@ -73,11 +98,10 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
                 size = image.size
                 if getattr(image, "n_frames", 1) > 1:
                     raise UserError(f"{name} holds {image.n_frames} pictures: give a file of one")
-                if size[0] * size[1] > MOST_PIXELS:
-                    raise UserError(f"{name} has {size[0]} x {size[1]} pixels, too many for a radiograph: replace it")
+                check_size(size, name)
                 # A JPEG decodes at a half, a quarter, ... of its size, and grey only: much faster.
                 image.draft("L", size if at_least is None else (at_least, at_least))
-                return Radiograph(_grey(image), "", size)
+                return Radiograph(grey(image), "", size)
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -85,16 +109,3 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
     # A damaged file can lead the decoders anywhere.
     except Exception as error:
         raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error
-
-
-def _grey(image: Image.Image) -> np.ndarray:
-    """[H, W] uint8 for a picture of any mode."""
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return np.array(image.convert("L"))
-    values = np.asarray(image, dtype=np.float64)
-    known = values[np.isfinite(values)]
-    if not known.size:
-        raise ValueError("no pixel has a value")
-    low, high = known.min(), known.max()
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return ((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)

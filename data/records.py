@@ -87,7 +87,12 @@ def read_records(root: str | Path, split: str) -> Records:
 
 def is_frontal(record: dict) -> bool:
     """Whether the study's first image is a frontal view: regions live on that one."""
-    return (record["views"][0] or "").upper() in _FRONTAL_VIEWS
+    return is_frontal_view(record["views"][0])
+
+
+def is_frontal_view(view: str | None) -> bool:
+    """Whether an image whose view is recorded as `view` (or not at all) is taken from the front or the back."""
+    return (view or "").upper() in _FRONTAL_VIEWS
 
 
 def malformed_graph(record: dict, error: Exception) -> UserError:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -38,11 +39,24 @@ def read_squashed(file: str | Path | BinaryIO, image_size: int) -> Tensor:
     with Image.open(file) as image:
         # A JPEG decodes at a half, a quarter, ... of its size where that is still large enough: much faster.
         image.draft("L", (image_size, image_size))
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            values = np.asarray(image, dtype=np.float32)
-            low, high = float(values.min()), float(values.max())
-            image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8))
-        return squash(image.convert("L"), image_size)
+        return squash(Image.fromarray(grey(image)), image_size)
+
+
+def grey(image: Image.Image) -> NDArray:
+    """[H, W] uint8 for an `image` of any mode; see `read_squashed` for more than 8 bits.
+
+    Values that are no number become black, those beyond all bounds black or white. Raises ValueError where no pixel
+    has a value.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return np.array(image.convert("L"))
+    values = np.asarray(image, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    if not known.size:
+        raise ValueError("no pixel has a value")
+    low, high = known.min(), known.max()
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return ((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
 
 
 def squash(image: Image.Image, image_size: int) -> Tensor:

@@ -125,6 +125,14 @@ def _shipped_anatomy() -> Anatomy:
     return Anatomy.from_list(_read_yaml(_FILES / "anatomy.yaml")["regions"])
 
 
+def is_abnormal(attribute: str) -> bool:
+    """Whether `attribute` (category|polarity|label) says that something is wrong: a finding, a disease, "abnormal"."""
+    category, _, statement = attribute.partition("|")
+    return statement.startswith("yes|") and (
+        category in ("anatomicalfinding", "disease") or attribute == "nlp|yes|abnormal"
+    )
+
+
 @dataclass(frozen=True)
 class AttributeVocabulary:
     """The attributes that each region can have: `category|polarity|label`, alphabetical.

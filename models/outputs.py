@@ -49,11 +49,29 @@ class GraphAnnotation:
 
 
 @dataclass
+class GraphOverrides:
+    """Somebody's own choices, which replace the model's where a graph is predicted.
+
+    boxes [B, R, 4] for the regions of boxes_given [B, R] bool, which then count as visible;
+    regions_on (visible and selected, whatever the model finds), regions_off [B, R] bool;
+    attributes_on, attributes_off [B, R, A] bool. What is both on and off is off.
+    """
+
+    boxes: Tensor
+    boxes_given: Tensor
+    regions_on: Tensor
+    regions_off: Tensor
+    attributes_on: Tensor
+    attributes_off: Tensor
+
+
+@dataclass
 class ModelInputs:
     """What an image study gives the model. In `predicted` mode `annotation` is None: nothing of the report is here.
 
     images [B, V, 3, H, H], the frontal view first; view_mask [B, V] bool; frontal [B] bool, images[:, 0] is frontal;
-    given_boxes [B, R, 4], given_visible [B, R] bool: boxes from a file, None without one.
+    given_boxes [B, R, 4], given_visible [B, R] bool: boxes from a file, None without one;
+    overrides: what somebody changes in the predicted graph, None for nothing.
     """
 
     images: Tensor
@@ -62,6 +80,7 @@ class ModelInputs:
     given_boxes: Tensor | None = None
     given_visible: Tensor | None = None
     annotation: GraphAnnotation | None = None
+    overrides: GraphOverrides | None = None
 
 
 @dataclass

@@ -190,14 +190,26 @@ class SGRRG(nn.Module):
     def _predicted_graph(
         self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor, visible: Tensor
     ) -> SceneGraph:
-        """Regions and attributes by the model's own probabilities; attribute logits for every visible region."""
+        """Regions and attributes by the model's own probabilities, then by `inputs.overrides`.
+
+        Attribute logits for every visible region.
+        """
+        overrides = inputs.overrides
+        chosen = torch.sigmoid(encoded.region_logits) > self.graph.region_threshold
+        if overrides is not None:
+            boxes = torch.where(overrides.boxes_given.unsqueeze(-1), overrides.boxes, boxes)
+            visible = visible | overrides.boxes_given | overrides.regions_on
+            chosen = (chosen | overrides.regions_on) & ~overrides.regions_off
         visible = visible & inputs.frontal.unsqueeze(1)
-        selected = visible & (torch.sigmoid(encoded.region_logits) > self.graph.region_threshold)
+        selected = visible & chosen
         features = self.graph.pooler(grid, boxes, visible)
         logits = self.graph.attribute_predictor(features)
         if encoded.attribute_logits is None:  # the losses keep the annotated regions' logits
             encoded.attribute_logits, encoded.attribute_regions = logits, visible
-        attributes = (torch.sigmoid(logits) > self.graph.attribute_threshold) & self.graph.attribute_predictor.slots
+        attributes = torch.sigmoid(logits) > self.graph.attribute_threshold
+        if overrides is not None:
+            attributes = (attributes | overrides.attributes_on) & ~overrides.attributes_off
+        attributes = attributes & self.graph.attribute_predictor.slots
         return self.graph.encoder(features, boxes, attributes, selected)
 
 

@@ -177,7 +177,7 @@ def score_baselines(
     scores, absent = {}, {}
     for name, (prediction, reports) in answers.items():
         answered = [
-            replace(record, generated=report, log_probability=None, prediction=prediction)
+            replace(record, generated=report, log_probability=None, prediction=prediction, sentences=[])
             for record, report in zip(records, reports, strict=True)
         ]
         scored = score_records(answered, meteor, resamples=0)

@@ -1,5 +1,6 @@
 """Config -> objects: the only place where settings become classes and numbers."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
+from models.outputs import BoxSource
 from models.patch_encoder import build_patch_encoder
 from models.proxy_heads import ObservationHead
 from models.region_localizer import RegionLocalizer
@@ -23,6 +25,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
+from modules.checkpoint import Checkpoint, load_weights
 from modules.config import Config, ModelConfig, Precision
 from modules.criterion import ReportCriterion
 from modules.evaluator import Evaluator
@@ -97,6 +100,27 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
     )
     _initialise(model)
     return model
+
+
+def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
+    """The checkpoint's model. Raises UserError where its weights do not fit `config`."""
+    # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
+    trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
+    model = build_model(config, checkpoint.vocabularies)
+    load_weights(model, checkpoint.weights)
+    return model
+
+
+def box_source_of_new_images(model: SGRRG, config: Config) -> BoxSource:
+    """Where boxes come from for images that are in no data set: as `config.eval` says, but from no file or annotation.
+
+    The localizer stands in for these where the model has one, else the atlas.
+    """
+    has_localizer = model.graph is not None and model.graph.localizer is not None
+    if has_localizer and config.eval.box_source != BoxSource.ATLAS:
+        return BoxSource.LOCALIZER
+    return BoxSource.ATLAS
 
 
 def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriterion:

@@ -1,6 +1,6 @@
 """Checkpoints: a folder with everything that testing needs, and optionally what going on with training needs.
 
-    weights.pt            the model's state dict
+    weights.pt            the model's state dict; model.safetensors in a folder that `modules/export.py` wrote
     config.yaml           the merged configuration
     vocabularies.json     regions, attributes, observations and words
     training_state.pt     optional: optimiser, position, random states (see `modules/trainer.py`)
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -26,6 +28,7 @@ from data.vocabulary import Vocabularies
 from modules.config import Config, config_to_yaml, load_config
 
 WEIGHTS, CONFIG, VOCABULARIES, TRAINING_STATE = "weights.pt", "config.yaml", "vocabularies.json", "training_state.pt"
+EXPORTED_WEIGHTS = "model.safetensors"
 
 # Of a long list of names, so many are shown.
 _NAMES_SHOWN = 5
@@ -147,7 +150,7 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         vocabularies = Vocabularies.from_dict(json.loads(described.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(described, error) from error
-    weights = _load(_existing(directory, WEIGHTS))
+    weights = _load_weights(directory)
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{directory / WEIGHTS} holds other things than weights: take another checkpoint")
     training_state = _load(_existing(directory, TRAINING_STATE)) if training else None
@@ -158,7 +161,7 @@ def _find(path: Path) -> Path:
     """The checkpoint folder that `path` means."""
     for directory in (path, path / "best"):
         _finish_interrupted_save(directory)
-    if (path / WEIGHTS).is_file():
+    if (path / WEIGHTS).is_file() or (path / EXPORTED_WEIGHTS).is_file():
         return path
     if (path / "best").is_dir():
         print(f"{path} is a run folder: taking its best checkpoint, {path / 'best'}", file=sys.stderr)
@@ -174,6 +177,17 @@ def _existing(directory: Path, name: str) -> Path:
     if not (directory / name).is_file():
         raise UserError(f"The checkpoint {directory} has no {name}: it is incomplete, take another one")
     return directory / name
+
+
+def _load_weights(directory: Path) -> dict[str, Any]:
+    """The weights of a checkpoint, in the form that it has."""
+    exported = directory / EXPORTED_WEIGHTS
+    if not exported.is_file():
+        return _load(_existing(directory, WEIGHTS))
+    try:
+        return load_file(exported)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(exported, error) from error
 
 
 def _load(path: Path) -> dict[str, Any]:

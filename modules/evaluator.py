@@ -29,6 +29,7 @@ from modules.metrics.triples import abnormal_regions
 from modules.metrics.weighted import RESAMPLES, Interval, Scored, absent, merged
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
+from modules.sentences import GeneratedSentence, sentences_of, subgraph_certainty
 
 Item = TypeVar("Item")
 
@@ -95,6 +96,7 @@ class StudyRecord:
     scored_reference  what the protocol compares with
     generated         the written report
     log_probability   its summed log-probability / number of tokens; None for a text that no model wrote
+    sentences         of `generated`, in order; empty for a text that no model wrote
     """
 
     study_id: str
@@ -104,6 +106,7 @@ class StudyRecord:
     generated: str
     log_probability: float | None
     prediction: Prediction
+    sentences: list[GeneratedSentence] = field(default_factory=list)
 
 
 @dataclass
@@ -189,11 +192,30 @@ class Evaluator:
                 generated=tokenizer.decode(token_ids),
                 log_probability=log_probability,
                 prediction=prediction,
+                sentences=sentences,
             )
-            for study_id, reference, annotation, token_ids, log_probability, prediction in zip(
+            for study_id, reference, annotation, token_ids, log_probability, prediction, sentences in zip(
                 batch.study_ids, batch.references, annotations(batch), generation.token_ids.tolist(),
-                generation.scores.tolist(), predictions, strict=True,
+                generation.scores.tolist(), predictions, self._sentences(generation, predictions), strict=True,
             )
+        ]
+
+    def _sentences(self, generation: Generation, predictions: list[Prediction]) -> list[list[GeneratedSentence]]:
+        """The sentences of every report of a batch."""
+        token_ids, log_probs = generation.token_ids.cpu().numpy(), generation.token_log_probs.float().cpu().numpy()
+        regions = len(self.vocabularies.anatomy.regions)
+        attention = np.zeros((*token_ids.shape, regions))
+        if generation.region_attention is not None:
+            attention = generation.region_attention.float().cpu().numpy()
+        certainties = [
+            subgraph_certainty(
+                prediction.region_probabilities, prediction.attribute_probabilities, prediction.attributes
+            )
+            for prediction in predictions
+        ]
+        return [
+            sentences_of(*study, self.vocabularies.tokenizer)
+            for study in zip(token_ids, log_probs, attention, certainties, strict=True)
         ]
 
     def _predictions(self, inputs: ModelInputs, encoded: Encoded) -> list[Prediction]:

@@ -7,7 +7,6 @@ A line holds {"id": study, "boxes": {region: [x1, y1, x2, y2]}}: the regions tha
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,8 @@ from data.errors import UserError
 from data.loaders import evaluation_loader
 from data.records import SPLITS
 from models.sgrrg import SGRRG
-from modules.builders import build_dataset, build_model
-from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint, load_weights
+from modules.builders import build_dataset, load_model
+from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
 from modules.evaluator import inference, progress
 from modules.results import write_atomically
@@ -51,12 +50,7 @@ class BoxFinder(nn.Module):
 
 def build_box_finder(checkpoint: Checkpoint, config: Config) -> BoxFinder:
     """The box finder of a checkpoint. Raises UserError where its weights do not fit `config`, or for no localizer."""
-    # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
-    trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
-    model = build_model(config, checkpoint.vocabularies)
-    load_weights(model, checkpoint.weights)
-    return BoxFinder(model)
+    return BoxFinder(load_model(checkpoint, config))
 
 
 def write_region_boxes(

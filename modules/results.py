@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from data.errors import UserError
@@ -14,6 +15,8 @@ from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
 from modules.evaluator import SCORE_NAMES, StudyRecord
 
+# Shares of a sentence's attention below this are left out of predictions.jsonl.
+SMALLEST_SHARE = 0.01
 # Baselines by their names in metrics.json, as people read them.
 _COLUMNS = {"blind": "image-blind", "nearest_image": "nearest image"}
 
@@ -40,12 +43,17 @@ def dataset_name(root: Path) -> str:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write `lines`, each with its line end, to `path`: all or nothing. Raises UserError where the disk refuses."""
+    write_bytes_atomically(path, (line.encode() for line in lines))
+
+
+def write_bytes_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write `chunks` to `path` as `write_atomically` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(lines)
+            with temporary.open("wb") as file:
+                file.writelines(chunks)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -72,6 +80,8 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
 
     id, reference (full cleaned report), scored_reference (what the protocol compares with), generated;
     score         summed log-probability / number of generated tokens; null for a text that no model wrote
+    sentences     [{text, regions: {name: share}, confidence}] of the generated report, in order: how much each looked
+                  at the sub-graphs of regions (shares of 0.01 and more), and how sure the model is of it
     regions       {name: {box: [x1, y1, x2, y2] in 0..1 or null, probability, visible_probability, selected}}, all
                   regions; probability is "the report will speak of it"; null what the model does not predict
     attributes    {region: {attribute: probability}}, those given to the regions of the graph: the selected ones, or
@@ -105,6 +115,17 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
         "scored_reference": record.scored_reference,
         "generated": record.generated,
         "score": score if score is not None and math.isfinite(score) else None,
+        "sentences": [
+            {
+                "text": sentence.text,
+                "regions": {
+                    names[region]: round(float(sentence.regions[region]), 6)
+                    for region in np.flatnonzero(sentence.regions >= SMALLEST_SHARE)
+                },
+                "confidence": round(sentence.confidence, 6),
+            }
+            for sentence in record.sentences
+        ],
         "regions": regions,
         "attributes": attributes,
         "observations": observations,

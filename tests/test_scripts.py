@@ -259,6 +259,10 @@ def test_demo_prepares_trains_and_tests(given):
     assert train == "given [main_train.py] [--config] [configs/demo.yaml] [train.resume=true] [train.epochs=2]"
     assert test == "given [main_test.py] [--checkpoint] [results/demo] [--split] [test] [--graph] [predicted]"
     assert "results/demo/report.html" in result.stderr
+    *_, predict, page = result.stderr.splitlines()
+    image = "data/phantom/images/phantom-000000.png"
+    assert predict.split()[1:] == ["main_predict.py", "--checkpoint", "results/demo", image]
+    assert page.split()[1:] == ["main_demo.py", "--checkpoint", "results/demo"]
 
 
 def test_quick_demo_keeps_to_folders_of_its_own(given):

@@ -69,16 +69,21 @@ def tiny_model(*overrides: str, seed: int = 0, vocabularies: Vocabularies | None
         mock.patch.object(builders, "RegionLocalizer", partial(RegionLocalizer, squeezed=4, hidden=16)),
     ):
         model = builders.build_model(tiny_config(*overrides), vocabularies or tiny_vocabularies())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                fan_in = math.prod(parameter.shape[2 if parameter.dim() == 3 else 1 :])  # 3: a matrix a region
-                scale = {"decoder.word_head.weight": 3.0, "graph.localizer.shift.weight": 0.1}.get(name, 1.5)
-                parameter.normal_(0, scale * fan_in**-0.5)
-            elif name.endswith("bias"):
-                parameter.normal_(0, 0.1)
-        model.decoder.word_head.bias[model.eos_id] += 2  # or hardly any report would end
+    enliven(model)
     return model
+
+
+@torch.no_grad()
+def enliven(model: SGRRG) -> None:
+    """Draw larger weights than a fresh model's."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            fan_in = math.prod(parameter.shape[2 if parameter.dim() == 3 else 1 :])  # 3: a matrix a region
+            scale = {"decoder.word_head.weight": 3.0, "graph.localizer.shift.weight": 0.1}.get(name, 1.5)
+            parameter.normal_(0, scale * fan_in**-0.5)
+        elif name.endswith("bias"):
+            parameter.normal_(0, 0.1)
+    model.decoder.word_head.bias[model.eos_id] += 2  # or hardly any report would end
 
 
 def tiny_batch(

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import torch
+
 from modules import builders
 from modules.checkpoint import save_checkpoint
 from modules.config import load_config
 from tests.tiny_dataset import write_tiny_dataset
+from tests.tiny_model import enliven
 
 TINY = [
     "data.image_size=32", "data.max_tokens=12", "data.min_word_count=1", "data.min_attribute_count=1", "data.workers=0",
@@ -16,10 +19,18 @@ TINY = [
 ]
 
 
-def write_tiny_run(folder: Path) -> tuple[Path, Path]:
-    """Write both into `folder`; returns the run folder, which has a checkpoint `best`, and the data set's root."""
-    root = write_tiny_dataset(folder / "tiny", image_size=32)
-    config = load_config(None, [*TINY, f"data.root={root}"])
+def write_tiny_run(folder: Path, *overrides: str, lively: bool = False, views: int = 1) -> tuple[Path, Path]:
+    """Write both into `folder`; returns the run folder, which has a checkpoint `best`, and the data set's root.
+
+    overrides: other settings, key=value. lively: the model's reports and graphs differ from image to image. views: as
+    of `write_tiny_dataset`.
+    """
+    root = write_tiny_dataset(folder / "tiny", image_size=32, views=views)
+    config = load_config(None, [*TINY, f"data.root={root}", *overrides])
     vocabularies = builders.build_vocabularies(config)
-    save_checkpoint(folder / "run" / "best", builders.build_model(config, vocabularies), config, vocabularies)
+    torch.manual_seed(config.seed)
+    model = builders.build_model(config, vocabularies)
+    if lively:
+        enliven(model)
+    save_checkpoint(folder / "run" / "best", model, config, vocabularies)
     return folder / "run", root

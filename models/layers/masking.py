@@ -3,11 +3,13 @@
 Shapes: B sequences, L slots of each, P valid slots in all, S selected regions.
 
 The sizes of packed tensors depend on the values of masks. Every such size is decided in this file, and nowhere else in
-`models/`, so that a test can replace it (shapes that depend on values cannot be traced without data).
+`models/`, so that a test can replace it (shapes that depend on values cannot be traced without data). For the same
+reason `torch.export` sees the fullest sizes here: every slot is packed, and what is not valid becomes zeros afterwards.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,12 +21,18 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def packed_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
     """The positions (study [S], region [S]) that `mask` [B, R] keeps, study by study."""
+    if torch.compiler.is_exporting():
+        positions = torch.arange(mask.numel(), device=mask.device)
+        return positions // mask.shape[1], positions % mask.shape[1]
     study, region = mask.nonzero(as_tuple=True)
     return study, region
 
 
 def unpack(rows: Tensor, study: Tensor, region: Tensor, mask: Tensor) -> Tensor:
     """The packed `rows` [S, ...] at their slots of `mask` [B, R], zeros elsewhere: [B, R, ...]."""
+    if torch.compiler.is_exporting():
+        slots = rows.unflatten(0, mask.shape)
+        return slots.masked_fill(~mask.view(*mask.shape, *[1] * (rows.dim() - 1)), 0)
     slots = rows.new_zeros(*mask.shape, *rows.shape[1:])
     return slots.index_put((study, region), rows)
 
@@ -58,6 +66,8 @@ class Packing:
 
 def largest_count(mask: Tensor) -> int:
     """How many entries the fullest row of `mask` [S, A] keeps; 0 for an empty mask."""
+    if torch.compiler.is_exporting():
+        return mask.shape[-1]
     return int(mask.sum(-1).max()) if mask.numel() else 0
 
 

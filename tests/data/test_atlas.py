@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from torchvision.ops import box_iou
 
-from data.atlas import LEAST_AGREEMENT, Lungs, atlas_boxes, find_lungs, fitted_boxes
+from data.atlas import LEAST_AGREEMENT, Lungs, atlas_boxes, chest_agreement, find_lungs, fitted_boxes
 from data.sources.phantom_anatomy import draw_patient
 from data.sources.phantom_physics import simulate
 from data.vocabulary import Anatomy
@@ -157,3 +157,9 @@ def test_any_picture_gets_29_boxes(height, width, seed, crop):
         pixels = np.ascontiguousarray(phantom(6).image[top : top + SIZE // 2, left : left + SIZE // 2])
     boxes = atlas_boxes(pixels)
     assert len(boxes) == 29 and all(is_a_box_inside(box) for box in boxes.values())
+
+
+def test_agreement_is_that_of_the_lungs_found():
+    picture = phantom(4).image
+    assert chest_agreement(picture) == find_lungs(picture).agreement
+    assert -1 <= chest_agreement(255 - picture) < 0.5 < chest_agreement(picture) <= 1

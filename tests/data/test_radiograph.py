@@ -1,6 +1,7 @@
 """Pictures of every kind as grey, and files that are no pictures."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_a_jpeg_decodes_at_a_power_of_two(at_least, shape):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
+@given(st.integers(6, 300), st.integers(6, 300), st.integers(1, 300))
 def test_the_shorter_side_keeps_enough(width, height, at_least):
     image = read_radiograph(encoded(np.zeros((height, width), np.uint8), "JPEG"), at_least=at_least)
     assert image.size == (width, height)
@@ -243,3 +244,46 @@ def test_real_radiographs():
         image = read_radiograph(path, at_least=128)
         assert 128 <= min(image.pixels.shape) <= min(image.size) == 256
         assert image.pixels.std() > 20
+
+
+# Sizes that no radiograph has
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_strips_are_refused_before_they_are_decoded(kind):
+    assert read_radiograph(encoded(np.zeros((2, 100), np.uint8), kind)).size == (100, 2)
+    for shape in ((2, 102), (101, 2)):
+        with pytest.raises(UserError, match="so narrow"):
+            read_radiograph(encoded(np.zeros(shape, np.uint8), kind))
+
+
+def test_a_strip_in_a_dicom_file_is_refused():
+    with pytest.raises(UserError, match="101 x 2 pixels: no radiograph is so narrow"):
+        read_radiograph(dicom(np.zeros((2, 101), np.uint16)))
+
+
+# Files that would take forever
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{path} is no file"):
+            read_radiograph(path)
+
+
+def test_enormous_files_are_not_read(tmp_path):
+    path = tmp_path / "enormous.dcm"
+    with path.open("wb") as file:
+        file.write(dicom()[:200])
+        file.truncate((1 << 29) + 1)  # a hole: it takes no room on the disk
+    with pytest.raises(UserError, match="512 MiB, too many"):
+        read_radiograph(path)
+
+
+def test_a_name_of_several_lines_gives_an_error_of_one(tmp_path):
+    path = tmp_path / "two\nlines\x1b[31m.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError) as raised:
+        read_radiograph(path)
+    assert str(raised.value).isprintable() and "two\ufffdlines\ufffd[31m.png" in str(raised.value)

@@ -15,6 +15,7 @@ from data.vocabulary import (
     AttributeVocabulary,
     Vocabularies,
     build_vocabularies,
+    is_abnormal,
 )
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -187,3 +188,13 @@ def test_the_same_seed_writes_the_same_tiny_data_set(tmp_path):
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(names) == 8
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(("attribute", "abnormal"), [
+    ("anatomicalfinding|yes|pleural effusion", True), ("anatomicalfinding|no|pleural effusion", False),
+    ("disease|yes|pneumonia", True), ("disease|no|pneumonia", False), ("nlp|yes|abnormal", True),
+    ("nlp|yes|normal", False), ("device|yes|prosthetic valve", False), ("technicalassessment|yes|rotated", False),
+    ("spine/17", False),
+])
+def test_abnormal_attributes(attribute, abnormal):
+    assert is_abnormal(attribute) == abnormal

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from data.batch import Batch
 from models import beam_search, patch_encoder, region_pooler, scene_graph_encoder
 from models.layers import masking
-from models.outputs import BoxSource, Generation, GraphSource
+from models.outputs import BoxSource, Generation, GraphOverrides, GraphSource
 from models.patch_encoder import PatchEncoder
 from models.sgrrg import SGRRG, annotated_regions
 from modules.builders import build_criterion
@@ -302,6 +302,56 @@ def test_lateral_image_has_no_predicted_subgraph():
     lateral = replace(batch, frontal=torch.tensor([True, False, True]))
     selected = generate(model, lateral).encoded.graph.selected
     assert selected.any(1).tolist() == [True, False, True]
+
+
+def no_overrides(studies: int) -> GraphOverrides:
+    """Overrides that change nothing."""
+    slots = tiny_vocabularies().attributes.slots().expand(studies, -1, -1)
+    regions, attributes = torch.zeros_like(slots[..., 0]), torch.zeros_like(slots)
+    return GraphOverrides(
+        torch.zeros(*regions.shape, 4), *(regions.clone() for _ in range(3)), *(attributes.clone() for _ in range(2))
+    )
+
+
+def overridden(model: SGRRG, batch: Batch, overrides: GraphOverrides | None) -> dict[str, Tensor]:
+    """The predicted graph."""
+    sources = (GraphSource.PREDICTED, BoxSource.LOCALIZER)
+    inputs = replace(model_inputs(batch, *sources), overrides=overrides)
+    with torch.no_grad():
+        return graph_of(model.encode(inputs, *sources))
+
+
+def test_overrides_replace_the_models_choices_and_no_others():
+    model, batch = tiny_model().eval(), tiny_batch(2)
+    plain, overrides = overridden(model, batch, None), no_overrides(2)
+    for name, value in overridden(model, batch, overrides).items():
+        assert torch.equal(value, plain[name]), name
+    region = int(plain["attributes"][1].any(-1).nonzero()[0])
+    other = int((~plain["selected"][1]).nonzero()[0])
+    slot = int(plain["attributes"][1, region].nonzero()[0])
+    overrides.regions_on[1, other] = True
+    overrides.attributes_off[1, region, slot] = True
+    overrides.attributes_on[1, other] = True
+    overrides.boxes[1, other], overrides.boxes_given[1, other] = torch.tensor([0.1, 0.2, 0.3, 0.4]), True
+    changed = overridden(model, batch, overrides)
+    for name, value in changed.items():
+        if name not in ("nodes", "node_mask"):  # padded to the fullest sub-graph of the batch
+            assert torch.equal(value[0], plain[name][0]), name
+    assert changed["selected"][1, other] and not changed["attributes"][1, region, slot]
+    assert torch.equal(changed["attributes"][1, other], tiny_vocabularies().attributes.slots()[other])
+    assert changed["boxes"][1, other].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    untouched = [r for r in range(29) if r not in (region, other)]
+    for name in ("selected", "boxes", "attributes", "embeddings"):
+        assert torch.equal(changed[name][1, untouched], plain[name][1, untouched]), name
+    overrides.regions_off[:] = True
+    assert not overridden(model, batch, overrides)["selected"].any()
+
+
+def test_overrides_put_no_region_into_a_lateral_image():
+    model, batch, overrides = tiny_model().eval(), tiny_batch(2), no_overrides(2)
+    overrides.regions_on[:] = True
+    batch = replace(batch, frontal=torch.tensor([True, False]))
+    assert overridden(model, batch, overrides)["selected"].sum(1).tolist() == [29, 0]
 
 
 def test_model_without_localizer_needs_other_boxes():

@@ -69,7 +69,14 @@ class FakeModel(nn.Module):
             encoded.graph = self._graph(inputs, encoded, graph_source)
             if encoded.graph is not None:
                 encoded.attribute_logits, encoded.attribute_regions = numbers[..., 6:], encoded.graph.selected
-        return Generation(token_ids, -torch.ones(len(rows)), torch.zeros(token_ids.shape), encoded)
+        attention = None
+        if encoded.graph is not None:  # every word looks at all sub-graphs alike
+            selected = encoded.graph.selected.float().unsqueeze(1).expand(-1, token_ids.shape[1], -1)
+            attention = selected / selected.sum(-1, keepdim=True).clamp(min=1)
+        log_probs = torch.stack([
+            -torch.rand(max_tokens, generator=torch.Generator().manual_seed(number % 2**31)) for number in brightness
+        ])[:, : token_ids.shape[1]]
+        return Generation(token_ids, -torch.ones(len(rows)), log_probs, encoded, attention)
 
     def _graph(self, inputs: ModelInputs, encoded: Encoded, graph_source: GraphSource) -> SceneGraph | None:
         if graph_source == GraphSource.NONE:

@@ -276,3 +276,16 @@ def test_two_processes_share_the_studies_and_agree_on_scores_and_stops(root, dat
     alone = evaluate(dataset, model)
     written = [(record.study_id, record.generated) for record in alone.records]
     assert results == [(alone.scores, alone.absent, written, True)] * 2
+
+
+def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, model):
+    for record in evaluate(dataset, model).records:
+        assert " ".join(sentence.text for sentence in record.sentences) == record.generated
+        selected = record.prediction.region_selected
+        for sentence in record.sentences:
+            np.testing.assert_allclose(sentence.regions, selected / max(selected.sum(), 1), atol=1e-6)
+            assert 0 < sentence.confidence < 1
+    for record in evaluate(dataset, model, graph_source=GraphSource.NONE).records:
+        for sentence in record.sentences:
+            assert not sentence.regions.any()
+            assert sentence.confidence == pytest.approx(np.exp(sentence.log_probability))

@@ -13,6 +13,7 @@ from data.vocabulary import build_vocabularies
 from models.outputs import BoxSource, GraphSource
 from modules.evaluator import SCORE_NAMES, Evaluator
 from modules.results import (
+    SMALLEST_SHARE,
     dataset_name,
     prediction_entry,
     result_path,
@@ -64,8 +65,18 @@ def test_predictions_have_one_study_a_line(tmp_path, dataset):
     assert [entry["id"] for entry in entries] == ["test0", "test1", "test2"]
     names = dataset.vocabularies.anatomy.names
     for number, (entry, record) in enumerate(zip(entries, evaluation.records, strict=True)):
-        assert list(entry) == ["id", "reference", "scored_reference", "generated", "score", "regions", "attributes",
-                               "observations", "labels"]
+        assert list(entry) == [
+            "id", "reference", "scored_reference", "generated", "score", "sentences", "regions", "attributes",
+            "observations", "labels",
+        ]
+        assert " ".join(sentence["text"] for sentence in entry["sentences"]) == entry["generated"]
+        for told, sentence in zip(entry["sentences"], record.sentences, strict=True):
+            assert told["confidence"] == pytest.approx(sentence.confidence, abs=1e-6) and told["confidence"] > 0
+            assert told["regions"] == {
+                name: pytest.approx(share, abs=1e-6)
+                for name, share in zip(names, sentence.regions, strict=True) if share >= SMALLEST_SHARE
+            }
+            assert told["regions"]
         assert entry["reference"] == dataset[number].reference
         assert entry["scored_reference"] == record.scored_reference
         known = record.annotation.observations_known.nonzero()[0]

@@ -1,0 +1,156 @@
+"""The command for one's own images, with a real model of a few thousand weights."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main_predict
+from modules.prediction_files import NOTICE
+from modules.predictor import Predictor
+from tests.data.test_dicom import dicom
+from tests.tiny_run import write_tiny_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder and its data set's root."""
+    return write_tiny_run(tmp_path_factory.mktemp("predict"), lively=True)
+
+
+@pytest.fixture
+def command(trained, tmp_path):
+    """Runs the command; results go to tmp_path/out."""
+    def run(*arguments):
+        return main_predict.main(
+            ["--checkpoint", str(trained[0]), "--device", "cpu", "--out", str(tmp_path / "out"), *map(str, arguments)]
+        )
+
+    return run
+
+
+@pytest.fixture
+def films(trained, tmp_path):
+    """A folder: four studies of one image, one of two, a damaged file, a text, and something hidden."""
+    folder = tmp_path / "films"
+    (folder / "pair").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "c", "pair/1.png", "pair/2.png"):
+        pixels = generator.integers(0, 255, (40, 50), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name, "JPEG" if name == "b.jpg" else "PNG")
+    (folder / "d.png").write_bytes(dicom(generator.integers(0, 4000, (40, 50)).astype(np.uint16), ViewPosition="PA"))
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:300])
+    (folder / "notes.txt").write_text("nothing to see")
+    (folder / ".hidden").write_text("nothing to see")
+    return folder
+
+
+def results(tmp_path):
+    return {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+
+
+def test_one_image(trained, command, tmp_path, capsys):
+    image = next((trained[1] / "images").glob("test*"))
+    assert command(image) == 0
+    printed, complaints = capsys.readouterr()
+    expected = Predictor(trained[0], device="cpu").predict([image])[0]
+    assert printed.startswith(NOTICE) and "not for clinical use" in NOTICE
+    assert f"\n{image.name}\n{expected.report}\n" in printed
+    assert "warning: the image does not look like a frontal chest radiograph" in printed
+    assert f"written: {tmp_path / 'out' / image.name}.json" in printed
+    result = results(tmp_path)[image.name]
+    assert (result["report"], result["notice"]) == (expected.report, NOTICE)
+    with Image.open(tmp_path / "out" / f"{image.name}.png") as overlay:
+        assert overlay.mode == "RGB" and overlay.size == (1024, 1024)
+
+
+def test_a_folder_goes_on_past_damaged_files_and_names_them(command, films, tmp_path, capsys):
+    assert command(films) == 1
+    assert set(results(tmp_path)) == {"a.png", "b.jpg", "c", "d.png", "pair"}
+    complaints = capsys.readouterr().err.strip().splitlines()
+    assert complaints[1].startswith(f"{films}/cut.png is damaged")
+    assert complaints[2] == f"{films}/notes.txt is no PNG, JPEG, TIFF or DICOM picture: replace it"
+    assert complaints[3] == "2 of 7 studies have no report: cut.png, notes.txt"
+    assert any("left out" in warning for warning in results(tmp_path)["pair"]["warnings"])
+
+
+def test_a_folder_gives_what_single_images_give(command, films, tmp_path):
+    command(films)
+    together = {name: result["report"] for name, result in results(tmp_path).items()}
+    for name in ("a.png", "d.png"):
+        assert command(films / name, "--batch-size", 1) == 0
+    assert {name: result["report"] for name, result in results(tmp_path).items()} == together
+
+
+def test_a_frontal_and_a_lateral_image(tmp_path):
+    run_folder, root = write_tiny_run(tmp_path, "data.views=2", lively=True, views=2)
+    pair = sorted((root / "images").glob("test1_*"))
+    arguments = ["--checkpoint", str(run_folder), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main_predict.main([*arguments, "--study", *map(str, pair), str(pair[0])]) == 0
+    reports = results(tmp_path)
+    assert set(reports) == {"test1_0.png", "test1_0.png-2"}
+    expected = Predictor(run_folder, device="cpu").predict([tuple(pair)])[0]
+    probabilities = reports["test1_0.png-2"]["observations"]
+    assert probabilities == pytest.approx(expected.observations, abs=1e-5)
+    assert probabilities != pytest.approx(reports["test1_0.png"]["observations"], abs=1e-5)
+
+
+def test_chosen_regions(command, films, tmp_path):
+    assert command(films / "a.png", "--regions", "left lung, cardiac silhouette") == 0
+    regions = results(tmp_path)["a.png"]["regions"]
+    assert {name for name, region in regions.items() if region["selected"]} == {"left lung", "cardiac silhouette"}
+
+
+def test_a_drawn_box(command, films, tmp_path):
+    assert command(films / "a.png", "--box", "left lung=20,5.5,45,36") == 0
+    regions = results(tmp_path)["a.png"]["regions"]
+    assert {name for name, region in regions.items() if region["selected"]} == {"left lung"}
+    assert regions["left lung"]["box"] == [20, 5.5, 45, 36]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ([], "There is no image to report on"),
+    (["{films}/missing.png"], "missing.png: No such file"),
+    (["{films}/empty"], "There is no image to report on"),
+    (["{films}/a.png", "--regions", "heart"], "'heart' is none of the 29 regions"),
+    (["{films}/a.png", "--regions", " ,"], "--regions names no region"),
+    (["{films}/a.png", "--box", "left lung"], 'Cannot read --box "left lung"'),
+    (["{films}/a.png", "--box", "left lung=1,2,3"], "Cannot read --box"),
+    (["{films}/a.png", "--box", "left lung=60,2,70,30"], "has no area in the image of 50 x 40 pixels"),
+    (["{films}", "--box", "left lung=1,2,3,4"], "--box is of one image, but there are 7 studies"),
+    (["{films}/a.png", "--checkpoint", "{films}"], "is no checkpoint"),
+    (["{films}/a.png", "--batch-size", "0"], "batch_size is 0"),
+])
+def test_what_a_user_can_mend_is_one_line(command, films, tmp_path, capsys, arguments, said):
+    if "{films}/empty" in arguments:
+        (films / "empty").mkdir()
+    assert command(*(argument.format(films=films) for argument in arguments)) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert any(said in line for line in lines) and not any("Traceback" in line for line in lines)
+    assert not results(tmp_path)
+
+
+def test_names_from_hell(command, films, tmp_path, monkeypatch):
+    """With output that has room for ASCII alone."""
+    folder = tmp_path / "hell"
+    folder.mkdir()
+    content = (films / "a.png").read_bytes()
+    names = [b"-rf.png", b"two\nlines.png", b"\xff\xfe.png", "ü\u202e.png".encode(), b"x" * 240, b"$(id);`id`.png"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(content)
+    (folder / "broken\r\n.png").write_bytes(content[:50])
+    said = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in said.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert command(folder) == 1
+    said["stderr"].flush()
+    complaints = said["stderr"].buffer.getvalue()
+    assert complaints.splitlines()[-1] == b"1 of 7 studies have no report: broken\\ufffd\\ufffd.png"
+    out = tmp_path / "out"
+    assert len(list(out.glob("*.json"))) == len(list(out.glob("*.png"))) == 6
+    assert {path.parent for path in out.rglob("*")} == {out}
