@@ -87,7 +87,12 @@ def test_built_model_reads_built_data(data_config):
     output = model(inputs, batch.token_ids, batch.token_mask, GraphSource.ORACLE, BoxSource.LOCALIZER)
     losses = criterion(output, batch, criterion.counts(batch))
     losses.total.backward()
-    assert set(losses.terms) == set(criterion.TERMS) and torch.isfinite(losses.total)
+    # Grounding is off unless it is asked for, and then no token is asked for its regions.
+    assert set(losses.terms) == set(criterion.TERMS) - {"grounding"} and torch.isfinite(losses.total)
+    assert batch.token_regions is None
+    asked = load_config(None, [f"data.root={data_config.data.root}", "loss.grounding=0.5"])
+    assert builders.build_dataset(asked, vocabularies, "train", train=True)[0].token_regions is not None
+    assert builders.build_dataset(asked, vocabularies, "train")[0].token_regions is None
 
 
 # First weights
