@@ -228,7 +228,7 @@ def _rows(
         difference = values.mean() - whole[owners == 0].mean()
         differences = resampled[owners == number].mean(axis=0) - resampled[owners == 0].mean(axis=0)
         if score.centred:
-            differences = differences - differences.mean() + difference
+            differences = differences - np.nanmean(differences) + difference
         pairs = list(zip(np.flatnonzero(owners == 0), np.flatnonzero(owners == number), strict=False))
         paired = len(values) == (owners == 0).sum()
         rows.append(Row(
