@@ -91,6 +91,8 @@ def test(options: argparse.Namespace) -> None:
         "dataset": results.dataset_name(dataset.root),
         "scores": evaluation.scores,
         "absent": evaluation.absent,
+        "intervals": evaluation.intervals,
+        "tables": evaluation.tables,
         "baselines": compared,
         "absent_baselines": absent,
     }

@@ -178,7 +178,8 @@ def score_baselines(
             replace(record, generated=report, log_probability=None, prediction=prediction, sentences=[])
             for record, report in zip(records, reports, strict=True)
         ]
-        scores[name], absent[name] = score_records(answered, meteor)
+        scored = score_records(answered, meteor, resamples=0)
+        scores[name], absent[name] = scored.scores, scored.absent
     return scores, absent
 
 

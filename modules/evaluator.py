@@ -29,10 +29,18 @@ from modules.sentences import GeneratedSentence, sentences_of, subgraph_certaint
 
 Item = TypeVar("Item")
 
-SCORE_NAMES = nlg.NAMES + graph.NAMES + clinical.NAMES
+# The scores as tables show them together: title -> names.
+SCORE_GROUPS: dict[str, tuple[str, ...]] = {
+    "Language": nlg.NAMES,
+    "Scene graph": graph.NAMES,
+    "Observations read off the image": clinical.NAMES,
+}
+SCORE_NAMES = tuple(name for names in SCORE_GROUPS.values() for name in names)
 
 # Probability above which an observation counts as positive.
 OBSERVATION_THRESHOLD = 0.5
+# Of the studies, for bootstrap intervals.
+RESAMPLES = 1000
 # Seconds between two lines of progress where there is no terminal for a bar.
 _SECONDS_A_LINE = 30.0
 
@@ -99,12 +107,34 @@ class StudyRecord:
 
 
 @dataclass
+class Scored:
+    """What scoring N records gives.
+
+    scores     by the names of `SCORE_NAMES`; None where one could not be computed
+    absent     name -> why it is None
+    intervals  name -> bootstrap 95 % interval; None where there is none; empty where none was asked for
+    per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
+               has no such score: what best and worst cases are chosen by
+    tables     title -> row -> column -> value: scores by observation, by region and by attribute
+    """
+
+    scores: dict[str, float | None]
+    absent: dict[str, str]
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    per_study: dict[str, NDArray] = field(default_factory=dict)
+    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+
+@dataclass
 class Evaluation:
-    """Scores by name (None where they could not be computed), why those are absent, and the records in study order."""
+    """The scores of a split as in `Scored`, and the records in study order."""
 
     scores: dict[str, float | None]
     absent: dict[str, str]
     records: list[StudyRecord]
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    per_study: dict[str, NDArray] = field(default_factory=dict)
+    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -129,9 +159,9 @@ class Evaluator:
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Batch], device: torch.device, meteor: bool = True,
-        should_stop: Callable[[], bool] | None = None,
+        should_stop: Callable[[], bool] | None = None, resamples: int = RESAMPLES,
     ) -> Evaluation:
-        """Write and score the reports of all studies of `loader`.
+        """Write and score the reports of all studies of `loader`; with `resamples` 0 without intervals.
 
         Under several processes `loader` feeds this process's share (`rank::world_size`); the records of all are put in
         study order, and every process returns the same evaluation. The modes (training or not) of the model and its
@@ -151,8 +181,8 @@ class Evaluator:
             raise EvaluationStopped
         records = in_study_order(gather_objects(records))
         # Scoring takes both cores and hundreds of megabytes: one process a run is enough.
-        scores, absent = broadcast_object(score_records(records, meteor) if is_first_process() else ({}, {}))
-        return Evaluation(scores, absent, records)
+        scored = broadcast_object(score_records(records, meteor, resamples) if is_first_process() else Scored({}, {}))
+        return Evaluation(**vars(scored), records=records)
 
     def scored_text(self, reference: str) -> str:
         """What the protocol compares generated reports with, for a full cleaned reference."""
@@ -267,14 +297,16 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def score_records(records: list[StudyRecord], meteor: bool = True) -> tuple[dict[str, float | None], dict[str, str]]:
-    """All scores of `SCORE_NAMES` for `records`, and why those that are None are absent.
+def score_records(records: list[StudyRecord], meteor: bool = True, resamples: int = RESAMPLES) -> Scored:
+    """All scores of `SCORE_NAMES` for `records`, with bootstrap intervals from so many `resamples`, or without for 0.
 
     Reports are compared by the records' protocol; regions and attributes only over studies with an annotated graph,
     boxes only over studies with annotated boxes, observations only over known labels (see `modules/metrics`).
     """
     if not records:
-        return dict.fromkeys(SCORE_NAMES), dict.fromkeys(SCORE_NAMES, "no study")
+        return Scored(
+            dict.fromkeys(SCORE_NAMES), dict.fromkeys(SCORE_NAMES, "no study"), dict.fromkeys(SCORE_NAMES)
+        )
 
     def annotated(name: str) -> NDArray:
         return np.stack([getattr(record.annotation, name) for record in records])
@@ -307,7 +339,7 @@ def score_records(records: list[StudyRecord], meteor: bool = True) -> tuple[dict
     for part_scores, part_absent in parts:
         scores |= part_scores
         absent |= part_absent
-    return scores, absent
+    return Scored(scores, absent, dict.fromkeys(SCORE_NAMES) if resamples else {})
 
 
 def annotations(batch: Batch) -> list[Annotation]:

@@ -73,7 +73,7 @@ def write_predictions(path: Path, records: Sequence[StudyRecord], vocabularies: 
 def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[str, Any]:
     """One study of predictions.jsonl.
 
-    id, reference (full cleaned report), generated;
+    id, reference (full cleaned report), scored_reference (what the protocol compares with), generated;
     score         summed log-probability / number of generated tokens; null for a text that no model wrote
     sentences     [{text, regions: {name: share}, confidence}] of the generated report, in order: how much each looked
                   at the sub-graphs of regions (shares of 0.01 and more), and how sure the model is of it
@@ -82,6 +82,7 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
     attributes    {region: {attribute: probability}}, those given to the regions of the graph: the selected ones, or
                   with an oracle graph the annotated ones
     observations  {name: probability}; empty without an observation head
+    labels        {name: 0 or 1}: the data set's own observations, those that are known
     """
     prediction, score = record.prediction, record.log_probability
     names = vocabularies.anatomy.names
@@ -106,6 +107,7 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
     return {
         "id": record.study_id,
         "reference": record.reference,
+        "scored_reference": record.scored_reference,
         "generated": record.generated,
         "score": score if score is not None and math.isfinite(score) else None,
         "sentences": [
@@ -122,6 +124,11 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
         "regions": regions,
         "attributes": attributes,
         "observations": observations,
+        "labels": {
+            name: int(record.annotation.observations[position])
+            for position, name in enumerate(vocabularies.observations)
+            if record.annotation.observations_known[position]
+        },
     }
 
 

@@ -428,7 +428,7 @@ class Trainer:
         before = random_state()
         evaluation = self.evaluator.evaluate(
             self.model, loader, self.device, meteor=self.config.eval.meteor_in_validation,
-            should_stop=lambda: self.signals.received != 0,
+            should_stop=lambda: self.signals.received != 0, resamples=0,
         )
         restore_random_state(before)  # how often a run is validated must not change what it learns
         if self._stop_asked():  # while reports were scored: Ctrl-C may have taken METEOR's process away

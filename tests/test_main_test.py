@@ -42,6 +42,7 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
     assert metrics["checkpoint"] == str(run_folder / "best")
     assert set(metrics["scores"]) == set(SCORE_NAMES)
     assert set(metrics["absent"]) == {"meteor"} and "Java" in metrics["absent"]["meteor"]
+    assert set(metrics["intervals"]) == set(SCORE_NAMES)
     assert set(metrics["baselines"]) == set(metrics["absent_baselines"]) == {"blind", "nearest_image"}
     assert metrics["baselines"]["blind"]["box_iou"] > 0.4
     assert len((run_folder / "predictions.jsonl").read_text().splitlines()) == 3
@@ -102,7 +103,10 @@ def test_images_alone_are_enough_and_the_rest_changes_no_prediction(trained, run
     for root, out in ((trained[1], tmp_path / "annotated"), (bare, tmp_path / "alone")):
         assert main_test.main(["--checkpoint", str(run_folder), "--data", str(root), "--out", str(out)]) == 0
         entries = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-        predictions.append([{key: value for key, value in entry.items() if key != "reference"} for entry in entries])
+        from_the_data_set = ("reference", "scored_reference", "labels")
+        predictions.append([
+            {key: value for key, value in entry.items() if key not in from_the_data_set} for entry in entries
+        ])
     assert predictions[0] == predictions[1] and len(predictions[1]) == len(kept)
     assert all(entry["regions"] and entry["observations"] and entry["generated"] for entry in predictions[1])
     scores = read_metrics(tmp_path / "alone" / "metrics.json")["scores"]

@@ -80,7 +80,7 @@ class ScriptedEvaluator:
     box_source: BoxSource = BoxSource.LOCALIZER
     calls: int = 0
 
-    def evaluate(self, model, loader, device, meteor=True, should_stop=None) -> Evaluation:
+    def evaluate(self, model, loader, device, meteor=True, should_stop=None, resamples=0) -> Evaluation:
         self.calls += 1
         torch.rand(1)
         for _ in loader:

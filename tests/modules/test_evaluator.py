@@ -199,7 +199,10 @@ def test_stopping_between_batches_and_before_scoring(dataset, model, calls):
 
 def test_scores_are_a_function_of_the_records(dataset, model):
     evaluation = evaluate(dataset, model)
-    assert score_records(evaluation.records, meteor=False) == (evaluation.scores, evaluation.absent)
+    scored = score_records(evaluation.records, meteor=False)
+    assert (scored.scores, scored.absent, scored.intervals) == (
+        evaluation.scores, evaluation.absent, evaluation.intervals
+    )
     perfect = []
     for record in evaluation.records:
         annotation = record.annotation
@@ -211,15 +214,15 @@ def test_scores_are_a_function_of_the_records(dataset, model):
             attribute_probabilities=annotation.attributes.astype(float),
             observations=annotation.observations, observation_probabilities=annotation.observations.astype(float),
         )))
-    scores, _ = score_records(perfect, meteor=False)
+    scores = score_records(perfect, meteor=False).scores
     for name in ("bleu_4", "rouge_l", "region_micro_f1", "region_auroc", "attribute_micro_f1", "attribute_auroc",
                  "box_iou", "observation_micro_f1", "observation_auroc"):
         assert scores[name] == pytest.approx(1), name
 
 
 def test_no_records_have_no_scores():
-    scores, absent = score_records([])
-    assert set(scores) == set(absent) == set(SCORE_NAMES)
+    scored = score_records([])
+    assert set(scored.scores) == set(scored.absent) == set(scored.intervals) == set(SCORE_NAMES)
 
 
 def test_study_order_is_restored():

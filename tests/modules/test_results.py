@@ -66,7 +66,8 @@ def test_predictions_have_one_study_a_line(tmp_path, dataset):
     names = dataset.vocabularies.anatomy.names
     for number, (entry, record) in enumerate(zip(entries, evaluation.records, strict=True)):
         assert list(entry) == [
-            "id", "reference", "generated", "score", "sentences", "regions", "attributes", "observations"
+            "id", "reference", "scored_reference", "generated", "score", "sentences", "regions", "attributes",
+            "observations", "labels",
         ]
         assert " ".join(sentence["text"] for sentence in entry["sentences"]) == entry["generated"]
         for told, sentence in zip(entry["sentences"], record.sentences, strict=True):
@@ -77,6 +78,11 @@ def test_predictions_have_one_study_a_line(tmp_path, dataset):
             }
             assert told["regions"]
         assert entry["reference"] == dataset[number].reference
+        assert entry["scored_reference"] == record.scored_reference
+        known = record.annotation.observations_known.nonzero()[0]
+        assert entry["labels"] == {
+            dataset.vocabularies.observations[position]: record.annotation.observations[position] for position in known
+        }
         assert entry["generated"] == record.generated
         assert entry["score"] == -1
         assert tuple(entry["regions"]) == names
