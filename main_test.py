@@ -93,6 +93,7 @@ def test(options: argparse.Namespace) -> None:
         "absent": evaluation.absent,
         "intervals": evaluation.intervals,
         "tables": evaluation.tables,
+        "curves": evaluation.curves,
         "baselines": compared,
         "absent_baselines": absent,
     }

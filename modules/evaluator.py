@@ -7,10 +7,10 @@ Shapes: R regions, A attribute slots a region (padded), K observations.
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.batch import Batch
-from data.vocabulary import Vocabularies
+from data.vocabulary import OBSERVATIONS, Anatomy, Vocabularies
 from models.outputs import BoxSource, Encoded, Generation, GraphSource, ModelInputs
 from modules.config import Precision
-from modules.metrics import clinical, graph, nlg
+from modules.metrics import calibration, clinical, graph, nlg, selective
+from modules.metrics.calibration import Bin, reliability
+from modules.metrics.claims import is_wrong
+from modules.metrics.multilabel import label_table
+from modules.metrics.selective import error_by_coverage
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
 from modules.sentences import GeneratedSentence, sentences_of, subgraph_certainty
@@ -34,6 +38,7 @@ SCORE_GROUPS: dict[str, tuple[str, ...]] = {
     "Language": nlg.NAMES,
     "Scene graph": graph.NAMES,
     "Observations read off the image": clinical.NAMES,
+    "Calibration and confidence": calibration.NAMES + selective.NAMES,
 }
 SCORE_NAMES = tuple(name for names in SCORE_GROUPS.values() for name in names)
 
@@ -116,6 +121,8 @@ class Scored:
     per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
                has no such score: what best and worst cases are chosen by
     tables     title -> row -> column -> value: scores by observation, by region and by attribute
+    curves     "reliability": region, attribute, observation -> bins; "sentence_errors": how many `sentences` claim
+               something, how many are `wrong`, and the error rate of the 1 .. 100 per cent most confident `by_coverage`
     """
 
     scores: dict[str, float | None]
@@ -123,6 +130,7 @@ class Scored:
     intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -135,6 +143,7 @@ class Evaluation:
     intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -317,29 +326,76 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
 
     graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
     mentioned = annotated("mentioned")
+    attribute_probabilities = predicted("attribute_probabilities")
+    observations = (
+        predicted("observations"), predicted("observation_probabilities"), annotated("observations"),
+        annotated("observations_known"),
+    )
+    bins = {
+        "region": reliability(
+            predicted("region_probabilities"), mentioned, np.broadcast_to(graph_known[:, None], mentioned.shape)
+        ),
+        "attribute": _attribute_reliability(
+            attribute_probabilities, annotated("attributes"), mentioned & graph_known[:, None]
+        ),
+        "observation": reliability(*observations[1:]),
+    }
+    confidences, wrong = _sentence_errors(records)
     parts = (
         nlg.nlg_scores(
             [record.scored_reference for record in records], [record.generated for record in records], meteor
         ),
         graph.region_scores(predicted("region_selected"), predicted("region_probabilities"), mentioned, graph_known),
         graph.attribute_scores(
-            predicted("attributes"), predicted("attribute_probabilities"), annotated("attributes"), mentioned,
-            graph_known,
+            predicted("attributes"), attribute_probabilities, annotated("attributes"), mentioned, graph_known
         ),
         graph.box_scores(
             predicted("boxes"), predicted("visible"), annotated("boxes"), annotated("visible"), boxes_known
         ),
-        clinical.observation_scores(
-            predicted("observations"), predicted("observation_probabilities"), annotated("observations"),
-            annotated("observations_known"),
-        ),
+        clinical.observation_scores(*observations),
+        calibration.calibration_scores(bins),
+        selective.sentence_scores(confidences, wrong),
     )
     scores: dict[str, float | None] = {}
     absent: dict[str, str] = {}
     for part_scores, part_absent in parts:
         scores |= part_scores
         absent |= part_absent
-    return Scored(scores, absent, dict.fromkeys(SCORE_NAMES) if resamples else {})
+    tables = {
+        "Regions in the graph": label_table(
+            predicted("region_selected"), predicted("region_probabilities"), mentioned,
+            np.broadcast_to(graph_known[:, None], mentioned.shape), Anatomy.load().names,
+        ),
+        "Observations read off the image": label_table(*observations, OBSERVATIONS),
+    }
+    curves = {
+        "reliability": {kind: [asdict(each) for each in found] for kind, found in bins.items() if found},
+        "sentence_errors": {
+            "sentences": len(wrong), "wrong": int(wrong.sum()), "by_coverage": error_by_coverage(confidences, wrong),
+        },
+    }
+    return Scored(
+        scores, absent, dict.fromkeys(SCORE_NAMES) if resamples else {}, tables=tables, curves=curves
+    )
+
+
+def _attribute_reliability(probabilities: NDArray | None, attributes: NDArray, told: NDArray) -> list[Bin] | None:
+    """Of attributes [N, R, A] in the regions `told` [N, R] by the report: apart from the choice of regions."""
+    if probabilities is None:
+        return None
+    # Where no attribute was predicted, and in slots that stand for none, the probability is 0.
+    return reliability(probabilities, attributes, told[..., None] & (probabilities > 0))
+
+
+def _sentence_errors(records: Sequence[StudyRecord]) -> tuple[NDArray, NDArray]:
+    """The confidence [n], and whether it is wrong [n] bool, of every generated sentence that claims something."""
+    judged = [
+        (sentence.confidence, is_wrong(sentence.text, record.reference))
+        for record in records for sentence in record.sentences
+    ]
+    counted = [(confidence, wrong) for confidence, wrong in judged if wrong is not None]
+    confidences, wrong = zip(*counted, strict=True) if counted else ((), ())
+    return np.array(confidences, dtype=np.float64), np.array(wrong, dtype=bool)
 
 
 def annotations(batch: Batch) -> list[Annotation]:

@@ -4,9 +4,13 @@ Shapes: N studies, K labels. F1 by scikit-learn's conventions: micro pools all k
 the labels with a known study, and 0/0 counts 0.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
+from modules.metrics.calibration import expected_calibration_error, reliability
 
 ONE_CLASS = "no label has both a positive and a negative reference"
 
@@ -35,6 +39,28 @@ def macro_auroc(probabilities: NDArray, reference: NDArray, known: NDArray) -> f
         if truth.any() and not truth.all():
             by_label.append(roc_auc_score(truth, probabilities[counted, label]))
     return float(np.mean(by_label)) if by_label else None
+
+
+def label_table(
+    predicted: NDArray | None, probabilities: NDArray | None, reference: NDArray, known: NDArray, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """name -> precision, recall, f1, support (positives), known (studies) and ece, for the labels known in some study.
+
+    All arrays [N, K], K names; ece is the label's own expected calibration error (`modules/metrics/calibration.py`).
+    Empty where nothing is predicted.
+    """
+    table: dict[str, dict[str, float]] = {}
+    if predicted is None or probabilities is None:
+        return table
+    for label in np.flatnonzero(known.any(axis=0)):
+        counted = known[:, label]
+        precision, recall, f1 = _binary(reference[counted, label], predicted[counted, label])
+        bins = reliability(probabilities[:, label], reference[:, label], counted)
+        table[names[label]] = {
+            "precision": precision, "recall": recall, "f1": f1, "support": int(reference[counted, label].sum()),
+            "known": int(counted.sum()), "ece": expected_calibration_error(bins),
+        }
+    return table
 
 
 def _binary(reference: NDArray, predicted: NDArray) -> tuple[float, float, float]:

@@ -22,6 +22,7 @@ from modules.evaluator import (
     progress,
     score_records,
 )
+from modules.metrics.claims import is_wrong
 from modules.metrics.graph import box_iou
 from tests.modules.fake_model import FakeModel, loader_over
 from tests.tiny_dataset import write_tiny_dataset
@@ -218,6 +219,8 @@ def test_scores_are_a_function_of_the_records(dataset, model):
     for name in ("bleu_4", "rouge_l", "region_micro_f1", "region_auroc", "attribute_micro_f1", "attribute_auroc",
                  "box_iou", "observation_micro_f1", "observation_auroc"):
         assert scores[name] == pytest.approx(1), name
+    for name in ("region_ece", "attribute_ece", "observation_ece"):
+        assert scores[name] == 0, name
 
 
 def test_no_records_have_no_scores():
@@ -281,3 +284,43 @@ def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, mod
         for sentence in record.sentences:
             assert not sentence.regions.any()
             assert sentence.confidence == pytest.approx(np.exp(sentence.log_probability))
+
+
+def test_tables_and_curves_show_what_the_scores_summarise(dataset, model):
+    evaluation = evaluate(dataset, model)
+    records = evaluation.records
+    regions = evaluation.tables["Regions in the graph"]
+    assert tuple(regions) == dataset.vocabularies.anatomy.names
+    for region, row in enumerate(regions.values()):
+        selected = np.array([record.prediction.region_selected[region] for record in records])
+        mentioned = np.array([record.annotation.mentioned[region] for record in records])
+        assert (row["support"], row["known"]) == (mentioned.sum(), len(records))
+        assert row["precision"] == pytest.approx((selected & mentioned).sum() / max(selected.sum(), 1))
+        assert row["recall"] == pytest.approx((selected & mentioned).sum() / max(mentioned.sum(), 1))
+    f1 = [row["f1"] for row in regions.values()]
+    assert np.mean(f1) == pytest.approx(evaluation.scores["region_macro_f1"])
+    observations = evaluation.tables["Observations read off the image"]
+    known = np.stack([record.annotation.observations_known for record in records])
+    assert sum(row["known"] for row in observations.values()) == known.sum()
+
+    reliability = evaluation.curves["reliability"]
+    slots = int(sum(
+        (record.prediction.attribute_probabilities[record.annotation.mentioned] > 0).sum() for record in records
+    ))
+    counts = {kind: sum(found["count"] for found in bins) for kind, bins in reliability.items()}
+    assert counts == {"region": 29 * len(records), "attribute": slots, "observation": known.sum()} and slots
+    errors = evaluation.curves["sentence_errors"]
+    judged = [is_wrong(sentence.text, record.reference) for record in records for sentence in record.sentences]
+    assert (errors["sentences"], errors["wrong"]) == (len(judged) - judged.count(None), judged.count(True))
+    assert errors["wrong"] and len(errors["by_coverage"]) == 100
+    assert evaluation.scores["sentence_error_at_100"] == pytest.approx(errors["wrong"] / errors["sentences"])
+
+
+def test_without_parts_and_sentences_tables_and_curves_are_empty(dataset):
+    model = FakeModel(dataset.vocabularies, [""], with_graph=False, with_observations=False)
+    evaluation = evaluate(dataset, model)
+    assert evaluation.tables == {"Regions in the graph": {}, "Observations read off the image": {}}
+    assert evaluation.curves == {
+        "reliability": {}, "sentence_errors": {"sentences": 0, "wrong": 0, "by_coverage": []},
+    }
+    assert "claims" in evaluation.absent["sentence_error_area"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import precision_recall_fscore_support
 
-from modules.metrics.multilabel import macro_auroc, macro_scores, micro_scores
+from modules.metrics.multilabel import label_table, macro_auroc, macro_scores, micro_scores
 
 TABLE = arrays(bool, (6, 3))
 
@@ -52,3 +52,20 @@ def test_auroc_by_hand():
     known = np.ones_like(reference)
     assert macro_auroc(probabilities, reference, known) == pytest.approx(3 / 4)
     assert macro_auroc(probabilities[:, 1:], reference[:, 1:], known[:, 1:]) is None
+
+
+def test_a_table_of_labels():
+    predicted = np.array([[1, 0, 1], [0, 0, 1], [1, 1, 1]], dtype=bool)
+    probabilities = np.array([[0.9, 0.1, 0.8], [0.1, 0.3, 0.9], [0.9, 0.6, 0.9]])
+    reference = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)
+    known = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0]], dtype=bool)
+    table = label_table(predicted, probabilities, reference, known, ["a", "b", "c"])
+    assert list(table) == ["a", "b"]  # "c" is known nowhere
+    assert table["a"] == pytest.approx({
+        # Two answers of 0.9, one right; one of 0.1 for a positive.
+        "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2, "known": 3, "ece": (2 * 0.4 + 0.9) / 3,
+    })
+    assert table["b"] == pytest.approx({
+        "precision": 0, "recall": 0, "f1": 0, "support": 1, "known": 2, "ece": (0.1 + 0.7) / 2,
+    })
+    assert label_table(None, None, reference, known, ["a", "b", "c"]) == {}
