@@ -4,8 +4,7 @@ Both are fitted on the training split and scored by the code that scores the mod
 Shapes: R regions, A attribute slots a region, K observations, C patch channels.
 """
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,8 @@ from torch import nn
 from data.batch import Batch
 from modules.config import Precision
 from modules.evaluator import Evaluator, Prediction, StudyRecord, annotations, inference, progress, score_records
+from modules.metrics.cider import ngrams
+from modules.metrics.nlg import bleu_of_sums
 from modules.runtime import autocast
 
 BLIND, NEAREST_IMAGE = "blind", "nearest_image"
@@ -117,9 +118,8 @@ def best_constant_report(candidates: Sequence[str], references: Sequence[str]) -
     matches: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     reference_words = 0
     for reference in references:
-        words = reference.split()
-        reference_words += len(words)
-        for ngram, count in _ngrams(words).items():
+        reference_words += len(reference.split())
+        for ngram, count in ngrams(reference).items():
             holders = matches[ngram]
             holders.extend([0] * (count - len(holders)))
             for repeat in range(count):
@@ -127,12 +127,14 @@ def best_constant_report(candidates: Sequence[str], references: Sequence[str]) -
 
     best, best_score = "", -1.0
     for candidate in dict.fromkeys(candidates):
-        words = candidate.split()
+        words = len(candidate.split())
         correct = [0] * _LONGEST
-        for ngram, count in _ngrams(words).items():
+        for ngram, count in ngrams(candidate).items():
             if ngram in matches:
                 correct[len(ngram) - 1] += sum(matches[ngram][:count])
-        score = _bleu(correct, len(words), len(references), reference_words)
+        guessed = [len(references) * max(0, words - length) for length in range(_LONGEST)]
+        sums = np.array([*correct, *guessed, len(references) * words, reference_words], dtype=np.float64)
+        score = bleu_of_sums(sums)[-1]
         if score > best_score:
             best, best_score = candidate, score
     return best, best_score
@@ -205,23 +207,3 @@ def _by_prior(positives: NDArray, known: NDArray | int) -> tuple[NDArray, NDArra
         if f1 > best:
             chosen, best = candidates, f1
     return priors, chosen
-
-
-def _ngrams(words: list[str]) -> Counter[tuple[str, ...]]:
-    """How often each run of 1 to 4 words occurs in `words`."""
-    return Counter(
-        tuple(words[start : start + length])
-        for length in range(1, _LONGEST + 1)
-        for start in range(len(words) - length + 1)
-    )
-
-
-def _bleu(correct: list[int], words: int, studies: int, reference_words: int) -> float:
-    """Corpus BLEU-4 of one text of `words` words for `studies` references, guarded against 0 / 0 as pycocoevalcap's."""
-    tiny, small = 1e-15, 1e-9
-    product = 1.0
-    for length, matched in enumerate(correct, start=1):
-        product *= (matched + tiny) / (studies * max(0, words - length + 1) + small)
-    ratio = (studies * words + tiny) / (reference_words + small)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    return product ** (1 / _LONGEST) * brevity

@@ -3,15 +3,25 @@
 Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017, eq. 5, with 15 bins of
 equal width. For yes/no decisions the probability of "yes" takes the place of the confidence and the share of "yes" that
 of the accuracy, as in Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
+Shapes: N studies; decisions of a study may have any number of axes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modules.metrics.multilabel import label_counts, label_table
+from modules.metrics.weighted import ScoreSet, absent, of_sums, ratio
+
 NAMES = ("region_ece", "attribute_ece", "observation_ece")
 BINS = 15
+# Title of the curve of each kind of decision: its bins, from low to high, as dictionaries.
+RELIABILITY = "reliability of {kind}s"
+
+# Columns of what is summed in every bin: decisions, their probabilities, those that are "yes".
+_COUNT, _PROBABILITY, _YES = range(3)
 
 
 @dataclass(frozen=True)
@@ -30,49 +40,68 @@ class Bin:
     frequency: float
 
 
-def reliability(probabilities: NDArray | None, positive: NDArray, known: NDArray) -> list[Bin] | None:
-    """The bins that hold a decision, from low to high; decisions of `known` alone. All arrays of one shape.
+def calibration_scores(
+    kind: str, probabilities: NDArray | None, reference: NDArray, known: NDArray | None
+) -> ScoreSet:
+    """The expected calibration error of the decisions of one `kind` (region, attribute, observation), and its bins.
 
-    None without probabilities, where the model decides nothing.
+    probabilities, reference (bool) and known (bool: these count) of one shape [N, ...]; None without probabilities.
     """
-    if probabilities is None:
-        return None
-    probabilities, positive = probabilities[known].astype(np.float64), positive[known].astype(np.float64)
-    if np.any((probabilities < 0) | (probabilities > 1)):
+    name = f"{kind}_ece"
+    if probabilities is None or known is None:
+        return absent([name], f"{kind}s are not predicted")
+    sums = bin_sums(probabilities, reference, known)
+    error = of_sums(sums, expected_calibration_error, f"no {kind} has a known reference")
+    curve = [asdict(each) for each in reliability(sums.sum(axis=0))]
+    return ScoreSet({name: error}, curves={RELIABILITY.format(kind=kind): curve})
+
+
+def bin_sums(probabilities: NDArray, reference: NDArray, known: NDArray) -> NDArray:
+    """[N, BINS, 3]: of every study's known decisions in each bin, how many, the sum of probabilities, how many "yes".
+
+    Raises ValueError for a known probability outside 0..1.
+    """
+    chosen = probabilities[known].astype(np.float64)
+    if np.any((chosen < 0) | (chosen > 1)):
         raise ValueError("probabilities lie in 0..1")
-    positions = np.clip(np.ceil(probabilities * BINS).astype(int) - 1, 0, BINS - 1)
-    bins = []
-    for position in np.unique(positions):
-        inside = positions == position
-        bins.append(
-            Bin(
-                low=position / BINS, high=(position + 1) / BINS, count=int(inside.sum()),
-                probability=float(probabilities[inside].mean()), frequency=float(positive[inside].mean()),
-            )
-        )
-    return bins
+    sums = np.zeros((len(probabilities), BINS, 3))
+    bins = np.clip(np.ceil(chosen * BINS).astype(int) - 1, 0, BINS - 1)
+    added = np.stack([np.ones_like(chosen), chosen, reference[known].astype(np.float64)], axis=-1)
+    np.add.at(sums, (np.nonzero(known)[0], bins), added)
+    return sums
 
 
-def expected_calibration_error(bins: list[Bin]) -> float | None:
-    """The mean over decisions of |frequency - probability| of their bin, 0..1; None without a decision."""
-    decisions = sum(each.count for each in bins)
-    if not decisions:
-        return None
-    return sum(each.count * abs(each.frequency - each.probability) for each in bins) / decisions
+def expected_calibration_error(sums: NDArray) -> NDArray:
+    """[...]: the mean over decisions of |frequency - probability| of their bin, NaN without any; sums [..., 3 BINS]."""
+    sums = sums.reshape(*sums.shape[:-1], BINS, 3)
+    # In a bin, count * |frequency - probability| is the difference of the two sums.
+    gaps = np.abs(sums[..., _YES] - sums[..., _PROBABILITY])
+    return ratio(gaps.sum(axis=-1), sums[..., _COUNT].sum(axis=-1))
 
 
-def calibration_scores(bins: dict[str, list[Bin] | None]) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The expected calibration error of `region`, `attribute` and `observation` decisions, and why one is absent.
+def reliability(sums: NDArray) -> list[Bin]:
+    """The bins of sums [BINS, 3] that hold a decision, from low to high."""
+    return [
+        Bin(number / BINS, (number + 1) / BINS, int(count), float(probability / count), float(yes / count))
+        for number, (count, probability, yes) in enumerate(sums) if count
+    ]
 
-    bins   by kind of decision (the names without `_ece`): its `reliability`
+
+def decision_table(
+    predicted: NDArray | None, probabilities: NDArray | None, reference: NDArray, known: NDArray, names: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """By label: precision, recall, F1 and positives (`multilabel.label_table`), and the label's own `ece`.
+
+    predicted, reference, known [N, K] bool, probabilities [N, K], K names. Empty where nothing is predicted; labels
+    that no study knows are left out.
     """
-    scores: dict[str, float | None] = {}
-    absent: dict[str, str] = {}
-    for name in NAMES:
-        kind = name.removesuffix("_ece")
-        scores[name] = expected_calibration_error(bins[kind] or [])
-        if bins[kind] is None:
-            absent[name] = f"{kind}s are not predicted"
-        elif scores[name] is None:
-            absent[name] = f"no {kind} has a known reference"
-    return scores, absent
+    if predicted is None or probabilities is None:
+        return {}
+    table = label_table(label_counts(predicted, reference, known), names)
+    for label, name in enumerate(names):
+        if known[:, label].any():
+            sums = bin_sums(probabilities[:, label], reference[:, label], known[:, label]).sum(axis=0)
+            table[name]["ece"] = float(expected_calibration_error(sums.reshape(-1)))
+        else:
+            del table[name]
+    return table

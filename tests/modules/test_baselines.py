@@ -25,6 +25,7 @@ from modules.baselines import (
     summarise,
 )
 from modules.evaluator import Evaluator
+from modules.metrics import selective
 from tests.modules.fake_model import FakeModel, loader_over
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -107,6 +108,7 @@ def summary_of(mentioned, observations, known):
 TABLE = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=5, max_size=5)
 
 
+@settings(deadline=None)
 @given(mentioned=TABLE, observations=TABLE, known=TABLE)
 def test_thresholds_are_the_best_on_the_training_split(mentioned, observations, known):
     prediction = blind_prediction(summary_of(mentioned, observations, known))

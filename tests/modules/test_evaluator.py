@@ -67,7 +67,15 @@ def evaluate(dataset, model, should_stop=None, **settings):
 def test_all_scores_are_there_and_records_are_in_order(dataset, model):
     evaluation = evaluate(dataset, model)
     assert set(evaluation.scores) == set(SCORE_NAMES)
-    assert set(evaluation.absent) == {"meteor"} == {name for name, value in evaluation.scores.items() if value is None}
+    # The fake model writes of no finding in a region that has a box.
+    without = {"meteor", "grounding_generated_iou", "grounding_generated_pointing"}
+    assert set(evaluation.absent) == without == {name for name, value in evaluation.scores.items() if value is None}
+    assert set(evaluation.intervals) == set(SCORE_NAMES)
+    for name, interval in evaluation.intervals.items():
+        assert (interval is None) == (name in without)
+        assert interval is None or interval[0] <= evaluation.scores[name] <= interval[1]
+    for values in evaluation.per_study.values():
+        assert values.shape == (5,)
     assert [record.study_id for record in evaluation.records] == [f"test{number}" for number in range(5)]
     for record, sample in zip(evaluation.records, (dataset[index] for index in range(5)), strict=True):
         assert record.generated in TEXTS
@@ -290,27 +298,31 @@ def test_tables_and_curves_show_what_the_scores_summarise(dataset):
     text = "the heart looks enlarged . the left lung shows a small effusion . no pneumothorax ."
     evaluation = evaluate(dataset, FakeModel(dataset.vocabularies, [text]))
     records = evaluation.records
-    regions = evaluation.tables["Regions in the graph"]
+    regions = evaluation.tables["regions in the graph"]
     assert tuple(regions) == dataset.vocabularies.anatomy.names
     for region, row in enumerate(regions.values()):
         selected = np.array([record.prediction.region_selected[region] for record in records])
         mentioned = np.array([record.annotation.mentioned[region] for record in records])
-        assert (row["support"], row["known"]) == (mentioned.sum(), len(records))
-        assert row["precision"] == pytest.approx((selected & mentioned).sum() / max(selected.sum(), 1))
-        assert row["recall"] == pytest.approx((selected & mentioned).sum() / max(mentioned.sum(), 1))
-    f1 = [row["f1"] for row in regions.values()]
+        assert row["positives"] == mentioned.sum()
+        if mentioned.any():
+            assert row["precision"] == pytest.approx((selected & mentioned).sum() / max(selected.sum(), 1))
+            assert row["recall"] == pytest.approx((selected & mentioned).sum() / mentioned.sum())
+    f1 = [row["f1"] for row in regions.values() if row["f1"] is not None]
     assert np.mean(f1) == pytest.approx(evaluation.scores["region_macro_f1"])
-    observations = evaluation.tables["Observations read off the image"]
     known = np.stack([record.annotation.observations_known for record in records])
-    assert sum(row["known"] for row in observations.values()) == known.sum()
+    positive = np.stack([record.annotation.observations for record in records]) & known
+    observations = evaluation.tables["observations read off the image"]
+    assert sum(row["positives"] for row in observations.values()) == positive.sum()
 
-    reliability = evaluation.curves["reliability"]
     slots = int(sum(
         (record.prediction.attribute_probabilities[record.annotation.mentioned] > 0).sum() for record in records
     ))
-    counts = {kind: sum(found["count"] for found in bins) for kind, bins in reliability.items()}
+    counts = {
+        kind: sum(found["count"] for found in evaluation.curves[f"reliability of {kind}s"])
+        for kind in ("region", "attribute", "observation")
+    }
     assert counts == {"region": 29 * len(records), "attribute": slots, "observation": known.sum()} and slots
-    errors = evaluation.curves["sentence_errors"]
+    errors = evaluation.curves["errors of sentences by coverage"]
     judged = [is_wrong(sentence.text, record.reference) for record in records for sentence in record.sentences]
     assert (errors["sentences"], errors["wrong"]) == (len(judged) - judged.count(None), judged.count(True))
     assert 0 < errors["wrong"] < errors["sentences"] and len(errors["by_coverage"]) == 100
@@ -320,8 +332,6 @@ def test_tables_and_curves_show_what_the_scores_summarise(dataset):
 def test_without_parts_and_sentences_tables_and_curves_are_empty(dataset):
     model = FakeModel(dataset.vocabularies, [""], with_graph=False, with_observations=False)
     evaluation = evaluate(dataset, model)
-    assert evaluation.tables == {"Regions in the graph": {}, "Observations read off the image": {}}
-    assert evaluation.curves == {
-        "reliability": {}, "sentence_errors": {"sentences": 0, "wrong": 0, "by_coverage": []},
-    }
+    assert evaluation.tables["regions in the graph"] == evaluation.tables["observations read off the image"] == {}
+    assert evaluation.curves == {}
     assert "claims" in evaluation.absent["sentence_error_area"]

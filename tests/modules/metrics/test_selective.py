@@ -5,11 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.metrics.selective import NAMES, risk_curve, sentence_scores
+from modules.metrics.selective import ERROR_BY_COVERAGE, NAMES, RankedAnswers, sentence_scores
+
+
+def risk_curve(confidences, wrong):
+    return RankedAnswers(confidences, wrong).risk_curve(np.ones(len(wrong)))
+
+
+def scores_of(confidences, wrong):
+    found = sentence_scores(np.array(confidences), np.array(wrong, dtype=bool), np.arange(len(wrong)))
+    return found.values(len(wrong))
 
 
 def test_a_case_computed_by_hand():
-    scores, absent = sentence_scores(np.array([0.9, 0.1, 0.8, 0.5, 0.3]), np.array([0, 1, 0, 1, 1], dtype=bool))
+    scores, absent = scores_of([0.9, 0.1, 0.8, 0.5, 0.3], [0, 1, 0, 1, 1])
     assert tuple(scores) == NAMES and not absent
     # sorted: right, right, wrong, wrong, wrong
     assert scores == pytest.approx({
@@ -20,7 +29,7 @@ def test_a_case_computed_by_hand():
 
 
 def test_coverage_is_rounded_up_to_whole_sentences():
-    scores, _ = sentence_scores(np.array([0.9, 0.8, 0.7]), np.array([0, 1, 1], dtype=bool))
+    scores, _ = scores_of([0.9, 0.8, 0.7], [0, 1, 1])
     assert scores["sentence_error_at_20"] == 0  # one of three
     assert scores["sentence_error_at_40"] == 1 / 2
     assert scores["sentence_error_at_60"] == 1 / 2
@@ -33,8 +42,31 @@ def test_equal_confidence_says_nothing():
 
 
 def test_without_sentences_there_are_no_scores():
-    scores, absent = sentence_scores(np.zeros(0), np.zeros(0, dtype=bool))
+    scores, absent = scores_of([], [])
     assert set(scores) == set(absent) == set(NAMES) and set(scores.values()) == {None}
+
+
+def test_the_curve_for_plots():
+    confidences, wrong = np.array([0.9, 0.1, 0.8, 0.5]), np.array([0, 1, 0, 1], dtype=bool)
+    curve = sentence_scores(confidences, wrong, np.arange(4)).curves[ERROR_BY_COVERAGE]
+    assert (curve["sentences"], curve["wrong"]) == (4, 2)
+    assert curve["by_coverage"] == [0.0] * 50 + [1 / 3] * 25 + [0.5] * 25
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans(), st.integers(0, 3)), min_size=1, max_size=20),
+       st.lists(st.integers(0, 3), min_size=4, max_size=4))
+def test_a_resample_scores_like_the_studies_repeated(sentences, times):
+    """Weights 2 and 0 for two studies: the same as the first one's sentences twice and none of the second."""
+    confidences, wrong, studies = map(np.array, zip(*sentences, strict=True))
+    found = sentence_scores(confidences, wrong, studies)
+    repeats = np.repeat(np.arange(len(studies)), np.array(times)[studies])
+    for name in NAMES:
+        value = found.scores[name].of(np.array([times], dtype=float))[0]
+        if len(repeats):
+            again = sentence_scores(confidences[repeats], wrong[repeats], studies[repeats])
+            assert value == pytest.approx(again.scores[name].of(np.ones((1, 4)))[0])
+        else:
+            assert np.isnan(value)
 
 
 ANSWERS = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans()), min_size=1, max_size=30)
