@@ -19,7 +19,12 @@ TINY = [
 def write_tiny_run(folder: Path) -> tuple[Path, Path]:
     """Write both into `folder`; returns the run folder, which has a checkpoint `best`, and the data set's root."""
     root = write_tiny_dataset(folder / "tiny", image_size=32)
-    config = load_config(None, [*TINY, f"data.root={root}"])
-    vocabularies = builders.build_vocabularies(config)
-    save_checkpoint(folder / "run" / "best", builders.build_model(config, vocabularies), config, vocabularies)
+    save_tiny_run(folder / "run", root)
     return folder / "run", root
+
+
+def save_tiny_run(run_folder: Path, root: Path, *overrides: str) -> None:
+    """Write a checkpoint `best` of an untrained model for the data set `root` into `run_folder`."""
+    config = load_config(None, [*TINY, f"data.root={root}", *overrides])
+    vocabularies = builders.build_vocabularies(config)
+    save_checkpoint(run_folder / "best", builders.build_model(config, vocabularies), config, vocabularies)

@@ -7,7 +7,7 @@ Shapes: N studies; decisions of a study may have any number of axes.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,8 @@ def calibration_scores(
     if probabilities is None or known is None:
         return absent([name], f"{kind}s are not predicted")
     sums = bin_sums(probabilities, reference, known)
-    error = of_sums(sums, expected_calibration_error, f"no {kind} has a known reference")
+    # Chance alone gives a small sample, and so a resample, a larger error.
+    error = replace(of_sums(sums, expected_calibration_error, f"no {kind} has a known reference"), centred=True)
     curve = [asdict(each) for each in reliability(sums.sum(axis=0))]
     return ScoreSet({name: error}, curves={RELIABILITY.format(kind=kind): curve})
 
