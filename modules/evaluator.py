@@ -27,8 +27,8 @@ from modules.metrics.calibration import calibration_scores, decision_table
 from modules.metrics.claims import is_wrong
 from modules.metrics.labelers import RuleLabeler
 from modules.metrics.selective import sentence_scores
-from modules.metrics.text_scores import TEXT_GROUPS, text_scores
-from modules.metrics.triples import abnormal_regions, triples_of
+from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
+from modules.metrics.triples import abnormal_regions
 from modules.metrics.weighted import RESAMPLES, Interval, Scored, ScoreSet, absent, merged
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
@@ -302,10 +302,11 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
         arrays = [getattr(record.prediction, name) for record in records]
         return None if any(array is None for array in arrays) else np.stack(arrays)
 
-    references, generated = ([getattr(record, name) for record in records] for name in ("reference", "generated"))
-    triples, triples_of_references = triples_of(generated), triples_of(references)
+    references, generated = (
+        Readings.of([getattr(record, name) for record in records], RuleLabeler()) for name in ("reference", "generated")
+    )
     names = Anatomy.load().names
-    found = np.array([[name in abnormal_regions(each) for name in names] for each in triples])
+    found = np.array([[name in abnormal_regions(each) for name in names] for each in generated.triples])
     graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
     mentioned, visible = annotated("mentioned"), annotated("visible")
     regions = (predicted("region_selected"), predicted("region_probabilities"), mentioned)
@@ -317,8 +318,8 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
     region_known = np.broadcast_to(graph_known[:, None], mentioned.shape)
     return merged([
         text_scores(
-            references, [record.scored_reference for record in records], generated, RuleLabeler(),
-            triples_of_references, triples, annotated("observations"), annotated("observations_known"), meteor,
+            references, generated, [record.scored_reference for record in records], annotated("observations"),
+            annotated("observations_known"), meteor,
         ),
         graph.region_scores(*regions, graph_known),
         graph.attribute_scores(*attributes, mentioned, graph_known),

@@ -1,6 +1,7 @@
 """Every score of the texts of generated reports: what a model, `modules.score` and `modules.compare` are judged by."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
@@ -10,7 +11,7 @@ from modules.metrics.diversity import diversity_scores
 from modules.metrics.labelers import ReportLabeler
 from modules.metrics.nlg import nlg_scores
 from modules.metrics.report_observations import report_observation_scores, truth_observation_scores
-from modules.metrics.triples import Triple, triple_scores
+from modules.metrics.triples import Triple, triple_scores, triples_of
 from modules.metrics.weighted import ScoreSet, absent
 
 # The scores as tables show them together: title -> names.
@@ -24,13 +25,32 @@ TEXT_GROUPS: dict[str, tuple[str, ...]] = {
 TEXT_NAMES = tuple(name for names in TEXT_GROUPS.values() for name in names)
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What is read from N reports.
+
+    texts    the reports
+    labels   see `ReportLabeler.label`
+    triples  see `modules.metrics.triples.triples_of`
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[dict[str, int]]
+    triples: Sequence[frozenset[Triple]]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], labeler: ReportLabeler, workers: int = 1) -> "Readings":
+        """Read each different report once: they are repeated, most of all those of a collapsed model."""
+        different = list(dict.fromkeys(texts))
+        labels = dict(zip(different, labeler.label(different), strict=True))
+        triples = dict(zip(different, triples_of(different, workers), strict=True))
+        return cls(texts, [labels[text] for text in texts], [triples[text] for text in texts])
+
+
 def text_scores(
-    references: Sequence[str],
+    references: Readings,
+    generated: Readings,
     scored_references: Sequence[str],
-    generated: Sequence[str],
-    labeler: ReportLabeler,
-    triples_of_references: Sequence[frozenset[Triple]],
-    triples_of_generated: Sequence[frozenset[Triple]],
     truth: NDArray | None = None,
     truth_known: NDArray | None = None,
     meteor: bool = True,
@@ -40,20 +60,15 @@ def text_scores(
 
     references          complete reports: what labels and triples are read from
     scored_references   what the protocol compares words with
-    triples_of_*        see `modules.metrics.triples.triples_of`
     truth, truth_known  [N, 14] bool, the data set's own observations; None without any
     frequencies         CIDEr's document frequencies; None for those of the scored references
     """
-    if not generated:
+    if not generated.texts:
         return absent(TEXT_NAMES, "no study")
-    # Reports are repeated, most of all those of a collapsed model: each is labelled once.
-    different = list(dict.fromkeys([*references, *generated]))
-    labels = dict(zip(different, labeler.label(different), strict=True))
-    reference_labels, generated_labels = ([labels[text] for text in texts] for texts in (references, generated))
     return (
-        nlg_scores(scored_references, generated, meteor, frequencies)
-        | report_observation_scores(reference_labels, generated_labels)
-        | truth_observation_scores(truth, truth_known, generated_labels)
-        | triple_scores(triples_of_references, triples_of_generated)
-        | diversity_scores(references, generated, reference_labels, generated_labels)
+        nlg_scores(scored_references, generated.texts, meteor, frequencies)
+        | report_observation_scores(references.labels, generated.labels)
+        | truth_observation_scores(truth, truth_known, generated.labels)
+        | triple_scores(references.triples, generated.triples)
+        | diversity_scores(references.texts, generated.texts, references.labels, generated.labels)
     )
