@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import cost, decode, inference, input_pipeline, lung_boxes, preparation, scores, train_step
+from benchmarks import ablation, cost, decode, inference, input_pipeline, lung_boxes, preparation, scores, train_step
 from data.errors import UserError
 
 
@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark; 1 after a user's error, told in one line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for benchmark in (decode, train_step, input_pipeline, preparation, scores, inference, lung_boxes, cost):
+    for benchmark in (decode, train_step, input_pipeline, preparation, scores, inference, lung_boxes, cost, ablation):
         benchmark.add_arguments(commands)
     options = parser.parse_args(arguments)
     try:

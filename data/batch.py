@@ -47,6 +47,7 @@ class Sample:
     token_ids          [T] long: BOS, words, EOS
     reference          the full cleaned report
     given_boxes        [R, 4] float and given_visible [R] bool: boxes of a detector's file, zeros without one
+    token_regions      [T, R] bool: the regions that the sentence of each token is about; None where nobody asked for it
     """
 
     study_id: str
@@ -59,6 +60,7 @@ class Sample:
     reference: str
     given_boxes: Tensor
     given_visible: Tensor
+    token_regions: Tensor | None = None
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Batch:
     observations       [B, K] float; observations_known [B, K] bool
     token_ids          [B, T] long, padded; token_mask [B, T] bool
     given_boxes        [B, R, 4] float; given_visible [B, R] bool
+    token_regions      [B, T, R] bool; None where nobody asked for it
     """
 
     study_ids: list[str]
@@ -85,6 +88,7 @@ class Batch:
     references: list[str]
     given_boxes: Tensor
     given_visible: Tensor
+    token_regions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.study_ids)

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data.batch import Batch, RegionAnnotation, Sample
@@ -32,4 +33,11 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         references=[sample.reference for sample in samples],
         given_boxes=torch.stack([sample.given_boxes for sample in samples]),
         given_visible=torch.stack([sample.given_visible for sample in samples]),
+        token_regions=_token_regions(samples),
     )
+
+
+def _token_regions(samples: list[Sample]) -> Tensor | None:
+    """[B, T, R] bool, False for padding; None where a sample has none."""
+    regions = [sample.token_regions for sample in samples]
+    return None if any(rows is None for rows in regions) else pad_sequence(regions, batch_first=True)

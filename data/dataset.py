@@ -16,6 +16,7 @@ from data.errors import UserError
 from data.image_store import read_image_bytes
 from data.records import MALFORMED_GRAPH, Records, is_frontal, malformed_graph, read_records
 from data.report_cleaning import clean
+from data.sentence_regions import word_regions
 from data.transforms import Augmentation, inside, normalise, read_squashed
 from data.vocabulary import Vocabularies
 
@@ -46,6 +47,7 @@ class StudyDataset(Dataset):
         limit: int | None = None,
         seed: int = 0,
         cache_images: bool = False,
+        token_regions: bool = False,
     ):
         """Read the list of studies; images are read when asked for.
 
@@ -54,6 +56,7 @@ class StudyDataset(Dataset):
         augmentation   None: images stay as they are
         limit          use so many studies, drawn with `seed`; None: all
         cache_images   keep squashed images in memory after their first reading, for all worker processes at once
+        token_regions  tell of every token which regions its sentence is about
 
         Raises UserError as `read_records` does, for a boxes file that is missing or malformed, for `uncertain` and
         `cleaning` that are no choice, and for a limit below 1.
@@ -73,6 +76,7 @@ class StudyDataset(Dataset):
         self.uncertain = uncertain
         self.augmentation = augmentation
         self.seed = seed
+        self.token_regions = token_regions
         self.epoch = 0
         self._given_boxes = {}
         if boxes_file is not None:
@@ -117,7 +121,14 @@ class StudyDataset(Dataset):
             reference=reference,
             given_boxes=given_boxes,
             given_visible=given_visible,
+            token_regions=self._token_regions(reference) if self.token_regions else None,
         )
+
+    def _token_regions(self, reference: str) -> Tensor:
+        """[T, R] bool for the ids of the cleaned report: BOS and EOS are about no region."""
+        about = torch.from_numpy(word_regions(reference, self.vocabularies.anatomy))[: self.max_tokens - 2]
+        nothing = torch.zeros(1, about.shape[1], dtype=torch.bool)
+        return torch.cat([nothing, about, nothing])
 
     def _pixels(self, index: int, record: dict) -> Tensor:
         """[V, H, H] uint8: the study's first images."""

@@ -115,10 +115,13 @@ class SGRRGOutput:
     """What training needs: the encoded studies and the next-word logits.
 
     word_logits  [B, T - 1, W]  for tokens 1 .. T-1, given those before; of padding they mean nothing
+    region_attention [B, T - 1, R]  as in `Generation`, for the same tokens; None where it was not asked for, or the
+                 decoder was given no graph
     """
 
     encoded: Encoded
     word_logits: Tensor
+    region_attention: Tensor | None = None
 
 
 @dataclass

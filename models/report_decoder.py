@@ -164,13 +164,13 @@ class ReportDecoder(nn.Module):
             words = layer(words, packing, memory, memory_mask.unsqueeze(1), graph)
         return self.word_head(packing.unpack(self.norm(words)))
 
-    def region_attention(
+    def with_region_attention(
         self, token_ids: Tensor, token_mask: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph
-    ) -> Tensor:
-        """Where the decoder looks for the word after each of `token_ids` [B, T]: its weight on each region [B, T, R].
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, and where the decoder looks for each next word: its weight on each region [B, T, R].
 
         The mean over layers and heads of the attention to sub-graphs; adds up to 1 for real words of studies with a
-        sub-graph, 0 for all others. The decoder must attend to graphs; other arguments as in `forward`.
+        sub-graph, 0 for all others. The decoder must attend to graphs; arguments as in `forward`.
         """
         packing = Packing.of(token_mask)
         words = packing.pack(self.embedding(token_ids))
@@ -178,7 +178,8 @@ class ReportDecoder(nn.Module):
         for layer in self.layers:
             words, looked = layer.region_weights(words, packing, memory, memory_mask.unsqueeze(1), graph)
             weights.append(looked)
-        return torch.stack(weights).mean(0) * token_mask.unsqueeze(-1)
+        logits = self.word_head(packing.unpack(self.norm(words)))
+        return logits, torch.stack(weights).mean(0) * token_mask.unsqueeze(-1)
 
     @property
     def attends_to_graphs(self) -> bool:

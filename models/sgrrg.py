@@ -110,17 +110,17 @@ class SGRRG(nn.Module):
 
     def forward(
         self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
-        box_source: BoxSource, mixing_probability: float = 0.0,
+        box_source: BoxSource, mixing_probability: float = 0.0, with_region_attention: bool = False,
     ) -> SGRRGOutput:
         """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1.
 
         token_mask [B, T] bool: True for real tokens, BOS and EOS among them. The logits of others mean nothing.
         """
         encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
-        logits = self.decoder(
-            token_ids[:, :-1], token_mask[:, 1:], encoded.memory, encoded.memory_mask, encoded.graph
-        )
-        return SGRRGOutput(encoded, logits)
+        arguments = (token_ids[:, :-1], token_mask[:, 1:], encoded.memory, encoded.memory_mask, encoded.graph)
+        if with_region_attention and self._decoder_sees(encoded):
+            return SGRRGOutput(encoded, *self.decoder.with_region_attention(*arguments))
+        return SGRRGOutput(encoded, self.decoder(*arguments))
 
     def generate(
         self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, beam_size: int = 3,
@@ -149,12 +149,19 @@ class SGRRG(nn.Module):
 
     def _region_attention(self, token_ids: Tensor, encoded: Encoded) -> Tensor | None:
         """`Generation.region_attention` of `token_ids` [B, T], which end at the first EOS."""
-        if encoded.graph is None or not self.decoder.attends_to_graphs:
+        if not self._decoder_sees(encoded):
             return None
         ended = (token_ids == self.eos_id).cumsum(1)
         real = ended - (token_ids == self.eos_id).long() == 0  # EOS itself is written as well
         before = torch.cat([torch.full_like(token_ids[:, :1], self.bos_id), token_ids[:, :-1]], 1)
-        return self.decoder.region_attention(before, real, encoded.memory, encoded.memory_mask, encoded.graph)
+        _, attention = self.decoder.with_region_attention(
+            before, real, encoded.memory, encoded.memory_mask, encoded.graph
+        )
+        return attention
+
+    def _decoder_sees(self, encoded: Encoded) -> bool:
+        """Whether the decoder attends to a graph of these studies."""
+        return encoded.graph is not None and self.decoder.attends_to_graphs
 
     # The three places where a box, a region or an attribute is chosen.
 

@@ -57,7 +57,7 @@ def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train:
         root=Path(data.root), split=split, vocabularies=vocabularies, cleaning=data.cleaning,
         image_size=data.image_size, max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain,
         augmentation=augmentation, boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit,
-        seed=config.seed, cache_images=data.cache_images,
+        seed=config.seed, cache_images=data.cache_images, token_regions=train and config.loss.grounding > 0,
     )
 
 

@@ -141,8 +141,9 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the loss terms (0 switches a term off); defaults from the paper, box terms from us.
+    """Weights of the loss terms (0 switches a term off); defaults from the paper, box terms and grounding from us.
 
+    grounding         words look at the sub-graphs of the regions that their sentence is about (`data/text_graph.py`)
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
     """
 
@@ -153,6 +154,7 @@ class LossConfig:
     contrast: float = 0.1
     boxes: float = 1.0
     visibility: float = 0.25
+    grounding: float = 0.0
     contrast_margin: float = 0.4
 
 

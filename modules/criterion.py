@@ -29,14 +29,14 @@ class Losses:
 
 
 class ReportCriterion:
-    """All loss terms of the paper (its table of weights is in `LossConfig`) and the two of the localizer.
+    """All loss terms of the paper (its table of weights is in `LossConfig`), the two of the localizer, and grounding.
 
     weights                name of a term -> its weight; a term of weight 0 is not computed
     attribute_slots        [R, A] bool, the attributes that each region has
     contrast_margin        cosine above which sub-graphs of different abnormality are pushed apart
     """
 
-    TERMS = ("report", "observations", "regions", "attributes", "contrast", "boxes", "visibility")
+    TERMS = ("report", "observations", "regions", "attributes", "contrast", "boxes", "visibility", "grounding")
 
     def __init__(self, weights: dict[str, float], attribute_slots: Tensor, contrast_margin: float = 0.4):
         unknown = set(weights) - set(self.TERMS)
@@ -46,11 +46,11 @@ class ReportCriterion:
         self.contrast_margin = contrast_margin
 
     def counts(self, batch: Batch) -> Tensor:
-        """What each of `TERMS` divides by in this batch: [7] float64 on the batch's device.
+        """What each of `TERMS` divides by in this batch: [8] float64 on the batch's device.
 
         report: words; observations: known labels; regions: regions of annotated studies; attributes: those that the
         annotated regions can have; contrast: 1, it is a mean of its own; boxes: visible boxes; visibility: regions of
-        studies with boxes.
+        studies with boxes; grounding: words of sentences about a region with an annotated sub-graph.
         """
         regions = batch.regions
         slots = self.attribute_slots.to(regions.boxes.device)
@@ -63,6 +63,7 @@ class ReportCriterion:
             "contrast": torch.ones((), device=regions.boxes.device),
             "boxes": (regions.visible & regions.boxes_known.unsqueeze(1)).sum(),
             "visibility": regions.boxes_known.sum() * every_region,
+            "grounding": self._grounded(batch, annotated_regions(GraphAnnotation(**vars(regions)))).any(-1).sum(),
         }
         return torch.stack([counted[name].double() for name in self.TERMS])
 
@@ -81,6 +82,7 @@ class ReportCriterion:
             "contrast": self._contrast(encoded.annotated_graph, batch),
             "boxes": self._boxes(encoded.boxes, batch),
             "visibility": self._visibility(encoded.visible_logits, batch),
+            "grounding": self._grounding(output.region_attention, encoded.graph, batch),
         }
         divisors = counts.clamp(min=1).to(torch.float32)
         terms = {
@@ -149,6 +151,24 @@ class ReportCriterion:
             return None
         known = batch.regions.boxes_known.unsqueeze(1).expand_as(logits)
         return _masked_bce(logits, batch.regions.visible, known)
+
+    def _grounding(self, attention: Tensor | None, graph: SceneGraph | None, batch: Batch) -> Tensor | None:
+        """Cross-entropy of looking at the right place: minus the log of a word's weight on its sentence's regions.
+
+        Summed over the words of sentences about a region that the decoder's graph has. attention [B, T - 1, R].
+        """
+        if attention is None:
+            return None
+        targets = self._grounded(batch, graph.selected)
+        right = (attention * targets).sum(-1).clamp(min=1e-6)
+        return -(right.log() * targets.any(-1)).sum()
+
+    @staticmethod
+    def _grounded(batch: Batch, selected: Tensor) -> Tensor:
+        """[B, T - 1, R]: which of the `selected` [B, R] regions the sentences of tokens 1 .. T - 1 are about."""
+        if batch.token_regions is None:
+            return selected.new_zeros(*batch.token_mask[:, 1:].shape, selected.shape[1])
+        return batch.token_regions[:, 1:] & selected.unsqueeze(1)
 
 
 def _masked_bce(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:

@@ -152,6 +152,7 @@ class LossOfModel(nn.Module):
         self.model = model
         self.criterion = criterion
         self.precision = config.train.precision
+        self.grounding = config.loss.grounding > 0
         self.sources = {"graph_source": config.train.graph_source, "box_source": config.eval.box_source}
 
     def forward(self, batch: Batch, counts: Tensor, mixing_probability: float) -> Losses:
@@ -159,7 +160,7 @@ class LossOfModel(nn.Module):
         with autocast(self.precision, batch.images.device):
             output = self.model(
                 model_inputs(batch, **self.sources, training=True), batch.token_ids, batch.token_mask, **self.sources,
-                mixing_probability=mixing_probability,
+                mixing_probability=mixing_probability, with_region_attention=self.grounding,
             )
         return self.criterion(output, batch, counts, world_size())
 
@@ -220,7 +221,10 @@ class Trainer:
         """
         if not is_distributed():
             return loss_of
-        switched_off = any(weight == 0 for name, weight in vars(self.config.loss).items() if name != "contrast_margin")
+        switched_off = any(
+            weight == 0 for name, weight in vars(self.config.loss).items()
+            if name not in ("contrast_margin", "grounding")  # grounding has no part of its own
+        )
         return DistributedDataParallel(
             loss_of, find_unused_parameters=switched_off or self.settings.graph_source == GraphSource.NONE
         )

@@ -128,6 +128,7 @@ def tiny_batch(
         references=[tokenizer.decode(ids) for ids in token_ids],
         given_boxes=boxes() * given_visible.unsqueeze(-1),
         given_visible=given_visible,
+        token_regions=chance(0.3, studies, tokens, regions) & token_mask.unsqueeze(-1),
     )
 
 
@@ -140,8 +141,10 @@ def studies_of(batch: Batch, indices: list[int]) -> Batch:
             value = getattr(record, field.name)
             if isinstance(value, RegionAnnotation):
                 value = pick(value)
-            else:
-                value = value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
+            elif isinstance(value, Tensor):
+                value = value[indices]
+            elif value is not None:
+                value = [value[index] for index in indices]
             picked[field.name] = value
         return type(record)(**picked)
 
@@ -176,7 +179,10 @@ def teacher_forced(
 ) -> SGRRGOutput:
     """The model's output on `batch` as in training."""
     inputs = model_inputs(batch, graph_source, box_source, training=True)
-    return model(inputs, batch.token_ids, batch.token_mask, graph_source, box_source, mixing_probability)
+    return model(
+        inputs, batch.token_ids, batch.token_mask, graph_source, box_source, mixing_probability,
+        with_region_attention=True,
+    )
 
 
 def losses_of(

@@ -56,7 +56,7 @@ class TinyModel(nn.Module):
 
     def forward(
         self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
-        box_source: BoxSource, mixing_probability: float = 0.0,
+        box_source: BoxSource, mixing_probability: float = 0.0, with_region_attention: bool = False,
     ) -> SGRRGOutput:
         image = self.dropout(self.patch_encoder(inputs.images[:, 0]))
         self.mixing_probabilities.append(mixing_probability)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.dataset import StudyDataset
 from data.errors import UserError
+from data.sentence_regions import word_regions
 from data.transforms import IMAGENET_DEVIATION, IMAGENET_MEAN, Augmentation
 from data.vocabulary import build_vocabularies
 from tests.tiny_dataset import write_tiny_dataset
@@ -279,3 +280,12 @@ def test_attributes_outside_the_vocabulary_are_left_out(dataset, tiny_root, voca
     studies = StudyDataset(tiny_root, "train", few, "corrected", SIDE, 30, 1, "positive")
     assert studies[0].regions.attributes.shape == (29, 1) and not studies[0].regions.attributes.any()
     assert torch.equal(studies[0].regions.mentioned, dataset()[0].regions.mentioned)
+
+
+def test_tokens_tell_what_their_sentence_is_about_where_asked(dataset, vocabularies):
+    sample = dataset(token_regions=True, max_tokens=6)[0]
+    assert dataset()[0].token_regions is None
+    assert sample.token_regions.shape == (len(sample.token_ids), len(vocabularies.anatomy.regions))
+    expected = word_regions(sample.reference, vocabularies.anatomy)[: len(sample.token_ids) - 2]
+    assert expected.any() and torch.equal(sample.token_regions[1:-1], torch.from_numpy(expected))
+    assert not sample.token_regions[[0, -1]].any()  # BOS and EOS

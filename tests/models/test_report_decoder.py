@@ -120,7 +120,9 @@ def test_padding_changes_no_real_word(settings, memory, graph):
 def test_region_attention_is_a_distribution_over_the_subgraphs_of_the_study(settings, memory, graph):
     token_mask = torch.ones_like(TOKENS, dtype=torch.bool)
     token_mask[0, 5:] = False
-    weights = decoder(settings).region_attention(TOKENS, token_mask, memory, MASK, graph)
+    made = decoder(settings)
+    logits, weights = made.with_region_attention(TOKENS, token_mask, memory, MASK, graph)
+    assert torch.equal(logits, made(TOKENS, token_mask, memory, MASK, graph))
     assert weights.shape == (*TOKENS.shape, SELECTED.shape[1])
     torch.testing.assert_close(weights[0, :5].sum(-1), torch.ones(5))
     assert weights[0, :5, 0].min() > 0 and not weights[0, :, 1].any()  # the middle region has no sub-graph

@@ -442,6 +442,8 @@ SWITCHES = {
     "no observation head": ("model.observation_head=false",),
     "no localizer": ("model.localizer=false", "eval.box_source=atlas"),
     "dropout": ("model.dropout=0.2", "model.image_dropout=0.3"),
+    **{f"grounding, {attention}": ("loss.grounding=0.5", f"model.sentence_attention={attention}")
+       for attention in SENTENCE_ATTENTIONS},
     "nothing but words": ("model.graph_in=none", "model.observation_head=false"),
 }
 
@@ -471,6 +473,7 @@ def test_every_switch_trains_and_generates(switch):
     if has_graph:
         expected |= {"regions", "attributes", "contrast"}
         expected |= {"boxes", "visibility"} if config.model.localizer else set()
+        expected |= {"grounding"} if config.loss.grounding else set()
     assert set(losses.terms) == expected
     assert (generation.encoded.graph is not None) == has_graph
     assert (generation.encoded.observation_logits is not None) == config.model.observation_head

@@ -193,7 +193,7 @@ def test_empty_boxes_have_finite_gradients(criterion, batch):
 
 def test_total_is_the_weighted_sum(criterion, batch):
     losses = criterion(random_output(batch), batch, criterion.counts(batch))
-    assert tuple(losses.terms) == ReportCriterion.TERMS
+    assert tuple(losses.terms) == tuple(WEIGHTS)
     expected = sum(WEIGHTS[name] * term.item() for name, term in losses.terms.items())
     assert losses.total.item() == pytest.approx(expected, rel=1e-6)
 
@@ -274,10 +274,12 @@ def test_term_of_weight_zero_is_left_out(batch):
 def test_counts_come_from_the_batch_alone(criterion, batch):
     counts = dict(zip(ReportCriterion.TERMS, criterion.counts(batch).tolist(), strict=True))
     assert criterion.counts(batch).dtype == torch.float64
+    about = batch.token_regions[:, 1:] & annotated(batch).unsqueeze(1)
     pairs = sum(region % 5 for _, region in annotated(batch).nonzero().tolist())
     assert counts == {
         "report": 7 + 5 + 3, "observations": batch.observations_known.sum().item(), "regions": 2 * 29,
         "attributes": pairs, "contrast": 1, "boxes": batch.regions.visible[:2].sum().item(), "visibility": 2 * 29,
+        "grounding": about.any(-1).sum().item(),
     }
 
 
@@ -309,3 +311,40 @@ def test_two_micro_batches_have_the_gradient_of_one_batch():
     for name, parameter in model.named_parameters():
         scale = expected[name].abs().max().item()
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5 * scale + 1e-7, rtol=1e-4, msg=name)
+
+
+def grounded(batch: Batch) -> Batch:
+    """Words 1 and 2 of every study are about regions 0 and 1."""
+    about = torch.zeros(*batch.token_ids.shape, SLOTS.shape[0], dtype=torch.bool)
+    about[:, 1:3, :2] = True
+    return replace(batch, token_regions=about)
+
+
+def test_grounding_is_minus_the_log_of_the_weight_on_the_regions_of_the_sentence(batch):
+    batch = grounded(with_regions(
+        batch, mentioned=torch.eye(3, SLOTS.shape[0], dtype=torch.bool), graph_known=torch.ones(3, dtype=torch.bool),
+        boxes_known=torch.zeros(3, dtype=torch.bool), visible=torch.zeros(3, SLOTS.shape[0], dtype=torch.bool),
+    ))
+    output = random_output(batch)
+    selected = annotated(batch)  # region 0 of study 0, region 1 of study 1, region 2 of study 2
+    output.encoded.graph = output.encoded.annotated_graph
+    attention = torch.full((3, batch.token_ids.shape[1] - 1, SLOTS.shape[0]), 0.25) * selected.unsqueeze(1)
+    output.region_attention = attention.requires_grad_()
+    criterion = ReportCriterion({"grounding": 2.0}, SLOTS)
+    counts = criterion.counts(batch)
+    assert counts[-1] == 4  # two words of each study that has region 0 or 1
+    losses = criterion(output, batch, counts)
+    assert losses.terms["grounding"].item() == pytest.approx(-math.log(0.25))
+    assert losses.total.item() == pytest.approx(-2 * math.log(0.25))
+
+
+@pytest.mark.parametrize("silent", ["nobody read the sentences", "no study has a sub-graph"])
+def test_grounding_is_an_exact_zero_without_a_word_about_a_subgraph(batch, silent):
+    batch = replace(batch, token_regions=None) if silent.startswith("nobody") else grounded(without_regions(batch))
+    output = random_output(batch)
+    output.encoded.graph = output.encoded.annotated_graph
+    output.region_attention = torch.zeros(3, batch.token_ids.shape[1] - 1, SLOTS.shape[0], requires_grad=True)
+    criterion = ReportCriterion({"grounding": 1.0}, SLOTS)
+    losses = criterion(output, batch, criterion.counts(batch))
+    losses.total.backward()
+    assert losses.total.item() == 0.0 and not output.region_attention.grad.any()

@@ -1,0 +1,93 @@
+"""Is the scene graph worth it? Trains every arm of the study on the phantom and writes what came out.
+
+    python -m benchmarks ablation [--arms NAME,...] [--seeds 0,1,2] [--jobs 2] [--report docs/results.md]
+    python -m benchmarks ablation --report-only
+
+A run is the demo's experiment (configs/demo.yaml) on a smaller budget, tested on the phantom's test split. Runs that
+are finished are skipped and interrupted ones go on, so the study can be made in several sittings; the most telling runs
+come first. The report is written anew from the run folders each time, however many there are.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.ablation_arms import ARMS, BUDGET, Arm, Run, in_order
+from benchmarks.ablation_report import write_report
+from data.errors import UserError
+from data.sources.phantom import PhantomSettings, prepare_phantom
+
+STUDIES, IMAGE_SIZE = 3000, 128
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> None:
+    """Register the command `ablation`."""
+    parser = commands.add_parser("ablation", help="the paper's claims on the phantom: arms, three seeds each")
+    parser.add_argument("--arms", help="some of them, by name, separated by semicolons; default: all")
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (%(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where the phantoms are made (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results/ablation"), help="run folders (%(default)s)")
+    parser.add_argument("--report", type=Path, default=Path("docs/results.md"), help="(%(default)s)")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, write the report of what is there")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run: train.max_steps=4")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and test what is missing, then write the report."""
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    runs = [Run(arm, seed, options.results) for arm, seed in in_order(chosen_arms(options.arms), seeds)]
+    if not options.report_only:
+        missing = [one for one in runs if not one.finished]
+        print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
+        for noise in sorted({one.arm.noise for one in missing}):
+            prepare_phantom(phantom_of(options.data, noise), PhantomSettings(
+                studies=STUDIES, image_size=IMAGE_SIZE, annotation_noise=noise / 100,
+            ))
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for one in pool.map(lambda one: make(one, options.data, options.overrides), missing):
+                print(f"finished: {one.name}", flush=True)
+    write_report(options.report, [one for one in runs if one.finished])
+    print(f"written: {options.report}")
+
+
+def chosen_arms(names: str | None) -> tuple[Arm, ...]:
+    """The arms of `names`, separated by semicolons; all without. Raises UserError for an unknown one."""
+    if names is None:
+        return ARMS
+    by_name = {arm.name: arm for arm in ARMS}
+    wanted = [name.strip() for name in names.split(";")]
+    for name in wanted:
+        if name not in by_name:
+            raise UserError(f"There is no arm '{name}': choose from {'; '.join(by_name)}")
+    return tuple(by_name[name] for name in wanted)
+
+
+def phantom_of(data: Path, noise: int) -> Path:
+    """The folder of the phantom with `noise` per cent; without noise it is the demo's own."""
+    return data / ("phantom" if noise == 0 else f"phantom_noise{noise}")
+
+
+def make(one: Run, data: Path, overrides: Sequence[str]) -> Run:
+    """Train and test a run in processes of their own, which print into its folder. Raises UserError if one fails."""
+    one.folder.mkdir(parents=True, exist_ok=True)
+    train = [
+        "main_train.py", "--config", "configs/demo.yaml", f"name={one.name}", f"results={one.results}",
+        f"seed={one.seed}", f"data.root={phantom_of(data, one.arm.noise)}", "train.resume=true", *BUDGET,
+        *one.arm.settings, *overrides,
+    ]
+    test = ["main_test.py", "--checkpoint", str(one.folder), "--split", "test", "--graph", one.arm.graph.value]
+    # Two runs of one thread each get more done on two cores than two threads in one run.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    log = one.folder / "console.txt"
+    with log.open("a", encoding="utf-8") as file:
+        for command in (train, test):
+            done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
+            if done.returncode:
+                raise UserError(f"{one.name}: {command[0]} ended with status {done.returncode}; see the end of {log}")
+    return one

@@ -1,0 +1,108 @@
+"""The arms of the ablation study, and their runs.
+
+Each arm is the demo's experiment (configs/demo.yaml) on a smaller budget with a few settings changed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.outputs import GraphSource
+from modules.results import result_path
+
+# What all arms share beside the demo's settings.
+BUDGET = ("train.epochs=5", "train.mix_epochs=2.5", "train.validate_from=5", "train.validate_every=1")
+LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+NO_GRAPH = "no graph"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One system of the study.
+
+    settings   what differs from the demo's
+    noise      per cent of the training split's annotated graphs that are disturbed
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    noise: int = 0
+
+    @property
+    def folder(self) -> str:
+        """The name of its runs without the seed."""
+        return self.name.translate(str.maketrans(" ", "_", ",%")).replace("__", "_")
+
+    @property
+    def graph(self) -> GraphSource:
+        """What its test shows the decoder."""
+        return GraphSource.NONE if self.name.startswith(NO_GRAPH) else GraphSource.PREDICTED
+
+
+def _without_graph(rate: float) -> Arm:
+    """The model without graph, so wide that it has as many parameters; its observation head stays."""
+    return Arm(f"{NO_GRAPH}, rate {rate:g}", (
+        "model.graph_in=none", "model.width=256", "model.feedforward=640", "model.image_layers=3",
+        f"optim.lr={rate}", f"optim.lr_patch_encoder={rate}",
+    ))
+
+
+FULL = Arm("full")
+ORACLE_TRAINED = "train.graph_source=oracle"
+ARMS = (
+    FULL,
+    *(_without_graph(rate) for rate in LEARNING_RATES),
+    Arm("without proxy tasks", ("model.observation_head=false", "loss.observations=0", "loss.contrast=0")),
+    Arm("without contrast", ("loss.contrast=0",)),
+    Arm("without grounding", ("loss.grounding=0",)),
+    Arm("node attention", ("model.sentence_attention=node",)),
+    Arm("hierarchical attention", ("model.sentence_attention=hierarchical",)),
+    Arm("full, annotated graphs only", (ORACLE_TRAINED,)),
+    Arm("full, 20 % noise", noise=20),
+    Arm("full, 40 % noise", noise=40),
+    Arm("full, annotated graphs only, 20 % noise", (ORACLE_TRAINED,), noise=20),
+    Arm("full, annotated graphs only, 40 % noise", (ORACLE_TRAINED,), noise=40),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm with a seed, and its folder."""
+
+    arm: Arm
+    seed: int
+    results: Path
+
+    @property
+    def name(self) -> str:
+        """The name of its folder below `results`."""
+        return f"{self.arm.folder}_seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.results / self.name
+
+    @property
+    def predictions(self) -> Path:
+        """The reports that its test wrote: the last file of a finished run but its page."""
+        return result_path(self.folder, "predictions.jsonl", self.arm.graph, "test")
+
+    @property
+    def metrics(self) -> Path:
+        """The scores of its test."""
+        return result_path(self.folder, "metrics.json", self.arm.graph, "test")
+
+    @property
+    def finished(self) -> bool:
+        """Whether its test has been written."""
+        return self.predictions.is_file() and self.metrics.is_file()
+
+
+def in_order(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:
+    """The runs, most telling first: the graph against none with all seeds, then the other arms seed by seed."""
+    first = [arm for arm in arms if arm == FULL or arm.graph == GraphSource.NONE]
+    for seed in seeds:
+        yield from ((arm, seed) for arm in first)
+    for seed in seeds:
+        yield from ((arm, seed) for arm in arms if arm not in first)

@@ -1,0 +1,163 @@
+"""The ablation study: its arms, its runs and the page that it writes."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+from benchmarks.__main__ import main
+from benchmarks.ablation_arms import ARMS, BUDGET, FULL, Arm, Run, in_order
+from benchmarks.ablation_report import ArmResult, difference, micro_f1, observation_counts, read_results, write_report
+from data.errors import UserError
+from models.outputs import GraphSource
+from modules.builders import build_model
+from modules.config import load_config
+from tests.tiny_model import tiny_vocabularies
+
+EFFUSION, CLEAR = "There is a left pleural effusion.", "The lungs are clear."
+
+
+def write_run(run: Run, generated: list[str], ids: list[str] | None = None) -> Run:
+    """A finished run whose studies all have an effusion."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    entries = [
+        {"id": name, "generated": text, "reference": EFFUSION, "labels": {"Pleural Effusion": 1, "Edema": 0}}
+        for name, text in zip(ids or [f"study{i}" for i in range(len(generated))], generated, strict=True)
+    ]
+    run.predictions.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    run.metrics.write_text(json.dumps({"scores": {"bleu_4": 0.5, "box_iou": None}}), encoding="utf-8")
+    return run
+
+
+def test_arms_have_names_and_folders_of_their_own():
+    assert len({arm.name for arm in ARMS}) == len({arm.folder for arm in ARMS}) == len(ARMS)
+    assert all(arm.folder.replace("_", "").replace(".", "").replace("-", "").isalnum() for arm in ARMS)
+    assert [arm.graph for arm in ARMS].count(GraphSource.NONE) == 3
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.folder)
+def test_every_arm_builds_and_has_as_many_parameters_as_the_full_one(arm):
+    def parameters(settings):
+        config = load_config("configs/demo.yaml", [*BUDGET, *settings])
+        return sum(parameter.numel() for parameter in build_model(config, tiny_vocabularies()).parameters())
+
+    assert parameters(arm.settings) == pytest.approx(parameters(FULL.settings), rel=0.1)
+
+
+def test_the_most_telling_runs_come_first():
+    order = list(in_order(ARMS, [0, 1]))
+    assert len(order) == len(set(order)) == 2 * len(ARMS)
+    assert {arm.name.split(",")[0] for arm, _ in order[:8]} == {"full", "no graph"}
+    assert [seed for _, seed in order[8:]] == [0] * (len(ARMS) - 4) + [1] * (len(ARMS) - 4)
+
+
+def test_counts_and_f1_by_hand(tmp_path):
+    run = write_run(Run(FULL, 0, tmp_path), [EFFUSION, CLEAR, EFFUSION, ""])
+    ids, counts = observation_counts(run.predictions)
+    assert ids == ["study0", "study1", "study2", "study3"]
+    # "The lungs are clear." is no finding, which nobody simulated; an empty report says nothing.
+    assert counts.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]]
+    assert micro_f1(counts.sum(0)) == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
+    assert micro_f1(np.zeros(3)) == 0
+    assert micro_f1(observation_counts(run.predictions, "reference")[1].sum(0)) == 1
+
+
+def test_a_difference_is_paired_by_study():
+    """Two arms that err on the same studies differ by nothing, however few the studies are."""
+    counts = np.tile([[1, 0, 0], [0, 1, 1]], (2, 5, 1))
+    same = ArmResult([0, 1], counts, {})
+    assert difference(same, same) == (0, 0, 0)
+    better = ArmResult([0], np.tile([1, 0, 0], (1, 10, 1)), {})
+    value, low, high = difference(better, same)
+    assert value == pytest.approx(0.5) and 0 < low < value < high
+    assert difference(better, same) == (value, low, high)
+
+
+def test_report_of_what_is_finished(tmp_path):
+    runs = [
+        write_run(Run(FULL, 0, tmp_path), [EFFUSION] * 9 + [CLEAR]),
+        write_run(Run(FULL, 1, tmp_path), [EFFUSION] * 10),
+        write_run(Run(ARMS[1], 0, tmp_path), [CLEAR] * 9 + [EFFUSION]),
+        write_run(Run(ARMS[2], 0, tmp_path), [CLEAR] * 8 + [EFFUSION] * 2),
+    ]
+    page = tmp_path / "docs" / "results.md"
+    write_report(page, runs)
+    text = page.read_text(encoding="utf-8")
+    assert "Finished runs: 4." in text and "it reaches 1.000" in text
+    assert f"minus {ARMS[2].name}" in text  # the best of those without graph
+    assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
+    assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
+    assert "noise" not in text.split("## What follows")[1]
+
+
+def test_report_refuses_what_cannot_be_compared(tmp_path):
+    with pytest.raises(UserError, match="No run of the study is finished"):
+        write_report(tmp_path / "page.md", [])
+    runs = [write_run(Run(FULL, 0, tmp_path), [EFFUSION]), write_run(Run(FULL, 1, tmp_path), [EFFUSION], ids=["other"])]
+    with pytest.raises(UserError, match="other studies"):
+        read_results(runs)
+    runs[0].predictions.write_text('{"id": "study0", "generated": "", "labels": {}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="study0 has no labels"):
+        read_results(runs[:1])
+
+
+@pytest.fixture
+def phantoms(monkeypatch):
+    """Nothing is simulated; which phantoms were asked for."""
+    asked = []
+    monkeypatch.setattr(ablation, "prepare_phantom", lambda folder, settings: asked.append((folder.name, settings)))
+    return asked
+
+
+def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phantoms):
+    commands = []
+
+    def process(command, **_):
+        commands.append(command[1:])
+        if command[1] == "main_test.py":
+            write_run(runs[1], [EFFUSION])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(ablation.subprocess, "run", process)
+    noisy = next(arm for arm in ARMS if arm.noise == 20)
+    runs = [Run(FULL, 3, tmp_path / "runs"), Run(noisy, 3, tmp_path / "runs")]
+    write_run(runs[0], [EFFUSION])
+    arguments = [
+        "ablation", "--arms", f"{FULL.name};{noisy.name}", "--seeds", "3", "--jobs", "1", "--results",
+        str(tmp_path / "runs"), "--data", str(tmp_path), "--report", str(tmp_path / "page.md"), "train.max_steps=2",
+    ]
+    assert main(arguments) == 0
+    assert [name for name, _ in phantoms] == ["phantom_noise20"] and phantoms[0][1].annotation_noise == 0.2
+    train, test = commands
+    assert train[0] == "main_train.py" and {"seed=3", "train.resume=true", "train.max_steps=2"} <= set(train)
+    assert f"data.root={tmp_path / 'phantom_noise20'}" in train
+    assert test[0] == "main_test.py" and test[-1] == "predicted"
+    assert "Finished runs: 2." in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert main(arguments) == 0 and len(commands) == 2
+
+
+def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys):
+    monkeypatch.setattr(ablation.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    assert main(["ablation", "--arms", "full", "--seeds", "0", "--results", str(tmp_path)]) == 1
+    assert "full_seed0: main_train.py ended with status 1" in capsys.readouterr().err
+
+
+def test_an_unknown_arm_is_refused_by_name(tmp_path, capsys):
+    assert main(["ablation", "--arms", "empty", "--results", str(tmp_path)]) == 1
+    assert "There is no arm 'empty': choose from full; no graph" in capsys.readouterr().err
+
+
+def test_one_run_for_real(tmp_path, monkeypatch):
+    """Trains and tests two steps of the smallest arm on a phantom of ten studies."""
+    monkeypatch.setattr(ablation, "STUDIES", 10)
+    monkeypatch.setattr(ablation, "IMAGE_SIZE", 32)
+    arm = Arm("full", ("data.image_size=32", "model.width=32", "model.feedforward=32", "data.min_word_count=1"))
+    monkeypatch.setattr(ablation, "chosen_arms", lambda names: (arm,))
+    page = tmp_path / "page.md"
+    assert main([
+        "ablation", "--seeds", "0", "--data", str(tmp_path / "data"), "--results", str(tmp_path / "runs"), "--report",
+        str(page), "train.max_steps=2", "eval.beam_size=1",
+    ]) == 0
+    assert "| full | 0 | 0." in page.read_text(encoding="utf-8")
