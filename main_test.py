@@ -161,7 +161,7 @@ def compare(
         )
     except UserError as error:  # a data set of a test split alone is scored all the same
         reasons = dict.fromkeys(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
-        names = (baselines.BLIND, baselines.NEAREST_IMAGE)
+        names = baselines.NAMES
         return {name: dict.fromkeys(SCORE_NAMES) for name in names}, {name: reasons for name in names}
 
 

@@ -1,10 +1,15 @@
 """What a model has to beat: answers that never look at the image, and the report of the most similar training image.
 
-Both are fitted on the training split and scored by the code that scores the model: they are put into its records.
+    blind                 the best answer of all to every image, see `blind_prediction` and `best_constant_report`
+    most_frequent_report  the training report that was written most often
+    random_report         a training report for each study, drawn at random
+    nearest_image         the report of the training image with the most similar patches
+
+All are fitted on the training split and scored by the code that scores the model: they are put into its records.
 Shapes: R regions, A attribute slots a region, K observations, C patch channels.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,13 +25,16 @@ from modules.metrics.cider import ngrams
 from modules.metrics.nlg import bleu_of_sums
 from modules.runtime import autocast
 
-BLIND, NEAREST_IMAGE = "blind", "nearest_image"
+NAMES = ("blind", "most_frequent_report", "random_report", "nearest_image")
+BLIND, MOST_FREQUENT, RANDOM, NEAREST_IMAGE = NAMES
 
 Scores = dict[str, float | None]
 
 _LONGEST = 4  # of BLEU's n-grams
 # Test images compared with all training images at a time: bounds the table of similarities.
 _CHUNK = 256
+# Of the random reports: the same ones for every model, so that models are compared with the same baseline.
+_SEED = 0
 
 
 @dataclass
@@ -146,6 +154,17 @@ def nearest_studies(features: NDArray, training_features: NDArray) -> NDArray:
     return np.concatenate([(chunk @ training_features.T).argmax(axis=1) for chunk in chunks])
 
 
+def most_frequent_report(reports: Sequence[str]) -> str:
+    """The report that stands most often among `reports`, the first of equals; there must be one."""
+    return Counter(reports).most_common(1)[0][0]
+
+
+def random_reports(reports: Sequence[str], studies: int) -> list[str]:
+    """One of `reports` for each of so many studies, drawn with repeats, the same ones every time."""
+    drawn = np.random.default_rng(_SEED).integers(len(reports), size=studies)
+    return [reports[position] for position in drawn]
+
+
 def score_baselines(
     model: nn.Module,
     evaluator: Evaluator,
@@ -156,15 +175,15 @@ def score_baselines(
     device: torch.device,
     meteor: bool = True,
 ) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
-    """The scores of both baselines on the studies of `records`, and why those that are None are absent, by baseline.
+    """The scores of all baselines on the studies of `records`, and why those that are None are absent, by baseline.
 
     loader                  the studies of `records`, in their order
     training_loader         the training split without augmentation, not empty
     validation_references   full cleaned reports, not empty: they choose the image-blind report
 
     The image-blind answer is `blind_prediction` with the training report that scores the highest BLEU-4 against the
-    validation references; of the nearest training image, by the cosine of mean patch features, only the report is
-    taken. Reports are cut and their rare words replaced as the evaluator's protocol does it to references.
+    validation references; the others, among them the nearest training image by the cosine of mean patch features, are
+    reports alone. Reports are cut and their rare words replaced as the evaluator's protocol does it to references.
     """
     training = summarise(model, training_loader, device, evaluator.precision)
     candidates = [evaluator.scored_text(reference) for reference in training.references]
@@ -172,6 +191,8 @@ def score_baselines(
     nearest = nearest_studies(patch_features(model, loader, device, evaluator.precision), training.features)
     answers = {
         BLIND: (blind_prediction(training), [blind_report] * len(records)),
+        MOST_FREQUENT: (Prediction(), [most_frequent_report(candidates)] * len(records)),
+        RANDOM: (Prediction(), random_reports(candidates, len(records))),
         NEAREST_IMAGE: (Prediction(), [candidates[position] for position in nearest]),
     }
     scores, absent = {}, {}

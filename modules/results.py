@@ -18,7 +18,10 @@ from modules.evaluator import SCORE_GROUPS, SCORE_NAMES, StudyRecord
 # Shares of a sentence's attention below this are left out of predictions.jsonl.
 SMALLEST_SHARE = 0.01
 # Baselines by their names in metrics.json, as people read them.
-COLUMNS = {"blind": "image-blind", "nearest_image": "nearest image"}
+COLUMNS = {
+    "blind": "image-blind", "most_frequent_report": "most frequent", "random_report": "random",
+    "nearest_image": "nearest image",
+}
 
 
 def result_path(
