@@ -213,9 +213,8 @@ class Evaluator:
         if generation.region_attention is not None:
             attention = generation.region_attention.float().cpu().numpy()
         certainties = [
-            None if prediction.attribute_probabilities is None
-            else subgraph_certainty(prediction.attribute_probabilities)
-            for prediction in predictions
+            None if probabilities is None else subgraph_certainty(probabilities, probabilities > 0)
+            for probabilities in (prediction.attribute_probabilities for prediction in predictions)
         ]
         return [
             sentences_of(*study, self.vocabularies.tokenizer)

@@ -59,14 +59,18 @@ def sentences_of(
     return sentences
 
 
-def subgraph_certainty(attribute_probabilities: NDArray) -> NDArray:
-    """[R] in 0..1: the product of max(p, 1 - p) over the probabilities p of a region's attributes [R, A].
+def subgraph_certainty(attribute_probabilities: NDArray, decided: NDArray) -> NDArray:
+    """[R] in 0..1: the product of max(p, 1 - p) over the probabilities p of a region's attributes.
 
-    This is the probability that all its attributes are decided rightly, if they were independent and p calibrated.
-    Slots of 0, where no attribute was predicted, are decided for certain. The probability that the report speaks of the
-    region at all has no part in it: it says little about whether what is said is right (docs/evaluation.md).
+    attribute_probabilities [R, A]; decided [R, A] bool: slots that stand for an attribute, of regions where attributes
+    were predicted.
+
+    This is the probability that all attributes are decided rightly, if they were independent and p calibrated. The
+    probability that the report speaks of the region at all has no part in it: it says little about whether what is said
+    is right (docs/evaluation.md).
     """
-    return np.exp(np.log(np.maximum(attribute_probabilities, 1 - attribute_probabilities)).sum(axis=1))
+    certainties = np.maximum(attribute_probabilities, 1 - attribute_probabilities)
+    return np.where(decided, certainties, 1.0).prod(axis=1)
 
 
 def _words(token_ids: NDArray, tokenizer: Tokenizer) -> list[tuple[int, str]]:

@@ -74,6 +74,6 @@ def test_the_sentences_together_are_the_report(tokens, with_graph, seed):
 
 
 def test_the_certainty_of_a_subgraph():
-    # 0: no attribute was predicted in this slot
-    certainty = subgraph_certainty(np.array([[0.9, 0.4, 0.5], [0.2, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    np.testing.assert_allclose(certainty, [0.9 * 0.6 * 0.5, 0.8, 1])
+    probabilities = np.array([[0.9, 0.4, 0.5], [0.2, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    decided = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    np.testing.assert_allclose(subgraph_certainty(probabilities, decided), [0.9 * 0.6 * 0.5, 0.8, 1])
