@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.dataset import StudyDataset
 from data.vocabulary import build_vocabularies
@@ -59,9 +61,11 @@ def make_evaluator(dataset, **settings):
     return Evaluator(vocabularies=dataset.vocabularies, **(chosen | settings))
 
 
-def evaluate(dataset, model, should_stop=None, **settings):
+def evaluate(dataset, model, should_stop=None, resamples=50, **settings):
     evaluator = make_evaluator(dataset, **settings)
-    return evaluator.evaluate(model, loader_over(dataset), CPU, meteor=False, should_stop=should_stop)
+    return evaluator.evaluate(
+        model, loader_over(dataset), CPU, meteor=False, should_stop=should_stop, resamples=resamples
+    )
 
 
 def test_all_scores_are_there_and_records_are_in_order(dataset, model):
@@ -208,7 +212,7 @@ def test_stopping_between_batches_and_before_scoring(dataset, model, calls):
 
 def test_scores_are_a_function_of_the_records(dataset, model):
     evaluation = evaluate(dataset, model)
-    scored = score_records(evaluation.records, meteor=False)
+    scored = score_records(evaluation.records, meteor=False, resamples=50)
     assert (scored.scores, scored.absent, scored.intervals) == (
         evaluation.scores, evaluation.absent, evaluation.intervals
     )
@@ -234,6 +238,44 @@ def test_scores_are_a_function_of_the_records(dataset, model):
 def test_no_records_have_no_scores():
     scored = score_records([])
     assert set(scored.scores) == set(scored.absent) == set(scored.intervals) == set(SCORE_NAMES)
+
+
+def spoiled(record, *changes):
+    """`record` without what is named."""
+    annotation = record.annotation
+    nothing = np.zeros_like
+    if "labels" in changes:
+        annotation = replace(annotation, observations=nothing(annotation.observations))
+    if "annotation" in changes:
+        annotation = replace(
+            annotation, observations_known=nothing(annotation.observations_known), graph_known=False, boxes_known=False
+        )
+    record = replace(record, annotation=annotation)
+    if "reference" in changes:
+        record = replace(record, reference="", scored_reference="")
+    return replace(record, generated="") if "generated" in changes else record
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    studies=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    changes=st.sets(st.sampled_from(["labels", "annotation", "reference", "generated"])),
+)
+def test_degenerate_records_have_values_or_reasons(dataset, studies, changes):
+    records = evaluate(dataset, FakeModel(dataset.vocabularies, TEXTS), resamples=0).records
+    records = [spoiled(records[study], *changes) for study in studies]
+    scored = score_records(records, meteor=False, resamples=20)
+    assert set(scored.scores) == set(scored.intervals) == set(SCORE_NAMES)
+    assert set(scored.absent) == {name for name, value in scored.scores.items() if value is None}
+    assert all(scored.absent.values())
+    if len(studies) == 1:
+        assert set(scored.intervals.values()) == {None}
+    if "labels" in changes:
+        assert scored.scores["observation_micro_f1"] is None and scored.scores["truth_14_micro_f1"] is None
+    if "reference" in changes:
+        assert scored.scores["bleu_4"] is None and scored.scores["report_14_micro_f1"] is None
+    elif "generated" in changes:
+        assert scored.scores["bleu_4"] == pytest.approx(0, abs=1e-9) and scored.scores["most_frequent_share"] == 1
 
 
 def test_study_order_is_restored():
@@ -279,6 +321,7 @@ def test_two_processes_share_the_studies_and_agree_on_scores_and_stops(root, dat
     alone = evaluate(dataset, model)
     written = [(record.study_id, record.generated) for record in alone.records]
     assert results == [(alone.scores, alone.absent, written, True)] * 2
+    assert [study for study, _ in written] == [record["id"] for record in dataset.records]  # each once, in order
 
 
 def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, model):

@@ -1,10 +1,17 @@
-"""Report scores against values worked out by hand."""
+"""Report scores against values worked out by hand, and against pycocoevalcap's for any texts and any weights."""
 
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
 from modules.metrics import nlg
+from modules.metrics.cider import DocumentFrequencies
 from modules.metrics.nlg import nlg_scores
 
 
@@ -82,3 +89,48 @@ def test_empty_texts_and_no_studies():
 def test_lists_of_different_length_are_refused():
     with pytest.raises(ValueError, match="2 references for 1"):
         nlg_scores(["a", "b"], ["a"])
+
+
+TEXT = st.lists(st.sampled_from("abcd"), max_size=9).map(" ".join)
+
+
+def package_scores(references, hypotheses):
+    """BLEU-1..4, ROUGE-L and CIDEr by the package's scorers."""
+    truths = {study: [text] for study, text in enumerate(references)}
+    written = {study: [text] for study, text in enumerate(hypotheses)}
+    bleu, _ = Bleu(4).compute_score(truths, written, verbose=0)
+    scores = {f"bleu_{length}": value for length, value in enumerate(bleu, start=1)}
+    return scores | {
+        "rouge_l": Rouge().compute_score(truths, written)[0], "cider": Cider().compute_score(truths, written)[0],
+    }
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=6), st.lists(st.integers(0, 3), min_size=6, max_size=6))
+def test_scores_of_any_texts_are_the_packages(pairs, weights):
+    references, hypotheses = zip(*pairs, strict=True)
+    if not any(references):
+        return
+    part = nlg_scores(references, hypotheses, meteor=False)
+    scores, absent = part.values(len(pairs))
+    for name, expected in package_scores(references, hypotheses).items():
+        if name not in absent:
+            assert scores[name] == pytest.approx(expected, abs=1e-9)
+    # Weights repeat studies; CIDEr keeps the document frequencies of the whole.
+    weights = weights[: len(pairs)]
+    drawn = np.repeat(np.arange(len(pairs)), weights)
+    if any(references[study] for study in drawn):
+        expected = package_scores([references[study] for study in drawn], [hypotheses[study] for study in drawn])
+        for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"):
+            found = part.scores[name].of(np.array([weights], dtype=float))[0]
+            assert found == pytest.approx(expected[name], abs=1e-9)
+
+
+def test_cider_with_document_frequencies_of_other_reports():
+    frequencies = DocumentFrequencies.of(["a b", "a", "c", "a a"], "training reports")
+    scores, absent = evaluate(["a b"], ["a b"], meteor=False, frequencies=frequencies)
+    assert scores["cider"] == pytest.approx(5) and "cider" not in absent  # no runs of three or four words
+    _, absent = evaluate(["a b"], ["a b"], meteor=False, frequencies=DocumentFrequencies.of(["a"], "training reports"))
+    assert "training reports" in absent["cider"]
+    _, absent = evaluate(["a b", "a b"], ["a", "b"], meteor=False)
+    assert "all references have the same words" in absent["cider"]
