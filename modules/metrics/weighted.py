@@ -10,6 +10,7 @@ Intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduct
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,7 @@ class Scored:
     per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
                has no such score: what best and worst cases are chosen by
     tables     title -> row -> column -> value: scores by observation, by region and by attribute; None as above
+    curves     title -> what a plot shows (`modules/metrics/calibration.py`, `modules/metrics/selective.py`)
     """
 
     scores: dict[str, float | None]
@@ -77,6 +79,7 @@ class Scored:
     intervals: dict[str, Interval | None] = field(default_factory=dict)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,6 +90,7 @@ class ScoreSet:
     absent: dict[str, str] = field(default_factory=dict)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
     def __or__(self, other: "ScoreSet") -> "ScoreSet":
         """Both together; names must differ."""
@@ -112,7 +116,7 @@ class ScoreSet:
         """
         scores, absent = self.values(studies)
         intervals = self._intervals(studies, resamples, units) if resamples else {}
-        return Scored(scores, absent, intervals, self.per_study, self.tables)
+        return Scored(scores, absent, intervals, self.per_study, self.tables, self.curves)
 
     def _intervals(self, studies: int, resamples: int, units: NDArray | None) -> dict[str, Interval | None]:
         """Name -> interval, None for absent scores and where there are fewer than two units to draw from."""

@@ -24,6 +24,7 @@ from modules.evaluator import (
     progress,
     score_records,
 )
+from modules.metrics.claims import is_wrong
 from modules.metrics.graph import box_iou
 from tests.modules.fake_model import FakeModel, loader_over
 from tests.tiny_dataset import write_tiny_dataset
@@ -230,6 +231,8 @@ def test_scores_are_a_function_of_the_records(dataset, model):
     for name in ("bleu_4", "rouge_l", "region_micro_f1", "region_auroc", "attribute_micro_f1", "attribute_auroc",
                  "box_iou", "observation_micro_f1", "observation_auroc"):
         assert scores[name] == pytest.approx(1), name
+    for name in ("region_ece", "attribute_ece", "observation_ece"):
+        assert scores[name] == 0, name
 
 
 def test_no_records_have_no_scores():
@@ -332,3 +335,46 @@ def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, mod
         for sentence in record.sentences:
             assert not sentence.regions.any()
             assert sentence.confidence == pytest.approx(np.exp(sentence.log_probability))
+
+
+def test_tables_and_curves_show_what_the_scores_summarise(dataset):
+    text = "the heart looks enlarged . the left lung shows a small effusion . no pneumothorax ."
+    evaluation = evaluate(dataset, FakeModel(dataset.vocabularies, [text]))
+    records = evaluation.records
+    regions = evaluation.tables["regions in the graph"]
+    assert tuple(regions) == dataset.vocabularies.anatomy.names
+    for region, row in enumerate(regions.values()):
+        selected = np.array([record.prediction.region_selected[region] for record in records])
+        mentioned = np.array([record.annotation.mentioned[region] for record in records])
+        assert row["positives"] == mentioned.sum()
+        if mentioned.any():
+            assert row["precision"] == pytest.approx((selected & mentioned).sum() / max(selected.sum(), 1))
+            assert row["recall"] == pytest.approx((selected & mentioned).sum() / mentioned.sum())
+    f1 = [row["f1"] for row in regions.values() if row["f1"] is not None]
+    assert np.mean(f1) == pytest.approx(evaluation.scores["region_macro_f1"])
+    known = np.stack([record.annotation.observations_known for record in records])
+    positive = np.stack([record.annotation.observations for record in records]) & known
+    observations = evaluation.tables["observations read off the image"]
+    assert sum(row["positives"] for row in observations.values()) == positive.sum()
+
+    slots = int(sum(
+        (record.prediction.attribute_probabilities[record.annotation.mentioned] > 0).sum() for record in records
+    ))
+    counts = {
+        kind: sum(found["count"] for found in evaluation.curves[f"reliability of {kind}s"])
+        for kind in ("region", "attribute", "observation")
+    }
+    assert counts == {"region": 29 * len(records), "attribute": slots, "observation": known.sum()} and slots
+    errors = evaluation.curves["errors of sentences by coverage"]
+    judged = [is_wrong(sentence.text, record.reference) for record in records for sentence in record.sentences]
+    assert (errors["sentences"], errors["wrong"]) == (len(judged) - judged.count(None), judged.count(True))
+    assert 0 < errors["wrong"] < errors["sentences"] and len(errors["by_coverage"]) == 100
+    assert evaluation.scores["sentence_error_at_100"] == pytest.approx(errors["wrong"] / errors["sentences"])
+
+
+def test_without_parts_and_sentences_tables_and_curves_are_empty(dataset):
+    model = FakeModel(dataset.vocabularies, [""], with_graph=False, with_observations=False)
+    evaluation = evaluate(dataset, model)
+    assert evaluation.tables["regions in the graph"] == evaluation.tables["observations read off the image"] == {}
+    assert evaluation.curves == {}
+    assert "claims" in evaluation.absent["sentence_error_area"]
