@@ -3,9 +3,11 @@
     python -m benchmarks ablation [--arms NAME,...] [--seeds 0,1,2] [--jobs 2] [--report docs/results.md]
     python -m benchmarks ablation --report-only
 
-A run is the demo's experiment (configs/demo.yaml) on a smaller budget, tested on the phantom's test split. Runs that
-are finished are skipped and interrupted ones go on, so the study can be made in several sittings; the most telling runs
-come first. The report is written anew from the run folders each time, however many there are.
+A run is the demo's experiment (configs/demo.yaml) on a smaller budget, tested on the phantom's test split. All runs
+begin with the same trunk, as the paper's begin with one trained on ImageNet: it has learned to tell the observations of
+other phantoms. Runs that are finished are skipped and interrupted ones go on, so the study can be made in several
+sittings; the most telling runs come first. The report is written anew from the run folders each time, however many
+there are.
 """
 
 import argparse
@@ -16,12 +18,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.ablation_arms import ARMS, BUDGET, Arm, Run, in_order
+import torch
+
+from benchmarks.ablation_arms import ARMS, BUDGET, TRUNK, Arm, Run, in_order
 from benchmarks.ablation_report import write_report
 from data.errors import UserError
 from data.sources.phantom import PhantomSettings, prepare_phantom
+from modules.checkpoint import load_checkpoint
 
 STUDIES, IMAGE_SIZE = 3000, 128
+# Of the phantoms that the trunk is trained on; those of the arms have seed 0.
+TRUNK_SEED = 1
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
@@ -45,12 +52,13 @@ def run(options: argparse.Namespace) -> None:
     if not options.report_only:
         missing = [one for one in runs if not one.finished]
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
+        trunk = trained_trunk(options.data, options.results, options.overrides) if missing else None
         for noise in sorted({one.arm.noise for one in missing}):
             prepare_phantom(phantom_of(options.data, noise), PhantomSettings(
                 studies=STUDIES, image_size=IMAGE_SIZE, annotation_noise=noise / 100,
             ))
         with ThreadPoolExecutor(options.jobs) as pool:
-            for one in pool.map(lambda one: make(one, options.data, options.overrides), missing):
+            for one in pool.map(lambda one: make(one, options.data, trunk, options.overrides), missing):
                 print(f"finished: {one.name}", flush=True)
     write_report(options.report, [one for one in runs if one.finished])
     print(f"written: {options.report}")
@@ -73,21 +81,48 @@ def phantom_of(data: Path, noise: int) -> Path:
     return data / ("phantom" if noise == 0 else f"phantom_noise{noise}")
 
 
-def make(one: Run, data: Path, overrides: Sequence[str]) -> Run:
-    """Train and test a run in processes of their own, which print into its folder. Raises UserError if one fails."""
-    one.folder.mkdir(parents=True, exist_ok=True)
-    train = [
-        "main_train.py", "--config", "configs/demo.yaml", f"name={one.name}", f"results={one.results}",
-        f"seed={one.seed}", f"data.root={phantom_of(data, one.arm.noise)}", "train.resume=true", *BUDGET,
-        *one.arm.settings, *overrides,
-    ]
-    test = ["main_test.py", "--checkpoint", str(one.folder), "--split", "test", "--graph", one.arm.graph.value]
-    # Two runs of one thread each get more done on two cores than two threads in one run.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    log = one.folder / "console.txt"
-    with log.open("a", encoding="utf-8") as file:
-        for command in (train, test):
-            done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
-            if done.returncode:
-                raise UserError(f"{one.name}: {command[0]} ended with status {done.returncode}; see the end of {log}")
+def trained_trunk(data: Path, results: Path, overrides: Sequence[str]) -> Path:
+    """The file of the weights that all trunks begin with, trained if it is missing. Raises UserError if that fails."""
+    file = results / "trunk.pt"
+    if not file.is_file():
+        phantom = data / "phantom_trunk"
+        prepare_phantom(phantom, PhantomSettings(studies=STUDIES, image_size=IMAGE_SIZE, seed=TRUNK_SEED))
+        folder = results / "trunk"
+        _run(folder, _training(folder, phantom, 0, [*TRUNK, *overrides]), threads=os.cpu_count() or 1)
+        beginning = "patch_encoder.trunk."
+        weights = load_checkpoint(folder).weights
+        temporary = file.with_suffix(".tmp")
+        torch.save({n.removeprefix(beginning): w for n, w in weights.items() if n.startswith(beginning)}, temporary)
+        temporary.replace(file)
+    return file
+
+
+def make(one: Run, data: Path, trunk: Path, overrides: Sequence[str]) -> Run:
+    """Train and test a run that begins with the weights in the file `trunk`. Raises UserError if that fails."""
+    settings = [f"model.patch_encoder.weights={trunk}", *BUDGET, *one.arm.settings, *overrides]
+    _run(one.folder, _training(one.folder, phantom_of(data, one.arm.noise), one.seed, settings))
+    _run(one.folder, [
+        "main_test.py", "--checkpoint", str(one.folder), "--split", "test", "--graph", one.arm.graph.value,
+    ])
     return one
+
+
+def _training(folder: Path, phantom: Path, seed: int, settings: Sequence[str]) -> list[str]:
+    return [
+        "main_train.py", "--config", "configs/demo.yaml", f"name={folder.name}", f"results={folder.parent}",
+        f"seed={seed}", f"data.root={phantom}", "train.resume=true", *settings,
+    ]
+
+
+def _run(folder: Path, command: Sequence[str], threads: int = 1) -> None:
+    """Run a script with what it prints in `folder`/console.txt. Raises UserError where it fails.
+
+    Two runs of one thread each get more done on two cores than one run of two threads.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    log = folder / "console.txt"
+    with log.open("a", encoding="utf-8") as file:
+        done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
+    if done.returncode:
+        raise UserError(f"{folder.name}: {command[0]} ended with status {done.returncode}; see the end of {log}")

@@ -12,7 +12,14 @@ from modules.results import result_path
 
 # What all arms share beside the demo's settings.
 BUDGET = ("train.epochs=5", "train.mix_epochs=2.5", "train.validate_from=5", "train.validate_every=1")
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+# The run that the trunk comes from: observations of 2,400 other phantoms, and hardly any other part beside the trunk.
+TRUNK = (
+    "train.epochs=10", "train.validate_from=10", "train.validate_every=1", "train.monitor=observation_micro_f1",
+    "train.graph_source=none", "model.graph_in=none", "loss.report=0", "data.max_tokens=3", "model.width=32",
+    "model.heads=2", "model.feedforward=32", "model.image_layers=0", "model.decoder_layers=1",
+)
+# Learning rates of the arms without graph, in those of the demo.
+RATES = (0.5, 1.0, 2.0)
 NO_GRAPH = "no graph"
 
 
@@ -41,9 +48,9 @@ class Arm:
 
 def _without_graph(rate: float) -> Arm:
     """The model without graph, so wide that it has as many parameters; its observation head stays."""
-    return Arm(f"{NO_GRAPH}, rate {rate:g}", (
+    return Arm(f"{NO_GRAPH}, rates x {rate:g}", (
         "model.graph_in=none", "model.width=256", "model.feedforward=640", "model.image_layers=3",
-        f"optim.lr={rate}", f"optim.lr_patch_encoder={rate}",
+        f"optim.lr={2e-3 * rate}", f"optim.lr_patch_encoder={1e-3 * rate}",
     ))
 
 
@@ -51,7 +58,7 @@ FULL = Arm("full")
 ORACLE_TRAINED = "train.graph_source=oracle"
 ARMS = (
     FULL,
-    *(_without_graph(rate) for rate in LEARNING_RATES),
+    *(_without_graph(rate) for rate in RATES),
     Arm("without proxy tasks", ("model.observation_head=false", "loss.observations=0", "loss.contrast=0")),
     Arm("without contrast", ("loss.contrast=0",)),
     Arm("without grounding", ("loss.grounding=0",)),

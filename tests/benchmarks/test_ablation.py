@@ -5,6 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import ablation
 from benchmarks.__main__ import main
@@ -12,7 +13,9 @@ from benchmarks.ablation_arms import ARMS, BUDGET, FULL, Arm, Run, in_order
 from benchmarks.ablation_report import ArmResult, difference, micro_f1, observation_counts, read_results, write_report
 from data.errors import UserError
 from models.outputs import GraphSource
+from models.patch_encoder import build_patch_encoder
 from modules.builders import build_model
+from modules.checkpoint import load_checkpoint
 from modules.config import load_config
 from tests.tiny_model import tiny_vocabularies
 
@@ -50,6 +53,7 @@ def test_the_most_telling_runs_come_first():
     order = list(in_order(ARMS, [0, 1]))
     assert len(order) == len(set(order)) == 2 * len(ARMS)
     assert {arm.name.split(",")[0] for arm, _ in order[:8]} == {"full", "no graph"}
+    assert order[0] == (FULL, 0)
     assert [seed for _, seed in order[8:]] == [0] * (len(ARMS) - 4) + [1] * (len(ARMS) - 4)
 
 
@@ -105,8 +109,9 @@ def test_report_refuses_what_cannot_be_compared(tmp_path):
 
 @pytest.fixture
 def phantoms(monkeypatch):
-    """Nothing is simulated; which phantoms were asked for."""
+    """Nothing is simulated, the trunk is there already; which phantoms were asked for."""
     asked = []
+    monkeypatch.setattr(ablation, "trained_trunk", lambda data, results, overrides: results / "trunk.pt")
     monkeypatch.setattr(ablation, "prepare_phantom", lambda folder, settings: asked.append((folder.name, settings)))
     return asked
 
@@ -133,6 +138,7 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     train, test = commands
     assert train[0] == "main_train.py" and {"seed=3", "train.resume=true", "train.max_steps=2"} <= set(train)
     assert f"data.root={tmp_path / 'phantom_noise20'}" in train
+    assert f"model.patch_encoder.weights={tmp_path / 'runs' / 'trunk.pt'}" in train
     assert test[0] == "main_test.py" and test[-1] == "predicted"
     assert "Finished runs: 2." in (tmp_path / "page.md").read_text(encoding="utf-8")
     assert main(arguments) == 0 and len(commands) == 2
@@ -156,8 +162,12 @@ def test_one_run_for_real(tmp_path, monkeypatch):
     arm = Arm("full", ("data.image_size=32", "model.width=32", "model.feedforward=32", "data.min_word_count=1"))
     monkeypatch.setattr(ablation, "chosen_arms", lambda names: (arm,))
     page = tmp_path / "page.md"
+    trunk = tmp_path / "runs" / "trunk.pt"
     assert main([
         "ablation", "--seeds", "0", "--data", str(tmp_path / "data"), "--results", str(tmp_path / "runs"), "--report",
         str(page), "train.max_steps=2", "eval.beam_size=1",
     ]) == 0
     assert "| full | 0 | 0." in page.read_text(encoding="utf-8")
+    first = build_patch_encoder("small_resnet", 16, str(trunk)).trunk.state_dict()
+    source = load_checkpoint(tmp_path / "runs" / "trunk").weights
+    assert first and all(torch.equal(value, source[f"patch_encoder.trunk.{name}"]) for name, value in first.items())
