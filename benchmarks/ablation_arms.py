@@ -11,7 +11,7 @@ from models.outputs import GraphSource
 from modules.results import result_path
 
 # What all arms share beside the demo's settings.
-BUDGET = ("train.epochs=5", "train.mix_epochs=2.5", "train.validate_from=5", "train.validate_every=1")
+BUDGET = ("train.epochs=4", "train.mix_epochs=2", "train.validate_from=4", "train.validate_every=1")
 # The run that the trunk comes from: observations of 2,400 other phantoms, and hardly any other part beside the trunk.
 TRUNK = (
     "train.epochs=10", "train.validate_from=10", "train.validate_every=1", "train.monitor=observation_micro_f1",
@@ -49,7 +49,7 @@ class Arm:
 def _without_graph(rate: float) -> Arm:
     """The model without graph, so wide that it has as many parameters; its observation head stays."""
     return Arm(f"{NO_GRAPH}, rates x {rate:g}", (
-        "model.graph_in=none", "model.width=256", "model.feedforward=640", "model.image_layers=3",
+        "model.graph_in=none", "model.width=256", "model.feedforward=1024", "model.image_layers=3",
         f"optim.lr={2e-3 * rate}", f"optim.lr_patch_encoder={1e-3 * rate}",
     ))
 

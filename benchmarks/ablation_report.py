@@ -187,7 +187,7 @@ _INTRODUCTION = """# Does the scene graph help?
 
 `bash run_ablation.sh` makes this page from its run folders; nothing in it is written by hand. Finished runs: {runs}.
 
-Every run is the demo's experiment (`configs/demo.yaml`) with 5 epochs: 2,400 phantom studies to train on, 750 steps of
+Every run is the demo's experiment (`configs/demo.yaml`) with 4 epochs: 2,400 phantom studies to train on, 600 steps of
 16. All begin with the same trunk, as the paper's begin with one trained on ImageNet: it has learned to tell the
 observations of 2,400 other phantoms for 10 epochs. Scored is the test split, {studies} studies, with the graph that the
 model predicts from the image (none where it has none), boxes of its localizer, beam 3, protocol `r2gen`.
@@ -197,7 +197,7 @@ positive, against what was simulated. The labeler's phrases are written apart fr
 reference reports themselves it reaches {labeler:.3f}, so that is the ceiling.
 
 "No graph" is the model without the graph's parts. It keeps the observation head, gets as many steps, is so wide that it
-has as many parameters (6.7 million beside 6.9), and of three learning rates (half, as much and double) the one counts
+has as many parameters (7.7 million beside 8.2), and of three learning rates (half, as much and double) the one counts
 that is best on the test split itself. Noise is the share of attributes of the training split's graphs that are dropped,
 with half as many invented, and boxes moved by a fifth of it. "Annotated graphs only" trains the decoder on annotated
 graphs, as the published system does; all others mix predicted ones in.
