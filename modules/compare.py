@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(systems: Sequence[System], options: Namespace) -> tuple[str, list[Row], dict[str, str]]:
-    """What was compared, in a line; the rows, by score, then by system; and why scores are absent, by name.
+def compare(systems: Sequence[System], options: Namespace) -> tuple[list[str], list[Row], dict[str, str]]:
+    """What was compared, in lines; the rows, by score, then by system; and why scores are absent, by name.
 
     Raises UserError for fewer than two systems, and where runs differ in studies, references, split or protocol.
     """
@@ -119,12 +119,7 @@ def compare(systems: Sequence[System], options: Namespace) -> tuple[str, list[Ro
             )
     owners = np.repeat(np.arange(len(systems)), [len(system.runs) for system in systems])
     scores = _joint_scores(runs, texts, options)
-    evaluated = first.evaluation
-    where = f"{evaluated['dataset']}, split {evaluated['split']}, " if {"dataset", "split"} <= set(evaluated) else ""
-    heading = (
-        f"{where}{len(first)} reports; protocol {texts[0].protocol}; observations by {options.labeler}; "
-        f"{options.resamples} resamples of studies; differences to {systems[0].name}"
-    )
+    heading = _heading(systems, runs, owners, texts[0].protocol, options)
     rows, absent = [], {}
     for name in names:
         found = []
@@ -189,6 +184,23 @@ def _aligned(run: Predictions, first: Predictions) -> Predictions:
     return ordered
 
 
+def _heading(
+    systems: Sequence[System], runs: Sequence[Predictions], owners: NDArray, protocol: str, options: Namespace
+) -> list[str]:
+    """What was compared, and of each run what its evaluation says."""
+    evaluated = runs[0].evaluation
+    where = f"{evaluated['dataset']}, split {evaluated['split']}, " if {"dataset", "split"} <= set(evaluated) else ""
+    lines = [
+        f"{where}{len(runs[0])} reports; protocol {protocol}; observations by {options.labeler}; "
+        f"{options.resamples} resamples of studies; differences to {systems[0].name}"
+    ]
+    for run, owner in zip(runs, owners, strict=True):
+        settings = {"graph": "graph_source", "boxes": "box_source", "seed": "seed"}
+        said = [f"{name} {run.evaluation[key]}" for name, key in settings.items() if key in run.evaluation]
+        lines.append(f"  {systems[owner].name}: {run.path}" + (f" ({', '.join(said)})" if said else ""))
+    return lines
+
+
 def _joint_scores(runs: Sequence[Predictions], texts: Sequence[PreparedTexts], options: Namespace) -> ScoreSet:
     """The scores of all reports of all runs together, run after run: weights choose whose reports count."""
     labeler = chosen_labeler(options)
@@ -228,7 +240,7 @@ def _rows(
         difference = values.mean() - whole[owners == 0].mean()
         differences = resampled[owners == number].mean(axis=0) - resampled[owners == 0].mean(axis=0)
         if score.centred:
-            differences = differences - differences.mean() + difference
+            differences = differences - np.nanmean(differences) + difference
         pairs = list(zip(np.flatnonzero(owners == 0), np.flatnonzero(owners == number), strict=False))
         paired = len(values) == (owners == 0).sum()
         rows.append(Row(
@@ -289,19 +301,19 @@ def _shown(row: Row, plus_minus: str, dash: str) -> tuple[str, ...]:
     return row.score, row.system, value, difference, interval, "" if row.p_value is None else f"{row.p_value:.3f}"
 
 
-def text_lines(heading: str, rows: Sequence[Row]) -> list[str]:
+def text_lines(heading: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The table for the console."""
     table = [("score", "system", "value", "difference", "95 % interval", "p")]
     table += [_shown(row, "+-", "to") for row in rows]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(table[0]))]
     padded = ([cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in table)
-    return [heading, "", *("  ".join(cells).rstrip() for cells in padded)]
+    return [*heading, "", *("  ".join(cells).rstrip() for cells in padded)]
 
 
-def latex_lines(heading: str, rows: Sequence[Row]) -> list[str]:
+def latex_lines(heading: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The table as LaTeX, for the package booktabs."""
     lines = [
-        f"% {heading}", r"\begin{tabular}{llrrrr}", r"\toprule",
+        *(f"% {line}" for line in heading), r"\begin{tabular}{llrrrr}", r"\toprule",
         r"score & system & value & difference & 95\,\% interval & $p$ \\", r"\midrule",
     ]
     for row in rows:

@@ -32,8 +32,8 @@ class Score:
 
     of         weights [B, N] -> values [B], NaN where the score is undefined for those weights
     undefined  why it is, where it is
-    centred    a resample repeats studies and by that alone moves the score (repeated reports are not distinct):
-               the values of resamples are shifted, so that their mean is the score
+    centred    0..1; a resample repeats and lacks studies and by that alone moves the score (repeated reports are not
+               distinct): the values of resamples are shifted, so that their mean is the score
     """
 
     of: Callable[[NDArray], NDArray]
@@ -132,7 +132,7 @@ class ScoreSet:
         for name, parts in values.items():
             resampled = np.concatenate(parts)
             if self.scores[name].centred and whole[name] is not None:
-                resampled = np.clip(resampled + whole[name] - resampled.mean(), 0, 1)
+                resampled = np.clip(resampled + whole[name] - np.nanmean(resampled), 0, 1)
             intervals[name] = percentile_interval(resampled) if whole[name] is not None else None
         return intervals
 

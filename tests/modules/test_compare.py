@@ -34,7 +34,8 @@ def write_run(folder, right, seed=0, studies=24, **changes):
                 "id": f"s{number}", "reference": reference, "scored_reference": reference + changes.get("more", ""),
                 "generated": " ".join(written), "labels": {"Edema": int("edema" in reference)},
             }) + "\n")
-    evaluation = {"dataset": "tiny", "split": "test", "protocol": "r2gen", "seed": seed} | changes.get("evaluation", {})
+    evaluation = {"dataset": "tiny", "split": "test", "protocol": "r2gen", "seed": seed, "graph_source": "predicted"}
+    evaluation |= changes.get("evaluation", {})
     (folder / "metrics.json").write_text(json.dumps(evaluation))
     return folder
 
@@ -67,6 +68,7 @@ def test_a_better_system_is_better_beyond_chance(tmp_path, capsys):
     assert 0 < float(row["low"]) < float(row["difference"]) < float(row["high"])
     assert float(row["p"]) == pytest.approx(1 / 201, abs=1e-6)
     printed = capsys.readouterr().out
+    assert f"good: {good / 'predictions.jsonl'} (graph predicted, seed 1)" in printed
     assert "tiny, split test, 24 reports; protocol r2gen" in printed and "differences to bad" in printed
     assert "meteor is absent: METEOR needs Java" in printed
 
@@ -133,7 +135,7 @@ def test_latex_is_a_table(tmp_path):
     one, other = write_run(tmp_path / "one", 0.5, 1), write_run(tmp_path / "o_ther", 0.6, 2)
     run(tmp_path, one, other, "--latex", tmp_path / "table.tex", "--scores", "bleu_4")
     lines = (tmp_path / "table.tex").read_text().splitlines()
-    assert lines[0].startswith("% tiny") and lines[1] == r"\begin{tabular}{llrrrr}" and lines[-1] == r"\end{tabular}"
+    assert lines[0].startswith("% tiny") and lines[3] == r"\begin{tabular}{llrrrr}" and lines[-1] == r"\end{tabular}"
     rows = [line for line in lines if line.startswith(r"bleu\_4")]
     assert len(rows) == 2 and r"o\_ther" in rows[1] and all(row.count("&") == 5 and row.endswith(r"\\") for row in rows)
 

@@ -39,3 +39,12 @@ def test_without_a_described_region_there_is_a_reason():
         scores, absent = triple_scores([frozenset()], [generated]).values(1)
         assert set(scores.values()) == {None}
         assert absent == dict.fromkeys(NAMES, "no reference report describes a region")
+
+
+def test_the_interval_of_a_mean_over_rare_attributes_is_around_it():
+    references = [frozenset({(LEFT, f"rare {study}", "yes"), (LEFT, "common", "yes")}) for study in range(30)]
+    generated = [frozenset({(LEFT, f"rare {study}", "yes")} if study % 3 else set()) for study in range(30)]
+    scored = triple_scores(references, generated).scored(30)
+    low, high = scored.intervals["triple_attribute_f1"]
+    assert low < scored.scores["triple_attribute_f1"] < high
+    assert (low + high) / 2 == pytest.approx(scored.scores["triple_attribute_f1"], abs=0.05)
