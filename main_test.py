@@ -1,9 +1,11 @@
 """Scores a checkpoint on a split of a prepared data set.
 
     python main_test.py --checkpoint results/demo --split test --graph predicted [--data data/iu_xray] [key=value ...]
+    python main_test.py --checkpoint results/demo --graph predicted,oracle,none    three graphs, side by side
 
 The vocabularies are the checkpoint's, whatever the data set. Writes metrics.json, predictions.jsonl and report.html
-into the run folder and prints the scores beside those of the baselines.
+into the run folder and prints the scores beside those of the baselines. Of several graph sources the first has those
+names, and the table of differences; the others get metrics_oracle.json, predictions_oracle.jsonl and so on.
 """
 
 import argparse
@@ -26,7 +28,9 @@ from modules.builders import build_dataset, build_evaluator, load_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
-from modules.report_page import chosen_studies, grey_picture, write_report_page
+from modules.report_page import chosen_studies, write_report_page
+from modules.run_log import read_curves
+from modules.study_panel import Case, grey_picture
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint, or a run folder (its best)")
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument(
-        "--graph", choices=[GraphSource.PREDICTED.value, GraphSource.ORACLE.value, GraphSource.NONE.value],
-        help="where the scene graph comes from (eval.graph_source)",
+        "--graph", type=graph_sources, default=[], metavar="SOURCE[,SOURCE...]",
+        help="where the scene graph comes from (eval.graph_source): predicted, oracle, none, or several of them",
     )
     parser.add_argument(
         "--boxes", choices=[source.value for source in BoxSource], help="where boxes come from (eval.box_source)"
@@ -56,17 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
 def test(options: argparse.Namespace) -> None:
     """Evaluate and write the results. Raises UserError for what the user can mend."""
     checkpoint = load_checkpoint(options.checkpoint)
-    # The annotated graph comes with the annotated boxes, and every score says so.
-    boxes = options.boxes or (BoxSource.ORACLE_BOXES.value if options.graph == GraphSource.ORACLE else None)
-    chosen = {"eval.graph_source": options.graph, "eval.box_source": boxes, "data.root": options.data}
-    overrides = options.overrides + [f"{key}={value}" for key, value in chosen.items() if value is not None]
-    config = load_config(checkpoint.directory / CONFIG, overrides)
+    configs = [configured(checkpoint, options, source) for source in options.graph or [None]]
+    config = configs[0]
+    if config.model.graph_in == "none" and options.graph:
+        print(
+            "This model is built without a scene graph (model.graph_in=none): every graph source is the same to it. "
+            f"It is evaluated once, as {config.eval.graph_source}, and there is no gap to show."
+        )
+        configs = configs[:1]
     device = runtime.select_device(config.train.device)
     runtime.seed_everything(config.seed)
     dataset = build_dataset(config, checkpoint.vocabularies, options.split)
-    out = Path(options.out) if options.out else default_folder(checkpoint, config)
     model = load_model(checkpoint, config).to(device)
-    evaluator = build_evaluator(config, checkpoint.vocabularies, config.eval.beam_size)
+    evaluators = [build_evaluator(each, checkpoint.vocabularies, each.eval.beam_size) for each in configs]
     with runtime.distributed(device):
         if runtime.is_first_process():
             print(
@@ -74,29 +80,58 @@ def test(options: argparse.Namespace) -> None:
                 f"{len(checkpoint.vocabularies.tokenizer.words)} words, "
                 f"{sum(checkpoint.vocabularies.attributes.sizes)} attributes of regions"
             )
-        loader = loader_of(dataset, config, device, runtime.rank(), runtime.world_size())
-        evaluation = evaluator.evaluate(model, loader, device)
+        evaluations = [
+            evaluator.evaluate(
+                model, loader_of(dataset, config, device, runtime.rank(), runtime.world_size()), device
+            )
+            for evaluator in evaluators
+        ]
         if not runtime.is_first_process():
             return
-    compared, absent = compare(model, evaluator, evaluation, dataset, config, device)
-    metrics = {
-        "split": options.split,
-        "graph_source": evaluator.graph_source.value,
-        "box_source": evaluator.box_source.value,
-        "protocol": evaluator.protocol,
-        "beam_size": evaluator.beam_size,
-        "seed": config.seed,
-        "studies": len(evaluation.records),
-        "checkpoint": str(checkpoint.directory),
-        "dataset": results.dataset_name(dataset.root),
-        "scores": evaluation.scores,
-        "absent": evaluation.absent,
-        "intervals": evaluation.intervals,
-        "tables": evaluation.tables,
-        "baselines": compared,
-        "absent_baselines": absent,
-    }
-    write(out, metrics, evaluation, dataset)
+    # They look at no graph: one answer for all graph sources.
+    compared, absent = compare(model, evaluators[0], evaluations[0], dataset, config, device)
+    by_source = {}
+    for evaluator, evaluation in zip(evaluators, evaluations, strict=True):
+        by_source[evaluator.graph_source.value] = {
+            "split": options.split,
+            "graph_source": evaluator.graph_source.value,
+            "graph_in": config.model.graph_in,
+            "annotated_graphs": sum(bool(record.annotation.graph_known) for record in evaluation.records),
+            "box_source": evaluator.box_source.value,
+            "protocol": evaluator.protocol,
+            "beam_size": evaluator.beam_size,
+            "seed": config.seed,
+            "studies": len(evaluation.records),
+            "checkpoint": str(checkpoint.directory),
+            "dataset": results.dataset_name(dataset.root),
+            "scores": evaluation.scores,
+            "absent": evaluation.absent,
+            "intervals": evaluation.intervals,
+            "tables": evaluation.tables,
+            "curves": evaluation.curves,
+            "baselines": compared,
+            "absent_baselines": absent,
+        }
+    out = Path(options.out) if options.out else default_folder(checkpoint, config)
+    write(out, by_source, evaluations, dataset, read_curves(run_folder(checkpoint)))
+
+
+def graph_sources(text: str) -> list[GraphSource]:
+    """The graph sources of a command line, comma-separated. Raises ArgumentTypeError for others and for repetitions."""
+    allowed = (GraphSource.PREDICTED, GraphSource.ORACLE, GraphSource.NONE)
+    names = text.split(",")
+    if len(set(names)) < len(names) or not set(names) <= set(allowed):
+        raise argparse.ArgumentTypeError(f"'{text}': name each of {', '.join(allowed)} once at most")
+    return [GraphSource(name) for name in names]
+
+
+def configured(checkpoint: Checkpoint, options: argparse.Namespace, graph_source: GraphSource | None) -> Config:
+    """The checkpoint's configuration with what the command line changes; `graph_source` None: its own."""
+    # The annotated graph comes with the annotated boxes, and every score says so.
+    boxes = options.boxes or (BoxSource.ORACLE_BOXES.value if graph_source == GraphSource.ORACLE else None)
+    chosen = {"eval.graph_source": graph_source, "eval.box_source": boxes, "data.root": options.data}
+    overrides = options.overrides + [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    return load_config(checkpoint.directory / CONFIG, overrides)
 
 
 def compare(
@@ -116,7 +151,7 @@ def compare(
         )
     except UserError as error:  # a data set of a test split alone is scored all the same
         reasons = dict.fromkeys(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
-        names = (baselines.BLIND, baselines.NEAREST_IMAGE)
+        names = baselines.NAMES
         return {name: dict.fromkeys(SCORE_NAMES) for name in names}, {name: reasons for name in names}
 
 
@@ -130,28 +165,47 @@ def loader_of(
     )
 
 
+def run_folder(checkpoint: Checkpoint) -> Path:
+    """The folder of the run that left the checkpoint."""
+    directory = checkpoint.directory
+    return directory.parent if directory.name in ("best", "last") else directory
+
+
 def default_folder(checkpoint: Checkpoint, config: Config) -> Path:
     """The checkpoint's run folder; for another data set than the one it was trained on, a folder of that name in it."""
-    directory = checkpoint.directory
-    run_folder = directory.parent if directory.name in ("best", "last") else directory
     tested, trained = Path(config.data.root), Path(checkpoint.config.data.root)
-    return run_folder if tested.name == trained.name else run_folder / f"on_{tested.name}"
+    folder = run_folder(checkpoint)
+    return folder if tested.name == trained.name else folder / f"on_{tested.name}"
 
 
-def write(out: Path, metrics: dict[str, Any], evaluation: Evaluation, dataset: StudyDataset) -> None:
-    """Write the three files, print the table and where they are."""
-    source, split = GraphSource(metrics["graph_source"]), metrics["split"]
-    paths = [
-        results.result_path(out, name, source, split) for name in ("metrics.json", "predictions.jsonl", "report.html")
+def write(
+    out: Path, by_source: dict[str, dict[str, Any]], evaluations: list[Evaluation], dataset: StudyDataset,
+    course: dict[str, dict[str, list[tuple[int, float]]]],
+) -> None:
+    """Write the files, print the tables and where the files are.
+
+    by_source   graph source -> its metrics.json, in the order of `evaluations`
+    course      of the run: losses and validation scores, for the page
+    """
+    first, *others = by_source
+    if others:
+        by_source[first]["graph_sources"] = results.graph_comparison(by_source)
+    plain = GraphSource(first) if others else GraphSource.PREDICTED
+    paths = []
+    for (source, metrics), evaluation in zip(by_source.items(), evaluations, strict=True):
+        for name in ("metrics.json", "predictions.jsonl"):
+            paths.append(results.result_path(out, name, GraphSource(source), metrics["split"], plain))
+        results.write_metrics(paths[-2], metrics)
+        results.write_predictions(paths[-1], evaluation.records, dataset.vocabularies)
+    paths.append(results.result_path(out, "report.html", GraphSource(first), by_source[first]["split"], plain))
+    cases = [
+        Case(evaluations[0].records[position], grey_picture(dataset[position].images[0]), why)
+        for position, why in chosen_studies(evaluations[0])
     ]
-    results.write_metrics(paths[0], metrics)
-    results.write_predictions(paths[1], evaluation.records, dataset.vocabularies)
-    shown = chosen_studies(len(evaluation.records))
-    write_report_page(
-        paths[2], metrics, [evaluation.records[position] for position in shown],
-        [grey_picture(dataset[position].images[0]) for position in shown], dataset.vocabularies,
-    )
-    print(results.score_table(metrics))
+    write_report_page(paths[-1], by_source[first], cases, dataset.vocabularies, course)
+    print(results.score_table(by_source[first]))
+    if others:
+        print(f"\n{results.graph_table(by_source[first])}")
     print("\n".join(f"written: {path}" for path in paths))
 
 

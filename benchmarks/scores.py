@@ -73,7 +73,7 @@ def build_ours(count: int, meteor: bool) -> Callable[[], tuple[dict[str, float],
 
     def score() -> tuple[dict[str, float], float]:
         with _java_mib() as mib:
-            scores, _ = nlg_scores(references, hypotheses, meteor=meteor)
+            scores, _ = nlg_scores(references, hypotheses, meteor=meteor).values(len(references))
         return {name: value for name, value in scores.items() if value is not None}, round(sum(mib.values()))
 
     return score

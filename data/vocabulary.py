@@ -7,7 +7,7 @@ addressed by name, offsets are derived, and a checkpoint carries the whole of it
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Anatomy:
         Raises UserError for a missing or malformed file, and for one with other regions than the shipped: weights and
         data sets index regions by position.
         """
-        shipped = cls.from_list(_read_yaml(_FILES / "anatomy.yaml")["regions"])
+        shipped = _shipped_anatomy()
         if path is None:
             return shipped
         try:
@@ -125,6 +125,12 @@ def is_abnormal(attribute: str) -> bool:
     return statement.startswith("yes|") and (
         category in ("anatomicalfinding", "disease") or attribute == "nlp|yes|abnormal"
     )
+
+
+@cache
+def _shipped_anatomy() -> Anatomy:
+    """Every graph of a report asks for it, and reading YAML takes longer than the graph."""
+    return Anatomy.from_list(_read_yaml(_FILES / "anatomy.yaml")["regions"])
 
 
 @dataclass(frozen=True)

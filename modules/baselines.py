@@ -1,10 +1,14 @@
 """What a model has to beat: answers that never look at the image, and the report of the most similar training image.
 
-Both are fitted on the training split and scored by the code that scores the model: they are put into its records.
+    blind                 the best answer of all to every image, see `blind_prediction` and `best_constant_report`
+    most_frequent_report  the training report that was written most often
+    random_report         a training report for each study, drawn at random
+    nearest_image         the report of the training image with the most similar patches
+
+All are fitted on the training split and scored by the code that scores the model: they are put into its records.
 Shapes: R regions, A attribute slots a region, K observations, C patch channels.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +21,20 @@ from torch import nn
 from data.batch import Batch
 from modules.config import Precision
 from modules.evaluator import Evaluator, Prediction, StudyRecord, annotations, inference, progress, score_records
+from modules.metrics.cider import ngrams
+from modules.metrics.nlg import bleu_of_sums
 from modules.runtime import autocast
 
-BLIND, NEAREST_IMAGE = "blind", "nearest_image"
+NAMES = ("blind", "most_frequent_report", "random_report", "nearest_image")
+BLIND, MOST_FREQUENT, RANDOM, NEAREST_IMAGE = NAMES
 
 Scores = dict[str, float | None]
 
 _LONGEST = 4  # of BLEU's n-grams
 # Test images compared with all training images at a time: bounds the table of similarities.
 _CHUNK = 256
+# Of the random reports: the same ones for every model, so that models are compared with the same baseline.
+_SEED = 0
 
 
 @dataclass
@@ -117,9 +126,8 @@ def best_constant_report(candidates: Sequence[str], references: Sequence[str]) -
     matches: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     reference_words = 0
     for reference in references:
-        words = reference.split()
-        reference_words += len(words)
-        for ngram, count in _ngrams(words).items():
+        reference_words += len(reference.split())
+        for ngram, count in ngrams(reference).items():
             holders = matches[ngram]
             holders.extend([0] * (count - len(holders)))
             for repeat in range(count):
@@ -127,12 +135,14 @@ def best_constant_report(candidates: Sequence[str], references: Sequence[str]) -
 
     best, best_score = "", -1.0
     for candidate in dict.fromkeys(candidates):
-        words = candidate.split()
+        words = len(candidate.split())
         correct = [0] * _LONGEST
-        for ngram, count in _ngrams(words).items():
+        for ngram, count in ngrams(candidate).items():
             if ngram in matches:
                 correct[len(ngram) - 1] += sum(matches[ngram][:count])
-        score = _bleu(correct, len(words), len(references), reference_words)
+        guessed = [len(references) * max(0, words - length) for length in range(_LONGEST)]
+        sums = np.array([*correct, *guessed, len(references) * words, reference_words], dtype=np.float64)
+        score = bleu_of_sums(sums)[-1]
         if score > best_score:
             best, best_score = candidate, score
     return best, best_score
@@ -142,6 +152,17 @@ def nearest_studies(features: NDArray, training_features: NDArray) -> NDArray:
     """[N] int: the row of `training_features` with the highest cosine to each of `features` [N, C]; all unit length."""
     chunks = [features[start : start + _CHUNK] for start in range(0, len(features), _CHUNK)]
     return np.concatenate([(chunk @ training_features.T).argmax(axis=1) for chunk in chunks])
+
+
+def most_frequent_report(reports: Sequence[str]) -> str:
+    """The report that stands most often among `reports`, the first of equals; there must be one."""
+    return Counter(reports).most_common(1)[0][0]
+
+
+def random_reports(reports: Sequence[str], studies: int) -> list[str]:
+    """One of `reports` for each of so many studies, drawn with repeats, the same ones every time."""
+    drawn = np.random.default_rng(_SEED).integers(len(reports), size=studies)
+    return [reports[position] for position in drawn]
 
 
 def score_baselines(
@@ -154,15 +175,15 @@ def score_baselines(
     device: torch.device,
     meteor: bool = True,
 ) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
-    """The scores of both baselines on the studies of `records`, and why those that are None are absent, by baseline.
+    """The scores of all baselines on the studies of `records`, and why those that are None are absent, by baseline.
 
     loader                  the studies of `records`, in their order
     training_loader         the training split without augmentation, not empty
     validation_references   full cleaned reports, not empty: they choose the image-blind report
 
     The image-blind answer is `blind_prediction` with the training report that scores the highest BLEU-4 against the
-    validation references; of the nearest training image, by the cosine of mean patch features, only the report is
-    taken. Reports are cut and their rare words replaced as the evaluator's protocol does it to references.
+    validation references; the others, among them the nearest training image by the cosine of mean patch features, are
+    reports alone. Reports are cut and their rare words replaced as the evaluator's protocol does it to references.
     """
     training = summarise(model, training_loader, device, evaluator.precision)
     candidates = [evaluator.scored_text(reference) for reference in training.references]
@@ -170,6 +191,8 @@ def score_baselines(
     nearest = nearest_studies(patch_features(model, loader, device, evaluator.precision), training.features)
     answers = {
         BLIND: (blind_prediction(training), [blind_report] * len(records)),
+        MOST_FREQUENT: (Prediction(), [most_frequent_report(candidates)] * len(records)),
+        RANDOM: (Prediction(), random_reports(candidates, len(records))),
         NEAREST_IMAGE: (Prediction(), [candidates[position] for position in nearest]),
     }
     scores, absent = {}, {}
@@ -205,23 +228,3 @@ def _by_prior(positives: NDArray, known: NDArray | int) -> tuple[NDArray, NDArra
         if f1 > best:
             chosen, best = candidates, f1
     return priors, chosen
-
-
-def _ngrams(words: list[str]) -> Counter[tuple[str, ...]]:
-    """How often each run of 1 to 4 words occurs in `words`."""
-    return Counter(
-        tuple(words[start : start + length])
-        for length in range(1, _LONGEST + 1)
-        for start in range(len(words) - length + 1)
-    )
-
-
-def _bleu(correct: list[int], words: int, studies: int, reference_words: int) -> float:
-    """Corpus BLEU-4 of one text of `words` words for `studies` references, guarded against 0 / 0 as pycocoevalcap's."""
-    tiny, small = 1e-15, 1e-9
-    product = 1.0
-    for length, matched in enumerate(correct, start=1):
-        product *= (matched + tiny) / (studies * max(0, words - length + 1) + small)
-    ratio = (studies * words + tiny) / (reference_words + small)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    return product ** (1 / _LONGEST) * brevity

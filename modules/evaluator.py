@@ -7,10 +7,10 @@ Shapes: R regions, A attribute slots a region (padded), K observations.
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.batch import Batch
-from data.vocabulary import Vocabularies
+from data.vocabulary import OBSERVATIONS, Anatomy, Vocabularies
 from models.outputs import BoxSource, Encoded, Generation, GraphSource, ModelInputs
 from modules.config import Precision
-from modules.metrics import clinical, graph, nlg
+from modules.metrics import calibration, clinical, graph, selective
+from modules.metrics.calibration import calibration_scores, decision_table
+from modules.metrics.claims import is_wrong
+from modules.metrics.labelers import RuleLabeler
+from modules.metrics.selective import sentence_scores
+from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
+from modules.metrics.triples import abnormal_regions
+from modules.metrics.weighted import RESAMPLES, Interval, Scored, ScoreSet, absent, merged
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, broadcast_object, gather_objects, is_first_process
 from modules.sentences import GeneratedSentence, sentences_of, subgraph_certainty
@@ -31,16 +38,16 @@ Item = TypeVar("Item")
 
 # The scores as tables show them together: title -> names.
 SCORE_GROUPS: dict[str, tuple[str, ...]] = {
-    "Language": nlg.NAMES,
+    **TEXT_GROUPS,
     "Scene graph": graph.NAMES,
     "Observations read off the image": clinical.NAMES,
+    "Grounding": graph.GROUNDING_NAMES,
+    "Calibration and confidence": calibration.NAMES + selective.NAMES,
 }
 SCORE_NAMES = tuple(name for names in SCORE_GROUPS.values() for name in names)
 
 # Probability above which an observation counts as positive.
 OBSERVATION_THRESHOLD = 0.5
-# Of the studies, for bootstrap intervals.
-RESAMPLES = 1000
 # Seconds between two lines of progress where there is no terminal for a bar.
 _SECONDS_A_LINE = 30.0
 
@@ -107,34 +114,16 @@ class StudyRecord:
 
 
 @dataclass
-class Scored:
-    """What scoring N records gives.
-
-    scores     by the names of `SCORE_NAMES`; None where one could not be computed
-    absent     name -> why it is None
-    intervals  name -> bootstrap 95 % interval; None where there is none; empty where none was asked for
-    per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
-               has no such score: what best and worst cases are chosen by
-    tables     title -> row -> column -> value: scores by observation, by region and by attribute
-    """
-
-    scores: dict[str, float | None]
-    absent: dict[str, str]
-    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
-    per_study: dict[str, NDArray] = field(default_factory=dict)
-    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-
-
-@dataclass
 class Evaluation:
     """The scores of a split as in `Scored`, and the records in study order."""
 
     scores: dict[str, float | None]
     absent: dict[str, str]
     records: list[StudyRecord]
-    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
     per_study: dict[str, NDArray] = field(default_factory=dict)
-    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -224,10 +213,8 @@ class Evaluator:
         if generation.region_attention is not None:
             attention = generation.region_attention.float().cpu().numpy()
         certainties = [
-            subgraph_certainty(
-                prediction.region_probabilities, prediction.attribute_probabilities, prediction.attributes
-            )
-            for prediction in predictions
+            None if probabilities is None else subgraph_certainty(probabilities, probabilities > 0)
+            for probabilities in (prediction.attribute_probabilities for prediction in predictions)
         ]
         return [
             sentences_of(*study, self.vocabularies.tokenizer)
@@ -300,13 +287,12 @@ def inference(model: nn.Module) -> Iterator[None]:
 def score_records(records: list[StudyRecord], meteor: bool = True, resamples: int = RESAMPLES) -> Scored:
     """All scores of `SCORE_NAMES` for `records`, with bootstrap intervals from so many `resamples`, or without for 0.
 
-    Reports are compared by the records' protocol; regions and attributes only over studies with an annotated graph,
-    boxes only over studies with annotated boxes, observations only over known labels (see `modules/metrics`).
+    Words are compared by the records' protocol; labels and triples are read from complete references; regions and
+    attributes are compared only over studies with an annotated graph, boxes only over studies with annotated boxes,
+    observations only over known labels (see `modules/metrics`).
     """
     if not records:
-        return Scored(
-            dict.fromkeys(SCORE_NAMES), dict.fromkeys(SCORE_NAMES, "no study"), dict.fromkeys(SCORE_NAMES)
-        )
+        return absent(SCORE_NAMES, "no study").scored(0, resamples)
 
     def annotated(name: str) -> NDArray:
         return np.stack([getattr(record.annotation, name) for record in records])
@@ -315,31 +301,63 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
         arrays = [getattr(record.prediction, name) for record in records]
         return None if any(array is None for array in arrays) else np.stack(arrays)
 
-    graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
-    mentioned = annotated("mentioned")
-    parts = (
-        nlg.nlg_scores(
-            [record.scored_reference for record in records], [record.generated for record in records], meteor
-        ),
-        graph.region_scores(predicted("region_selected"), predicted("region_probabilities"), mentioned, graph_known),
-        graph.attribute_scores(
-            predicted("attributes"), predicted("attribute_probabilities"), annotated("attributes"), mentioned,
-            graph_known,
-        ),
-        graph.box_scores(
-            predicted("boxes"), predicted("visible"), annotated("boxes"), annotated("visible"), boxes_known
-        ),
-        clinical.observation_scores(
-            predicted("observations"), predicted("observation_probabilities"), annotated("observations"),
-            annotated("observations_known"),
-        ),
+    references, generated = (
+        Readings.of([getattr(record, name) for record in records], RuleLabeler()) for name in ("reference", "generated")
     )
-    scores: dict[str, float | None] = {}
-    absent: dict[str, str] = {}
-    for part_scores, part_absent in parts:
-        scores |= part_scores
-        absent |= part_absent
-    return Scored(scores, absent, dict.fromkeys(SCORE_NAMES) if resamples else {})
+    names = Anatomy.load().names
+    found = np.array([[name in abnormal_regions(each) for name in names] for each in generated.triples])
+    graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
+    mentioned, visible = annotated("mentioned"), annotated("visible")
+    regions = (predicted("region_selected"), predicted("region_probabilities"), mentioned)
+    attributes = (predicted("attributes"), predicted("attribute_probabilities"), annotated("attributes"))
+    observations = (
+        predicted("observations"), predicted("observation_probabilities"), annotated("observations"),
+        annotated("observations_known"),
+    )
+    region_known = np.broadcast_to(graph_known[:, None], mentioned.shape)
+    return merged([
+        text_scores(
+            references, generated, [record.scored_reference for record in records], annotated("observations"),
+            annotated("observations_known"), meteor,
+        ),
+        graph.region_scores(*regions, graph_known),
+        graph.attribute_scores(*attributes, mentioned, graph_known),
+        graph.box_scores(predicted("boxes"), predicted("visible"), annotated("boxes"), visible, boxes_known),
+        clinical.observation_scores(*observations),
+        graph.grounding_scores(
+            predicted("boxes"), predicted("visible"), annotated("boxes"), visible & boxes_known[:, None],
+            mentioned & annotated("abnormal") & graph_known[:, None], found,
+        ),
+        calibration_scores("region", *regions[1:], region_known),
+        calibration_scores(
+            "attribute", *attributes[1:], _attributes_predicted(attributes[1], mentioned & region_known)
+        ),
+        calibration_scores("observation", *observations[1:]),
+        sentence_scores(*_sentence_errors(records)),
+        ScoreSet(tables={
+            "regions in the graph": decision_table(*regions, region_known, names),
+            "observations read off the image": decision_table(*observations, OBSERVATIONS),
+        }),
+    ]).scored(len(records), resamples)
+
+
+def _attributes_predicted(probabilities: NDArray | None, told: NDArray) -> NDArray | None:
+    """[N, R, A] bool: attributes that were predicted in the regions that the report tells of (`told` [N, R]).
+
+    Where no attribute was predicted, and in slots that stand for none, the probability is 0.
+    """
+    return None if probabilities is None else told[..., None] & (probabilities > 0)
+
+
+def _sentence_errors(records: Sequence[StudyRecord]) -> tuple[NDArray, NDArray, NDArray]:
+    """Of all n generated sentences that claim something: confidence, whether it is wrong, and position of its study."""
+    judged = [
+        (sentence.confidence, is_wrong(sentence.text, record.reference), study)
+        for study, record in enumerate(records) for sentence in record.sentences
+    ]
+    counted = [(confidence, bool(wrong), study) for confidence, wrong, study in judged if wrong is not None]
+    confidences, wrong, studies = np.array(counted, dtype=np.float64).reshape(-1, 3).T
+    return confidences, wrong.astype(bool), studies.astype(int)
 
 
 def annotations(batch: Batch) -> list[Annotation]:

@@ -13,24 +13,29 @@ import yaml
 from data.errors import UserError
 from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
-from modules.evaluator import SCORE_NAMES, StudyRecord
+from modules.evaluator import SCORE_GROUPS, SCORE_NAMES, StudyRecord
 
 # Shares of a sentence's attention below this are left out of predictions.jsonl.
 SMALLEST_SHARE = 0.01
 # Baselines by their names in metrics.json, as people read them.
-_COLUMNS = {"blind": "image-blind", "nearest_image": "nearest image"}
+COLUMNS = {
+    "blind": "image-blind", "most_frequent_report": "most frequent", "random_report": "random",
+    "nearest_image": "nearest image",
+}
 
 
-def result_path(folder: Path, name: str, graph_source: GraphSource, split: str) -> Path:
-    """Where the result `name` (metrics.json, ...) of an evaluation lies: metrics.json for the test split with a
-    predicted graph, metrics_oracle.json, metrics_val.json, metrics_val_oracle.json for others, so that none replaces
+def result_path(
+    folder: Path, name: str, graph_source: GraphSource, split: str, plain: GraphSource = GraphSource.PREDICTED
+) -> Path:
+    """Where the result `name` (metrics.json, ...) of an evaluation lies: metrics.json for the test split with the graph
+    source `plain`, metrics_oracle.json, metrics_val.json, metrics_val_oracle.json for others, so that none replaces
     another.
     """
     stem, suffix = os.path.splitext(name)
     parts = [stem]
     if split != "test":
         parts.append(split)
-    if graph_source != GraphSource.PREDICTED:
+    if graph_source != plain:
         parts.append(str(graph_source))
     return folder / ("_".join(parts) + suffix)
 
@@ -150,26 +155,86 @@ def given_attributes(record: StudyRecord, vocabularies: Vocabularies) -> list[tu
 
 
 def score_table(metrics: Mapping[str, Any]) -> str:
-    """The scores of metrics.json beside its baselines as text, with what is absent and why below."""
-    columns = {"model": metrics["scores"]}
-    columns |= {_COLUMNS.get(name, name): scores for name, scores in metrics["baselines"].items()}
-    rows = [["score", *columns]]
-    rows += [[name, *(score_text(scores.get(name)) for scores in columns.values())] for name in SCORE_NAMES]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [heading(metrics), ""]
-    for row in rows:
-        first, *rest = (cell.ljust(width) if column == 0 else cell.rjust(width)
-                        for column, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        lines.append("  ".join([first, *rest]))
-    lines += [f"  {name} is absent: {reason}" for name, reason in metrics["absent"].items()]
-    return "\n".join(lines)
+    """The scores of metrics.json with their intervals, beside its baselines, as text; below it what is absent, and why.
+    """
+    baselines = metrics["baselines"]
+    rows = [["score", "model", "95 % interval", *(COLUMNS.get(name, name) for name in baselines)]]
+    for title, names in SCORE_GROUPS.items():
+        rows.append([f"-- {title}"])
+        rows += [
+            [
+                name, score_text(metrics["scores"].get(name)), interval_text(metrics["intervals"].get(name)),
+                *(score_text(scores.get(name)) for scores in baselines.values()),
+            ]
+            for name in names
+        ]
+    absent = [f"  {name} is absent: {reason}" for name, reason in metrics["absent"].items()]
+    return "\n".join([heading(metrics), "", *_aligned(rows), *absent])
+
+
+def graph_comparison(by_source: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the scene graph is worth: graph source -> box_source, annotated_graphs, scores and their difference to those
+    of the first source (None where either is absent).
+
+    by_source   graph source -> its metrics.json
+    """
+    first = next(iter(by_source.values()))["scores"]
+    return {
+        source: {
+            "box_source": metrics["box_source"],
+            "annotated_graphs": metrics["annotated_graphs"],
+            "scores": metrics["scores"],
+            "difference": {
+                name: None if value is None or first[name] is None else value - first[name]
+                for name, value in metrics["scores"].items()
+            },
+        }
+        for source, metrics in by_source.items()
+    }
+
+
+def graph_table(metrics: Mapping[str, Any]) -> str:
+    """The `graph_sources` of metrics.json (`graph_comparison`) as text, a column a graph source."""
+    first, *others = metrics["graph_sources"]
+    rows = [["score", first, *(column for source in others for column in (source, "difference"))]]
+    for name in SCORE_NAMES:
+        row = [name, score_text(metrics["scores"][name])]
+        for source in others:
+            compared = metrics["graph_sources"][source]
+            row += [score_text(compared["scores"][name]), difference_text(compared["difference"][name])]
+        rows.append(row)
+    return "\n".join(["What the graph is worth", *graph_notes(metrics), "", *_aligned(rows)])
+
+
+def graph_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """What is to be known of each of the `graph_sources`, a line each."""
+    return [
+        f"{source}: boxes {compared['box_source']}"
+        + (f"; {compared['annotated_graphs']} of {metrics['studies']} studies have an annotated graph"
+           if source == GraphSource.ORACLE else "")
+        for source, compared in metrics["graph_sources"].items()
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, the first column to the left and the others to the right; a row of one cell is a title."""
+    full = [row for row in rows if len(row) > 1]
+    widths = [max(len(row[column]) for row in full) for column in range(len(full[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def heading(metrics: Mapping[str, Any]) -> str:
     """One line that says what was evaluated, and how."""
+    without = " (of a model without graph)" if metrics["graph_in"] == "none" else ""
     return (
         f"{metrics['dataset']}, split {metrics['split']}, {metrics['studies']} studies; "
-        f"graph {metrics['graph_source']}, boxes {metrics['box_source']}, beam {metrics['beam_size']}, "
+        f"graph {metrics['graph_source']}{without}, boxes {metrics['box_source']}, beam {metrics['beam_size']}, "
         f"protocol {metrics['protocol']}, seed {metrics['seed']}"
     )
 
@@ -177,6 +242,16 @@ def heading(metrics: Mapping[str, Any]) -> str:
 def score_text(value: float | None) -> str:
     """A score for people: three decimals, a dash for none."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """The bounds of an interval for people; nothing for none."""
+    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def difference_text(value: float | None) -> str:
+    """A difference for people: its sign and three decimals, a dash for none."""
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def _numbers(array: Any, position: int) -> float | list[float] | None:

@@ -6,6 +6,7 @@ went on.
 """
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -193,6 +194,26 @@ class RunLog:
             raise UserError(f"Cannot write the log in {self._run_dir}: {error.strerror}; make room there") from error
 
 
+def read_curves(run_dir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """What log.jsonl of a run folder tells of its course: group -> name -> [(optimiser step, value)].
+
+    Groups are "Training losses" (the weighted sum `total` first, then the terms) and "Validation scores"; a group or a
+    name without a value is left out. Empty without a log.
+    """
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for entry in _entries(run_dir / "log.jsonl"):
+        if entry["kind"] == "train":
+            group, values = "Training losses", {"total": entry["loss"], **entry["terms"]}
+        elif entry["kind"] == "validation":
+            group, values = "Validation scores", entry["scores"]
+        else:
+            continue
+        for name, value in values.items():
+            if value is not None and math.isfinite(value):
+                curves.setdefault(group, {}).setdefault(name, []).append((entry["step"], value))
+    return curves
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """The code's git commit (None outside of a repository), package versions, and the device by name."""
     try:
@@ -215,19 +236,24 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _entries_until(path: Path, step: int, rerun_validation: bool) -> list[str]:
-    """The lines of a log up to `step`; a line that a crash cut short is none. Missing file: no lines."""
-    if not path.is_file():
-        return []
+    """The lines of a log up to `step`."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
+    for entry in _entries(path):
         again = rerun_validation and entry["kind"] == "validation" and entry["step"] == step
         if entry["step"] <= step and not again:
-            kept.append(line)
+            kept.append(json.dumps(entry, ensure_ascii=False))
     return kept
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log; a line that a crash cut short is none. Missing file: no entries."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
 
 
 def _listed(values: dict[str, float]) -> str:

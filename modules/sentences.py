@@ -21,7 +21,7 @@ class GeneratedSentence:
     text             its words and its full stop; the texts of a report's sentences, a space between, are the report
     regions          [R] how much its words looked at the sub-graph of each region: adds up to 1, or all 0 without graph
     log_probability  mean over its tokens, the full stop counted
-    confidence       0..1: exp(log_probability) times the certainty of the sub-graphs it looked at (`sentences_of`)
+    confidence       0..1: exp(log_probability) times the certainty of the sub-graph it looked at most (`sentences_of`)
     """
 
     text: str
@@ -40,8 +40,8 @@ def sentences_of(
     region_attention [T, R], zeros without graph; certainty [R] of each region's sub-graph (`subgraph_certainty`), None
     without graph.
 
-    confidence = exp(mean log-probability of the tokens) * sum over r of regions[r] * certainty[r]; a sentence that
-    looked at no sub-graph has the first factor alone.
+    confidence = exp(mean log-probability of the tokens) * certainty of the region with the largest share; a sentence
+    that looked at no sub-graph has the first factor alone.
     """
     words = _words(token_ids, tokenizer)
     sentences = []
@@ -54,23 +54,23 @@ def sentences_of(
         log_probability = float(token_log_probs[tokens].mean())
         confidence = float(np.exp(log_probability))
         if certainty is not None and regions.any():
-            confidence *= float(regions @ certainty / regions.sum())
+            confidence *= float(certainty[regions.argmax()])
         sentences.append(GeneratedSentence(" ".join(text), regions, log_probability, confidence))
     return sentences
 
 
-def subgraph_certainty(
-    region_probabilities: NDArray | None, attribute_probabilities: NDArray | None, attributes: NDArray | None
-) -> NDArray | None:
-    """[R] in 0..1: a region's probability times the geometric mean of the probabilities of the attributes it is given.
+def subgraph_certainty(attribute_probabilities: NDArray, decided: NDArray) -> NDArray:
+    """[R] in 0..1: the product of max(p, 1 - p) over the probabilities p of a region's attributes.
 
-    region_probabilities [R], attribute_probabilities [R, A], attributes [R, A] bool: those given. A region without
-    given attributes has its own probability alone. None where the model predicts no regions.
+    attribute_probabilities [R, A]; decided [R, A] bool: slots that stand for an attribute, of regions where attributes
+    were predicted.
+
+    This is the probability that all attributes are decided rightly, if they were independent and p calibrated. The
+    probability that the report speaks of the region at all has no part in it: it says little about whether what is said
+    is right (docs/evaluation.md).
     """
-    if region_probabilities is None or attribute_probabilities is None or attributes is None:
-        return region_probabilities
-    logs = np.log(np.where(attributes, attribute_probabilities, 1.0))
-    return region_probabilities * np.exp(logs.sum(axis=1) / np.maximum(attributes.sum(axis=1), 1))
+    certainties = np.maximum(attribute_probabilities, 1 - attribute_probabilities)
+    return np.where(decided, certainties, 1.0).prod(axis=1)
 
 
 def _words(token_ids: NDArray, tokenizer: Tokenizer) -> list[tuple[int, str]]:

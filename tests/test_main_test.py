@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 import main_test
+from modules.baselines import NAMES
 from modules.evaluator import SCORE_NAMES
 from tests.tiny_dataset import write_tiny_dataset
-from tests.tiny_run import write_tiny_run
+from tests.tiny_run import save_tiny_run, write_tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,10 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
     }
     assert metrics["checkpoint"] == str(run_folder / "best")
     assert set(metrics["scores"]) == set(SCORE_NAMES)
-    assert set(metrics["absent"]) == {"meteor"} and "Java" in metrics["absent"]["meteor"]
+    assert "Java" in metrics["absent"]["meteor"]
+    assert set(metrics["absent"]) == {name for name, value in metrics["scores"].items() if value is None}
     assert set(metrics["intervals"]) == set(SCORE_NAMES)
-    assert set(metrics["baselines"]) == set(metrics["absent_baselines"]) == {"blind", "nearest_image"}
+    assert tuple(metrics["baselines"]) == tuple(metrics["absent_baselines"]) == NAMES
     assert metrics["baselines"]["blind"]["box_iou"] > 0.4
     assert len((run_folder / "predictions.jsonl").read_text().splitlines()) == 3
     printed = capsys.readouterr().out
@@ -62,6 +64,58 @@ def test_the_same_twice_and_other_sources_beside_it(run_folder):
     assert (oracle["graph_source"], oracle["box_source"], oracle["beam_size"]) == ("oracle", "atlas", 1)
     assert main_test.main(arguments) == 0
     assert read_metrics(run_folder / "metrics.json") == first
+
+
+def test_three_graphs_side_by_side(run_folder, capsys):
+    arguments = ["--checkpoint", str(run_folder), "eval.beam_size=1", "--graph", "oracle,predicted,none"]
+    assert main_test.main(arguments) == 0
+    printed = capsys.readouterr().out
+    found = {name: read_metrics(run_folder / f"metrics{name}.json") for name in ("", "_predicted", "_none")}
+    sources = ("oracle", "predicted", "none")
+    assert tuple(metrics["graph_source"] for metrics in found.values()) == sources
+    assert [metrics["box_source"] for metrics in found.values()] == ["oracle_boxes", "localizer", "localizer"]
+    compared = found[""]["graph_sources"]
+    assert tuple(compared) == sources and "graph_sources" not in found["_none"]
+    for metrics, source in zip(found.values(), sources, strict=True):
+        assert compared[source]["scores"] == metrics["scores"]
+        assert metrics["baselines"] == found[""]["baselines"]
+    value = found["_none"]["scores"]["bleu_1"] - found[""]["scores"]["bleu_1"]
+    assert compared["none"]["difference"]["bleu_1"] == pytest.approx(value)
+    assert "What the graph is worth" in printed and "3 of 3 studies have an annotated graph" in printed
+    for name in ("predictions.jsonl", "predictions_predicted.jsonl", "predictions_none.jsonl", "report.html"):
+        assert (run_folder / name).is_file() and f"written: {run_folder / name}" in printed
+    assert len(list(run_folder.glob("report*.html"))) == 1
+    assert "What the graph is worth" in (run_folder / "report.html").read_text(encoding="utf-8")
+
+    # One source alone gives the same scores, under the names that it has alone.
+    assert main_test.main([*arguments[:-1], "none"]) == 0
+    assert read_metrics(run_folder / "metrics_none.json")["scores"] == found["_none"]["scores"]
+
+
+def test_several_graphs_of_a_split_carry_its_name(run_folder):
+    arguments = ["--checkpoint", str(run_folder), "--split", "val", "--graph", "predicted,none", "eval.beam_size=1"]
+    assert main_test.main(arguments) == 0
+    assert {path.name for path in run_folder.glob("metrics*")} == {"metrics_val.json", "metrics_val_none.json"}
+    assert (run_folder / "report_val.html").is_file()
+
+
+def test_a_model_without_graph_has_no_gap_and_says_so(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    save_tiny_run(tmp_path / "run", trained[1], "model.graph_in=none")
+    assert main_test.main(["--checkpoint", str(tmp_path / "run"), "--graph", "predicted,oracle,none"]) == 0
+    printed = capsys.readouterr().out
+    assert "built without a scene graph" in printed and "there is no gap" in printed
+    assert "graph predicted (of a model without graph)" in printed
+    metrics = read_metrics(tmp_path / "run" / "metrics.json")
+    assert metrics["graph_in"] == "none" and "graph_sources" not in metrics
+    assert [path.name for path in (tmp_path / "run").glob("metrics*")] == ["metrics.json"]
+
+
+def test_the_page_draws_the_course_of_the_run(run_folder):
+    entry = {"kind": "train", "step": 1, "loss": 2.0, "terms": {"report": 1.5}}
+    (run_folder / "log.jsonl").write_text(json.dumps(entry) + "\n")
+    assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
+    assert "Course of the run" in (run_folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, run_folder, tmp_path, capsys):
@@ -133,7 +187,7 @@ def test_weights_of_the_trunk_are_not_fetched(trained, run_folder):
     assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
 
 
-@pytest.mark.parametrize("argument", ["--graph=mixed", "--boxes=guess", "--split=dev"])
+@pytest.mark.parametrize("argument", ["--graph=mixed", "--graph=none,none", "--graph=", "--boxes=guess", "--split=dev"])
 def test_unknown_choices_are_refused(run_folder, argument):
     with pytest.raises(SystemExit):
         main_test.main(["--checkpoint", str(run_folder), argument])

@@ -77,6 +77,14 @@ def test_development_requirements_build_on_the_program_ones():
     assert all("==" in pin for pin in pins(lines))
 
 
+def test_extras_build_on_the_program_ones_and_agree():
+    files = (ROOT / f"requirements-{name}.txt" for name in ("bench", "metrics"))
+    extras = [file.read_text(encoding="utf-8").splitlines() for file in files]
+    assert all("-r requirements.txt" in lines and all("==" in pin for pin in pins(lines)) for lines in extras)
+    versions = [dict(pin.split("==") for pin in pins(lines)) for lines in extras]
+    assert versions[0]["transformers"] == versions[1]["transformers"]
+
+
 def test_project_metadata_reads_the_requirements_and_names_the_licence():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}

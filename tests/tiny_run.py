@@ -26,11 +26,16 @@ def write_tiny_run(folder: Path, *overrides: str, lively: bool = False, views: i
     of `write_tiny_dataset`.
     """
     root = write_tiny_dataset(folder / "tiny", image_size=32, views=views)
+    save_tiny_run(folder / "run", root, *overrides, lively=lively)
+    return folder / "run", root
+
+
+def save_tiny_run(run_folder: Path, root: Path, *overrides: str, lively: bool = False) -> None:
+    """Write a checkpoint `best` of an untrained model for the data set `root` into `run_folder`."""
     config = load_config(None, [*TINY, f"data.root={root}", *overrides])
     vocabularies = builders.build_vocabularies(config)
     torch.manual_seed(config.seed)
     model = builders.build_model(config, vocabularies)
     if lively:
         enliven(model)
-    save_checkpoint(folder / "run" / "best", model, config, vocabularies)
-    return folder / "run", root
+    save_checkpoint(run_folder / "best", model, config, vocabularies)

@@ -19,6 +19,9 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modules.metrics import paraphrases
 
 _SEPARATOR = "|||"
@@ -26,6 +29,12 @@ _SEPARATOR = "|||"
 REPLY_TIMEOUT = 300.0
 # A process takes as long to start as to score so many pairs.
 _PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES = 1500, 2
+
+# The jar's parameters for English, and how much a match counts that is exact, by stem, synonym or paraphrase.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_WAYS = np.array([1.0, 0.6, 0.8, 0.6])
+# Columns of its statistics: hypothesis and reference each have two of the pairs.
+_STATISTICS, _CHUNKS, _LENGTHS, _MATCHED = 23, 20, slice(0, 2), slice(21, 23)
 
 
 class MeteorUnavailable(Exception):
@@ -41,18 +50,22 @@ def one_line(text: str) -> str:
     return " ".join(text.replace(_SEPARATOR, " ").split())
 
 
-def meteor_scores(
+def meteor_statistics(
     references: Sequence[str], hypotheses: Sequence[str], timeout: float = REPLY_TIMEOUT
-) -> tuple[float, list[float]]:
-    """METEOR 1.5 (English, normalised) of N hypotheses against one reference each: (of the corpus, of every pair).
+) -> NDArray:
+    """[N, 23]: what METEOR 1.5 (English, normalised) counts in N hypotheses with one reference each.
+
+    Columns: words of the hypothesis and of the reference, how many of each are function words; for each of the four
+    ways to match (exact, stem, synonym, paraphrase) content words of the hypothesis and of the reference that match so,
+    then function words; chunks; words of the hypothesis and of the reference that match. The score of any part of the
+    corpus is `meteor_of_sums` of their sums.
 
     Raises MeteorUnavailable without Java or the jar, MeteorError when the process dies or is silent for `timeout`
     seconds, and ValueError for lists of different or no length.
     """
     if len(references) != len(hypotheses) or not references:
         raise ValueError(f"METEOR needs a reference a hypothesis: {len(references)} and {len(hypotheses)} given")
-    # `SCORE ||| reference ||| hypothesis` is answered by a line of statistics, `EVAL ||| statistics ||| ...` by the
-    # score of each and then the score of all. Statistics of a pair depend on that pair alone.
+    # `SCORE ||| reference ||| hypothesis` is answered by a line of statistics, which depend on that pair alone.
     references, hypotheses = [[one_line(text) for text in texts] for texts in (references, hypotheses)]
     lines = [
         f"SCORE {_SEPARATOR} {reference} {_SEPARATOR} {hypothesis}"
@@ -63,15 +76,37 @@ def meteor_scores(
         _java()  # without it there is nothing to prepare
         table = stack.enter_context(_paraphrases_of([*references, *hypotheses], timeout))
         processes = [stack.enter_context(MeteorProcess(table, timeout)) for _ in range(shares)]
-        statistics = [""] * len(lines)
+        answers = [""] * len(lines)
         for share, answered in enumerate(_ask_all(processes, [lines[share::shares] for share in range(shares)])):
-            statistics[share::shares] = answered
-        answers = processes[0].ask([f" {_SEPARATOR} ".join(["EVAL", *statistics])], replies=len(lines) + 1)
+            answers[share::shares] = answered
     try:
-        *each, corpus = [float(answer) for answer in answers]
+        statistics = np.array([[float(number) for number in answer.split()] for answer in answers])
     except ValueError as error:
-        raise MeteorError(f"METEOR answered something that is not a score: {error}") from error
-    return corpus, each
+        raise MeteorError(f"METEOR answered something that is no line of statistics: {error}") from error
+    if statistics.shape != (len(lines), _STATISTICS):
+        raise MeteorError(f"METEOR answered something that is no line of {_STATISTICS} statistics: {answers[0]!r}")
+    # As the jar adds studies up: where everything matches in one piece, that piece does not count as a chunk.
+    perfect = (statistics[:, _CHUNKS] == 1) & (statistics[:, _MATCHED] == statistics[:, _LENGTHS]).all(axis=1)
+    statistics[perfect, _CHUNKS] = 0
+    return statistics
+
+
+def meteor_of_sums(sums: NDArray) -> NDArray:
+    """[...]: METEOR of sums [..., 23] of `meteor_statistics`, by the jar's formula and its parameters for English.
+
+    Denkowski and Lavie, Meteor Universal, WMT 2014: with weighted matches, precision P and recall R, the harmonic mean
+    P R / (alpha P + (1 - alpha) R), times 1 - gamma (chunks / matches) ** beta. 0 where nothing matches.
+    """
+    matches = sums[..., 4 : 4 + 4 * len(_WAYS)].reshape(*sums.shape[:-1], len(_WAYS), 4)
+    content, function = matches[..., :2], matches[..., 2:]  # [..., way, hypothesis and reference]
+    matched = np.einsum("...wt,w->...t", _DELTA * content + (1 - _DELTA) * function, _WAYS)
+    lengths, function_words = sums[..., _LENGTHS], sums[..., 2:4]
+    counted = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = np.moveaxis(matched / counted, -1, 0)
+        mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
+        fragments = sums[..., _CHUNKS] / sums[..., _MATCHED].mean(axis=-1)
+        return np.nan_to_num(mean * (1 - _GAMMA * fragments**_BETA))
 
 
 @contextmanager

@@ -1,66 +1,110 @@
 """Report scores: BLEU-1..4, METEOR, ROUGE-L and CIDEr as the image captioning field computes them (pycocoevalcap)."""
 
+import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
+import numpy as np
+from numpy.typing import NDArray
+from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
-from modules.metrics.meteor import MeteorError, MeteorUnavailable, meteor_scores
+from modules.metrics.cider import DocumentFrequencies, cider_scores
+from modules.metrics.meteor import MeteorError, MeteorUnavailable, meteor_of_sums, meteor_statistics
+from modules.metrics.weighted import Score, ScoreSet, absent, mean_of, of_sums
 
-NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider", "distinct_reports")
+BLEU_NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
+NAMES = (*BLEU_NAMES, "meteor", "rouge_l", "cider")
+
+_LONGEST = len(BLEU_NAMES)  # of BLEU's n-grams
 
 
 def nlg_scores(
-    references: Sequence[str], hypotheses: Sequence[str], meteor: bool = True
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Scores of N hypotheses against one reference each, and why those that are None are absent.
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    meteor: bool = True,
+    frequencies: DocumentFrequencies | None = None,
+) -> ScoreSet:
+    """Scores of N hypotheses against one reference each.
 
     Words are parted by white space; runs of white space count as one. CIDEr is on the captioning field's scale (0 to
-    10), the rest is 0..1. `distinct_reports` is the number of different hypotheses / N. METEOR is absent, with the
+    10), with document frequencies of the references or those given; the rest is 0..1. METEOR is absent, with the
     reason, without Java, when its process fails, and with meteor=False.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references for {len(hypotheses)} hypotheses")
-    scores: dict[str, float | None] = dict.fromkeys(NAMES)
-    if not references:
-        return scores, dict.fromkeys(NAMES, "no study")
-    absent: dict[str, str] = {}
     references = [" ".join(text.split()) for text in references]
     hypotheses = [" ".join(text.split()) for text in hypotheses]
-
+    if not references:
+        return absent(NAMES, "no study")
+    if not any(references):
+        return absent(NAMES, "every reference is empty")
     # METEOR works in processes of its own, and by far the longest: the other scores are computed meanwhile.
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(meteor_scores, references, hypotheses) if meteor else None
-        scores |= _scores_of_this_process(references, hypotheses, absent)
+        asked = pool.submit(meteor_statistics, references, hypotheses) if meteor else None
+        others = _bleu(references, hypotheses) | _rouge(references, hypotheses)
+        others |= _cider(references, hypotheses, frequencies)
+    return others | _meteor(asked)
+
+
+def bleu_statistics(reference: str, hypothesis: str) -> list[float]:
+    """[10]: matches of 1- to 4-grams, how many of each the hypothesis has, its words, the reference's words."""
+    counted = cook_test(hypothesis, cook_refs([reference]))
+    return [*counted["correct"], *counted["guess"], counted["testlen"], counted["reflen"][0]]
+
+
+def bleu_of_sums(sums: NDArray) -> NDArray:
+    """[..., 4]: BLEU-1..4 (Papineni et al., ACL 2002) of sums [..., 10] of `bleu_statistics`.
+
+    Guarded against 0 / 0 as pycocoevalcap's, whose numbers these are.
+    """
+    tiny, small = 1e-15, 1e-9
+    correct, guessed = sums[..., :_LONGEST], sums[..., _LONGEST : 2 * _LONGEST]
+    lengths = np.arange(1, _LONGEST + 1)
+    precision = np.cumprod((correct + tiny) / (guessed + small), axis=-1) ** (1 / lengths)
+    shortness = (sums[..., -2] + tiny) / (sums[..., -1] + small)
+    with np.errstate(over="ignore"):
+        penalty = np.where(shortness < 1, np.exp(1 - 1 / shortness), 1.0)
+    return precision * penalty[..., None]
+
+
+def _bleu(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
+    statistics = np.array([bleu_statistics(*pair) for pair in zip(references, hypotheses, strict=True)])
+    scores = {
+        name: of_sums(statistics, lambda sums, at=at: bleu_of_sums(sums)[:, at]) for at, name in enumerate(BLEU_NAMES)
+    }
+    return ScoreSet(scores, per_study={"bleu_4": bleu_of_sums(statistics)[:, -1]})
+
+
+def _rouge(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
+    """ROUGE-L: F-measure of the longest common subsequence, recall weighed by 1.2 (Lin, 2004)."""
+    rouge = Rouge()
+    values = np.array([
+        float(rouge.calc_score([hypothesis], [reference]))
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ])
+    return ScoreSet({"rouge_l": mean_of(values)}, per_study={"rouge_l": values})
+
+
+def _cider(
+    references: Sequence[str], hypotheses: Sequence[str], frequencies: DocumentFrequencies | None
+) -> ScoreSet:
+    if frequencies is None:
+        frequencies = DocumentFrequencies.of(references, "references")
+    if frequencies.documents < 2:
+        return absent(("cider",), f"CIDEr weighs words by how few {frequencies.source} hold them: it needs two of them")
+    if not any(math.log(frequencies.documents / held) for held in frequencies.counts.values()):
+        return absent(("cider",), f"CIDEr has nothing to weigh: all {frequencies.source} have the same words")
+    values = cider_scores(references, hypotheses, frequencies)
+    return ScoreSet({"cider": mean_of(values)}, per_study={"cider": values})
+
+
+def _meteor(asked: Future | None) -> ScoreSet:
     if asked is None:
-        absent["meteor"] = "switched off for this evaluation"
-        return scores, absent
+        return absent(("meteor",), "switched off for this evaluation")
     try:
-        scores["meteor"], _ = asked.result()
+        statistics = asked.result()
     except (MeteorUnavailable, MeteorError) as error:
-        absent["meteor"] = str(error)
-    return scores, absent
-
-
-def _scores_of_this_process(
-    references: list[str], hypotheses: list[str], absent: dict[str, str]
-) -> dict[str, float | None]:
-    """All scores but METEOR; `absent` gets the reasons for those that are left out."""
-    scores: dict[str, float | None] = {}
-    reference_lists = {study: [text] for study, text in enumerate(references)}
-    hypothesis_lists = {study: [text] for study, text in enumerate(hypotheses)}
-    bleu, _ = Bleu(4).compute_score(reference_lists, hypothesis_lists, verbose=0)
-    for length, value in enumerate(bleu, start=1):
-        scores[f"bleu_{length}"] = float(value)
-    scores["rouge_l"] = float(Rouge().compute_score(reference_lists, hypothesis_lists)[0])
-    scores["distinct_reports"] = len(set(hypotheses)) / len(hypotheses)
-
-    if len(references) < 2:
-        absent["cider"] = "CIDEr weighs words by how few references hold them: it needs two studies"
-    elif not any(references):
-        absent["cider"] = "every reference is empty"
-    else:
-        scores["cider"] = float(Cider().compute_score(reference_lists, hypothesis_lists)[0])
-    return scores
+        return absent(("meteor",), str(error))
+    score: Score = of_sums(statistics, meteor_of_sums)
+    return ScoreSet({"meteor": score}, per_study={"meteor": meteor_of_sums(statistics)})

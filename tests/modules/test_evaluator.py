@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.dataset import StudyDataset
 from data.vocabulary import build_vocabularies
@@ -22,6 +24,7 @@ from modules.evaluator import (
     progress,
     score_records,
 )
+from modules.metrics.claims import is_wrong
 from modules.metrics.graph import box_iou
 from tests.modules.fake_model import FakeModel, loader_over
 from tests.tiny_dataset import write_tiny_dataset
@@ -58,15 +61,25 @@ def make_evaluator(dataset, **settings):
     return Evaluator(vocabularies=dataset.vocabularies, **(chosen | settings))
 
 
-def evaluate(dataset, model, should_stop=None, **settings):
+def evaluate(dataset, model, should_stop=None, resamples=50, **settings):
     evaluator = make_evaluator(dataset, **settings)
-    return evaluator.evaluate(model, loader_over(dataset), CPU, meteor=False, should_stop=should_stop)
+    return evaluator.evaluate(
+        model, loader_over(dataset), CPU, meteor=False, should_stop=should_stop, resamples=resamples
+    )
 
 
 def test_all_scores_are_there_and_records_are_in_order(dataset, model):
     evaluation = evaluate(dataset, model)
     assert set(evaluation.scores) == set(SCORE_NAMES)
-    assert set(evaluation.absent) == {"meteor"} == {name for name, value in evaluation.scores.items() if value is None}
+    # The fake model writes of no finding in a region that has a box.
+    without = {"meteor", "grounding_generated_iou", "grounding_generated_pointing"}
+    assert set(evaluation.absent) == without == {name for name, value in evaluation.scores.items() if value is None}
+    assert set(evaluation.intervals) == set(SCORE_NAMES)
+    for name, interval in evaluation.intervals.items():
+        assert (interval is None) == (name in without)
+        assert interval is None or interval[0] <= evaluation.scores[name] <= interval[1]
+    for values in evaluation.per_study.values():
+        assert values.shape == (5,)
     assert [record.study_id for record in evaluation.records] == [f"test{number}" for number in range(5)]
     for record, sample in zip(evaluation.records, (dataset[index] for index in range(5)), strict=True):
         assert record.generated in TEXTS
@@ -199,7 +212,7 @@ def test_stopping_between_batches_and_before_scoring(dataset, model, calls):
 
 def test_scores_are_a_function_of_the_records(dataset, model):
     evaluation = evaluate(dataset, model)
-    scored = score_records(evaluation.records, meteor=False)
+    scored = score_records(evaluation.records, meteor=False, resamples=50)
     assert (scored.scores, scored.absent, scored.intervals) == (
         evaluation.scores, evaluation.absent, evaluation.intervals
     )
@@ -218,11 +231,51 @@ def test_scores_are_a_function_of_the_records(dataset, model):
     for name in ("bleu_4", "rouge_l", "region_micro_f1", "region_auroc", "attribute_micro_f1", "attribute_auroc",
                  "box_iou", "observation_micro_f1", "observation_auroc"):
         assert scores[name] == pytest.approx(1), name
+    for name in ("region_ece", "attribute_ece", "observation_ece"):
+        assert scores[name] == 0, name
 
 
 def test_no_records_have_no_scores():
     scored = score_records([])
     assert set(scored.scores) == set(scored.absent) == set(scored.intervals) == set(SCORE_NAMES)
+
+
+def spoiled(record, *changes):
+    """`record` without what is named."""
+    annotation = record.annotation
+    nothing = np.zeros_like
+    if "labels" in changes:
+        annotation = replace(annotation, observations=nothing(annotation.observations))
+    if "annotation" in changes:
+        annotation = replace(
+            annotation, observations_known=nothing(annotation.observations_known), graph_known=False, boxes_known=False
+        )
+    record = replace(record, annotation=annotation)
+    if "reference" in changes:
+        record = replace(record, reference="", scored_reference="")
+    return replace(record, generated="") if "generated" in changes else record
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    studies=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    changes=st.sets(st.sampled_from(["labels", "annotation", "reference", "generated"])),
+)
+def test_degenerate_records_have_values_or_reasons(dataset, studies, changes):
+    records = evaluate(dataset, FakeModel(dataset.vocabularies, TEXTS), resamples=0).records
+    records = [spoiled(records[study], *changes) for study in studies]
+    scored = score_records(records, meteor=False, resamples=20)
+    assert set(scored.scores) == set(scored.intervals) == set(SCORE_NAMES)
+    assert set(scored.absent) == {name for name, value in scored.scores.items() if value is None}
+    assert all(scored.absent.values())
+    if len(studies) == 1:
+        assert set(scored.intervals.values()) == {None}
+    if "labels" in changes:
+        assert scored.scores["observation_micro_f1"] is None and scored.scores["truth_14_micro_f1"] is None
+    if "reference" in changes:
+        assert scored.scores["bleu_4"] is None and scored.scores["report_14_micro_f1"] is None
+    elif "generated" in changes:
+        assert scored.scores["bleu_4"] == pytest.approx(0, abs=1e-9) and scored.scores["most_frequent_share"] == 1
 
 
 def test_study_order_is_restored():
@@ -268,6 +321,7 @@ def test_two_processes_share_the_studies_and_agree_on_scores_and_stops(root, dat
     alone = evaluate(dataset, model)
     written = [(record.study_id, record.generated) for record in alone.records]
     assert results == [(alone.scores, alone.absent, written, True)] * 2
+    assert [study for study, _ in written] == [record["id"] for record in dataset.records]  # each once, in order
 
 
 def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, model):
@@ -281,3 +335,46 @@ def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, mod
         for sentence in record.sentences:
             assert not sentence.regions.any()
             assert sentence.confidence == pytest.approx(np.exp(sentence.log_probability))
+
+
+def test_tables_and_curves_show_what_the_scores_summarise(dataset):
+    text = "the heart looks enlarged . the left lung shows a small effusion . no pneumothorax ."
+    evaluation = evaluate(dataset, FakeModel(dataset.vocabularies, [text]))
+    records = evaluation.records
+    regions = evaluation.tables["regions in the graph"]
+    assert tuple(regions) == dataset.vocabularies.anatomy.names
+    for region, row in enumerate(regions.values()):
+        selected = np.array([record.prediction.region_selected[region] for record in records])
+        mentioned = np.array([record.annotation.mentioned[region] for record in records])
+        assert row["positives"] == mentioned.sum()
+        if mentioned.any():
+            assert row["precision"] == pytest.approx((selected & mentioned).sum() / max(selected.sum(), 1))
+            assert row["recall"] == pytest.approx((selected & mentioned).sum() / mentioned.sum())
+    f1 = [row["f1"] for row in regions.values() if row["f1"] is not None]
+    assert np.mean(f1) == pytest.approx(evaluation.scores["region_macro_f1"])
+    known = np.stack([record.annotation.observations_known for record in records])
+    positive = np.stack([record.annotation.observations for record in records]) & known
+    observations = evaluation.tables["observations read off the image"]
+    assert sum(row["positives"] for row in observations.values()) == positive.sum()
+
+    slots = int(sum(
+        (record.prediction.attribute_probabilities[record.annotation.mentioned] > 0).sum() for record in records
+    ))
+    counts = {
+        kind: sum(found["count"] for found in evaluation.curves[f"reliability of {kind}s"])
+        for kind in ("region", "attribute", "observation")
+    }
+    assert counts == {"region": 29 * len(records), "attribute": slots, "observation": known.sum()} and slots
+    errors = evaluation.curves["errors of sentences by coverage"]
+    judged = [is_wrong(sentence.text, record.reference) for record in records for sentence in record.sentences]
+    assert (errors["sentences"], errors["wrong"]) == (len(judged) - judged.count(None), judged.count(True))
+    assert 0 < errors["wrong"] < errors["sentences"] and len(errors["by_coverage"]) == 100
+    assert evaluation.scores["sentence_error_at_100"] == pytest.approx(errors["wrong"] / errors["sentences"])
+
+
+def test_without_parts_and_sentences_tables_and_curves_are_empty(dataset):
+    model = FakeModel(dataset.vocabularies, [""], with_graph=False, with_observations=False)
+    evaluation = evaluate(dataset, model)
+    assert evaluation.tables["regions in the graph"] == evaluation.tables["observations read off the image"] == {}
+    assert evaluation.curves == {}
+    assert "claims" in evaluation.absent["sentence_error_area"]

@@ -1,6 +1,7 @@
 """The files of an evaluation: their names, their schema, and that a full disk leaves the old ones whole."""
 
 import json
+import re
 import resource
 
 import numpy as np
@@ -11,10 +12,12 @@ from data.dataset import StudyDataset
 from data.errors import UserError
 from data.vocabulary import build_vocabularies
 from models.outputs import BoxSource, GraphSource
-from modules.evaluator import SCORE_NAMES, Evaluator
+from modules.evaluator import SCORE_GROUPS, SCORE_NAMES, Evaluator
 from modules.results import (
     SMALLEST_SHARE,
     dataset_name,
+    graph_comparison,
+    graph_table,
     prediction_entry,
     result_path,
     score_table,
@@ -55,6 +58,9 @@ def test_names_tell_graph_source_and_split_apart(tmp_path):
         for split in ("train", "val", "test")
     }
     assert len(names) == 9
+    first = result_path(tmp_path, "metrics.json", GraphSource.ORACLE, "test", plain=GraphSource.ORACLE)
+    second = result_path(tmp_path, "metrics.json", GraphSource.PREDICTED, "test", plain=GraphSource.ORACLE)
+    assert (first.name, second.name) == ("metrics.json", "metrics_predicted.json")
 
 
 def test_predictions_have_one_study_a_line(tmp_path, dataset):
@@ -119,20 +125,46 @@ def test_parts_that_a_model_lacks_are_null_or_empty(dataset):
     assert entry["score"] is None
 
 
-def test_the_table_shows_every_score_its_baselines_and_what_is_absent():
-    metrics = {
-        "dataset": "tiny", "split": "test", "studies": 3, "graph_source": "predicted", "box_source": "atlas",
-        "beam_size": 3, "protocol": "r2gen", "seed": 7,
-        "scores": dict.fromkeys(SCORE_NAMES, 0.12345) | {"meteor": None}, "absent": {"meteor": "there is no Java"},
-        "baselines": {"blind": dict.fromkeys(SCORE_NAMES, 0.5), "nearest_image": dict.fromkeys(SCORE_NAMES)},
-    }
-    lines = score_table(metrics).splitlines()
+METRICS = {
+    "dataset": "tiny", "split": "test", "studies": 3, "graph_source": "predicted", "graph_in": "decoder",
+    "annotated_graphs": 2, "box_source": "atlas", "beam_size": 3, "protocol": "r2gen", "seed": 7,
+    "scores": dict.fromkeys(SCORE_NAMES, 0.12345) | {"meteor": None}, "absent": {"meteor": "there is no Java"},
+    "intervals": dict.fromkeys(SCORE_NAMES, (0.1, 0.15)) | {"meteor": None},
+    "baselines": {"blind": dict.fromkeys(SCORE_NAMES, 0.5), "nearest_image": dict.fromkeys(SCORE_NAMES)},
+}
+
+
+def rows_of(table):
+    return {line.split()[0]: re.split(r"  +", line)[1:] for line in table.splitlines() if line and line[0] != " "}
+
+
+def test_the_table_shows_every_score_its_interval_its_baselines_and_what_is_absent():
+    table = score_table(METRICS)
+    lines, rows = table.splitlines(), rows_of(table)
     for said in ("tiny", "test", "graph predicted", "boxes atlas", "protocol r2gen", "beam 3", "seed 7", "3 studies"):
         assert said in lines[0]
-    rows = {line.split()[0]: line.split()[1:] for line in lines[3 : 3 + len(SCORE_NAMES)]}
-    assert set(rows) == set(SCORE_NAMES)
-    assert rows["cider"] == ["0.123", "0.500", "-"] and rows["meteor"] == ["-", "0.500", "-"]
+    assert "without graph" not in lines[0]
+    assert set(SCORE_NAMES) <= set(rows)
+    assert [line[3:] for line in lines if line.startswith("-- ")] == list(SCORE_GROUPS)
+    assert rows["cider"] == ["0.123", "[0.100, 0.150]", "0.500", "-"]
+    assert rows["meteor"] == ["-", "0.500", "-"]
     assert lines[-1].endswith("meteor is absent: there is no Java")
+    assert "graph predicted (of a model without graph)" in score_table(METRICS | {"graph_in": "none"})
+
+
+def test_graph_sources_are_compared_with_the_first():
+    oracle = METRICS | {
+        "graph_source": "oracle", "box_source": "oracle_boxes", "scores": dict.fromkeys(SCORE_NAMES, 0.5),
+    }
+    compared = graph_comparison({"predicted": METRICS, "oracle": oracle})
+    assert compared["oracle"]["difference"]["cider"] == pytest.approx(0.37655)
+    assert compared["oracle"]["difference"]["meteor"] is compared["predicted"]["difference"]["meteor"] is None
+    assert compared["predicted"]["difference"]["cider"] == 0
+    table = graph_table(METRICS | {"graph_sources": compared})
+    assert "oracle: boxes oracle_boxes; 2 of 3 studies have an annotated graph" in table
+    rows = rows_of(table)
+    assert rows["score"] == ["predicted", "oracle", "difference"]
+    assert rows["cider"] == ["0.123", "0.500", "+0.377"] and rows["meteor"] == ["-", "0.500", "-"]
 
 
 def test_metrics_keep_what_cannot_be_computed_as_null(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.errors import UserError
-from modules.run_log import RunLog
+from modules.run_log import RunLog, read_curves
 
 CPU = torch.device("cpu")
 
@@ -135,3 +135,19 @@ def test_a_full_disk_is_one_line(tmp_path):
             log.message("a line that is longer than fifty characters, with all that stands around it")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_course_of_a_run_is_read_back(tmp_path):
+    log = RunLog(tmp_path, total_steps=4, log_every=2)
+    log.message("hallo")
+    train(log, 1, 4)
+    validate(log, 0.25)
+    log.train_step(4, loss=float("nan"), terms={}, rates={"rest": 0.1}, gradient_norm=2.0, images=4)
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # a crash cut it short
+    assert read_curves(tmp_path) == {
+        "Training losses": {"total": [(2, 1.5), (4, 3.5)], "report": [(2, 0.75), (4, 1.75)]},
+        "Validation scores": {"bleu_4": [(4, 0.25)]},
+    }
+    assert read_curves(tmp_path / "nowhere") == {}

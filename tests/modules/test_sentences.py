@@ -35,7 +35,7 @@ def test_each_sentence_has_its_words_regions_and_confidence():
     np.testing.assert_allclose(first.regions, [0.75, 0.25])
     np.testing.assert_allclose(second.regions, [0, 1])
     assert first.log_probability == pytest.approx(np.log(0.25) / 3)
-    assert first.confidence == pytest.approx(0.25 ** (1 / 3) * (0.75 * 0.8 + 0.25 * 0.4))
+    assert first.confidence == pytest.approx(0.25 ** (1 / 3) * 0.8)
     assert second.confidence == pytest.approx(0.8 ** (1 / 3) * 0.4)
 
 
@@ -74,9 +74,6 @@ def test_the_sentences_together_are_the_report(tokens, with_graph, seed):
 
 
 def test_the_certainty_of_a_subgraph():
-    attributes = np.array([[True, True, False], [False, False, False]])
-    probabilities = np.array([[0.9, 0.4, 0.3], [0.2, 0.0, 0.0]])
-    certainty = subgraph_certainty(np.array([0.5, 0.7]), probabilities, attributes)
-    np.testing.assert_allclose(certainty, [0.5 * (0.9 * 0.4) ** 0.5, 0.7])
-    np.testing.assert_array_equal(subgraph_certainty(np.array([0.5, 0.7]), None, None), [0.5, 0.7])
-    assert subgraph_certainty(None, None, None) is None
+    probabilities = np.array([[0.9, 0.4, 0.5], [0.2, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    decided = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    np.testing.assert_allclose(subgraph_certainty(probabilities, decided), [0.9 * 0.6 * 0.5, 0.8, 1])

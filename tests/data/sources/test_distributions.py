@@ -44,7 +44,7 @@ def test_byte_order_mark_and_empty_lines(tmp_path):
     [("t.csv", b"a\n1\n", "t.csv has no column 'b'"), ("t.csv", b"", "t.csv has no column 'a'"),
      ("t.csv", b"a,b\n1\n", "t.csv line 2 has 1 columns"), ("t.csv", b"a,b\n\xff,\n", "Cannot read .*t.csv"),
      ("t.csv.gz", b"a,b\n1,2\n", "Cannot read .*t.csv.gz"), ("t.csv", None, "Cannot read .*t.csv .No such file"),
-     ("t.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 99)[:-12], "Cannot read .*t.csv.gz")],
+     ("t.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 99, mtime=0)[:-12], "Cannot read .*t.csv.gz")],
 )  # fmt: skip
 def test_malformed_table_is_refused_by_name(tmp_path, name, content, message):
     if content is not None:
@@ -57,7 +57,7 @@ def test_malformed_table_is_refused_by_name(tmp_path, name, content, message):
 @given(content=st.binary(max_size=200), head=st.sampled_from([b"", b"a,b\n"]), zipped=st.booleans())
 def test_any_bytes_give_rows_or_one_line(tmp_path_factory, content, head, zipped):
     path = tmp_path_factory.mktemp("table") / ("t.csv.gz" if zipped else "t.csv")
-    path.write_bytes(gzip.compress(head + content) if zipped else head + content)
+    path.write_bytes(gzip.compress(head + content, mtime=0) if zipped else head + content)
     try:
         assert all(len(row) == 2 for row in read_table(path, ("a", "b")))
     except UserError as error:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from modules.metrics.clinical import NAMES, observation_scores
-from modules.metrics.multilabel import ONE_CLASS
+from modules.metrics.multilabel import NO_POSITIVE, ONE_CLASS
 
 
 def test_by_hand():
     probabilities = np.array([[0.9, 0.2], [0.8, 0.7], [0.3, 0.6]])
     reference = np.array([[1, 0], [0, 1], [1, 0]], dtype=bool)
     known = np.array([[1, 1], [1, 1], [1, 0]], dtype=bool)
-    scores, absent = observation_scores(probabilities > 0.5, probabilities, reference, known)
+    scores, absent = observation_scores(probabilities > 0.5, probabilities, reference, known).values(3)
     assert not absent
     for name in ("precision", "recall", "f1"):
         assert scores[f"observation_micro_{name}"] == pytest.approx(2 / 3)  # two right, one too many, one missed
@@ -21,12 +21,13 @@ def test_by_hand():
 
 def test_absence_is_explained():
     nothing = np.zeros((2, 3), dtype=bool)
-    for scores, absent in (
+    for part in (
         observation_scores(None, None, nothing, ~nothing),
         observation_scores(nothing, nothing.astype(float), nothing, nothing),
     ):
+        scores, absent = part.values(2)
         assert set(absent) == set(NAMES)
         assert set(scores.values()) == {None}
-    scores, absent = observation_scores(nothing, nothing.astype(float), nothing, ~nothing)
-    assert absent == {"observation_auroc": ONE_CLASS}
-    assert scores["observation_micro_f1"] == 0
+    scores, absent = observation_scores(nothing, nothing.astype(float), nothing, ~nothing).values(2)
+    assert absent == dict.fromkeys(NAMES, NO_POSITIVE) | {"observation_auroc": ONE_CLASS}
+    assert set(scores.values()) == {None}

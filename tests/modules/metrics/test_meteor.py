@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import shutil
 import stat
 from contextlib import nullcontext
@@ -11,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from modules.metrics import meteor, paraphrases
-from modules.metrics.meteor import MeteorError, MeteorProcess, MeteorUnavailable, meteor_jar, meteor_scores, one_line
+from modules.metrics.meteor import (
+    MeteorError,
+    MeteorProcess,
+    MeteorUnavailable,
+    meteor_jar,
+    meteor_of_sums,
+    meteor_statistics,
+    one_line,
+)
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, and there is none on PATH")
 
@@ -44,11 +53,24 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+def meteor_scores(references: list[str], hypotheses: list[str], **settings) -> tuple[float, list[float]]:
+    """The score of the corpus and of every pair."""
+    statistics = meteor_statistics(references, hypotheses, **settings)
+    return float(meteor_of_sums(statistics.sum(axis=0))), meteor_of_sums(statistics).tolist()
+
+
 def package_scores(package, references: list[str], hypotheses: list[str]) -> tuple[float, list[float]]:
     return package.compute_score(
         {study: [text] for study, text in enumerate(references)},
         {study: [text] for study, text in enumerate(hypotheses)},
     )
+
+
+def assert_equal_scores(package, references: list[str], hypotheses: list[str]) -> None:
+    corpus, each = meteor_scores(references, hypotheses)
+    expected_corpus, expected_each = package_scores(package, references, hypotheses)
+    assert corpus == pytest.approx(expected_corpus, abs=1e-12)
+    assert each == pytest.approx(expected_each, abs=1e-12)
 
 
 def fake_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +84,23 @@ def fake_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @needs_java
 def test_scores_are_those_of_the_package(package):
-    assert meteor_scores(REFERENCES, HYPOTHESES) == package_scores(package, REFERENCES, HYPOTHESES)
+    assert_equal_scores(package, REFERENCES, HYPOTHESES)
+
+
+@needs_java
+@pytest.mark.parametrize("seed", range(4))
+def test_any_part_of_a_corpus_has_the_packages_score(package, seed):
+    """Of the sums of its statistics; among the pairs are perfect ones, which the jar adds up in a way of its own."""
+    generator = random.Random(seed)
+    references = REFERENCES + ["", "a", "the heart", "", "lungs are clear ."]
+    hypotheses = HYPOTHESES + ["a", "", "the heart", "", "lungs are clear ."]
+    statistics = meteor_statistics(references, hypotheses)
+    for _ in range(5):
+        drawn = generator.choices(range(len(references)), k=generator.randint(1, 12))
+        expected, _ = package_scores(
+            package, [references[study] for study in drawn], [hypotheses[study] for study in drawn]
+        )
+        assert meteor_of_sums(statistics[drawn].sum(axis=0)) == pytest.approx(expected, abs=1e-12)
 
 
 @needs_java
@@ -84,7 +122,7 @@ def test_scores_of_real_reports_are_those_of_the_package(package):
     reports = [study["report"] for study in json.loads(IU_REPORTS.read_text())["test"]]
     references = [one_line(report) for report in reports]
     hypotheses = references[1:] + references[:1]
-    assert meteor_scores(references, hypotheses) == package_scores(package, references, hypotheses)
+    assert_equal_scores(package, references, hypotheses)
 
 
 @needs_java
@@ -139,10 +177,11 @@ def test_an_early_exit_shows_the_last_words(tmp_path, monkeypatch):
         meteor_scores(["a"], ["a"], timeout=20)
 
 
-def test_nonsense_in_place_of_a_score_is_an_error(tmp_path, monkeypatch):
-    fake_java(tmp_path, "while read line; do echo nonsense; echo nonsense; done", monkeypatch)
-    with pytest.raises(MeteorError, match="not a score"):
-        meteor_scores(["a"], ["a"], timeout=20)
+@pytest.mark.parametrize("nonsense", ["nonsense", "1 2 3", "$line"])
+def test_nonsense_in_place_of_statistics_is_an_error(nonsense, tmp_path, monkeypatch):
+    fake_java(tmp_path, f'while read line; do echo "{nonsense}"; done', monkeypatch)
+    with pytest.raises(MeteorError, match="is no line of"):
+        meteor_statistics(["a", "b"], ["a", "b"], timeout=20)
 
 
 @pytest.mark.parametrize(
@@ -167,15 +206,10 @@ def test_without_the_table_the_reason_says_what_mends_it(tmp_path, monkeypatch):
         meteor_scores(["a"], ["a"])
 
 
-# Answers SCORE with the reference's first word, and EVAL with every statistic and a 9.
+# Answers with the reference's first word and 22 more statistics.
 ECHO = """echo started >> "${0%/*}/log"
 while read -r command bar rest; do
-  if [ "$command" = EVAL ]; then
-    for part in $rest; do [ "$part" = "|||" ] || echo "$part"; done
-    echo 9
-  else
-    echo "${rest%% *}"
-  fi
+  echo "${rest%% *} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22"
 done"""
 
 
@@ -186,7 +220,8 @@ def test_many_pairs_are_shared_by_two_processes_and_stay_in_order(tmp_path, monk
         fake_java(tmp_path, ECHO, monkeypatch)
         (tmp_path / "log").write_text("")
         numbers = [str(number) for number in range(pairs)]
-        assert meteor_scores(numbers, ["x"] * pairs, timeout=20) == (9.0, [float(number) for number in numbers])
+        statistics = meteor_statistics(numbers, ["x"] * pairs, timeout=20)
+        assert statistics.tolist() == [[number, *range(1, 23)] for number in range(pairs)]
         assert len((tmp_path / "log").read_text().splitlines()) == started
 
 

@@ -1,0 +1,75 @@
+"""Who reads the 14 observations from a report: one interface for our rules and for trained labelers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.labeler import label_report
+from data.vocabulary import OBSERVATIONS
+from data.worker_pool import ordered_map
+
+# Reports that a worker process takes at a time.
+_SHARE = 64
+
+
+class ReportLabeler(Protocol):
+    """Gives every report its labels.
+
+    name   how results call it
+    """
+
+    name: str
+
+    def label(self, reports: Sequence[str]) -> list[dict[str, int]]:
+        """For every report: observation -> 1 (present), 0 (absent) or -1 (uncertain), those that it mentions."""
+
+
+@dataclass(frozen=True)
+class RuleLabeler:
+    """The rules of `data/labeler.py`, in so many processes; their number changes no label."""
+
+    workers: int = 1
+    name: str = "rules"
+
+    def label(self, reports: Sequence[str]) -> list[dict[str, int]]:
+        """As `ReportLabeler.label`."""
+        return [labels for share in ordered_map(_label, shares(reports), self.workers) for labels in share]
+
+
+def shares(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """`texts` in parts that are worth sending to another process."""
+    return (texts[start : start + _SHARE] for start in range(0, len(texts), _SHARE))
+
+
+def _label(reports: Sequence[str]) -> list[dict[str, int]]:
+    return [label_report(report) for report in reports]
+
+
+def positives(labels: Sequence[dict[str, int]], uncertain: bool) -> NDArray:
+    """[N, 14] bool: which observations the labels call present, or with `uncertain` present or uncertain."""
+    values = (1, -1) if uncertain else (1,)
+    return np.array([[each.get(name) in values for name in OBSERVATIONS] for each in labels], dtype=bool).reshape(
+        len(labels), len(OBSERVATIONS)
+    )
+
+
+def by_study(labels: Sequence[dict[str, int]], studies: NDArray) -> list[dict[str, int]]:
+    """One study's labels for those of its images' reports: present wins over uncertain, uncertain over absent.
+
+    studies [N] int, the study of every report: 0, 1, ... No Finding holds for a study if all its reports say so.
+    """
+    merged: list[dict[str, int]] = [{} for _ in range(int(studies.max()) + 1)]
+    normal = [True] * len(merged)
+    for study, each in zip(studies, labels, strict=True):
+        normal[study] &= each.get("No Finding") == 1
+        for name, value in each.items():
+            found = {value, merged[study].get(name, 0)}
+            merged[study][name] = next(strongest for strongest in (1, -1, 0) if strongest in found)
+    for study, each in enumerate(merged):
+        each.pop("No Finding", None)
+        if normal[study]:
+            each["No Finding"] = 1
+    return merged

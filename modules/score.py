@@ -1,0 +1,184 @@
+"""Every score of generated reports, without a model or an image, for anyone's system.
+
+    python -m modules.score PREDICTIONS.csv [--protocol r2gen|full] [--out SCORES.json]
+
+PREDICTIONS.csv has columns id, reference and generated; a predictions.jsonl of ours, or its run folder, will do. What
+every score is: docs/evaluation.md.
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import UserError
+from data.label_tables import read_label_table
+from data.report_tables import write_lines
+from data.vocabulary import OBSERVATIONS
+from data.worker_pool import available_cores
+from modules.metrics.chexbert import load_chexbert
+from modules.metrics.comparers import RadGraphComparer, comparer_scores
+from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study
+from modules.metrics.report_observations import report_observation_scores, truth_observation_scores
+from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
+from modules.metrics.weighted import RESAMPLES, Scored
+from modules.predictions import Predictions, read_predictions
+from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 1 after one line on stderr that says what the user can mend."""
+    parser = ArgumentParser(
+        prog="python -m modules.score", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="CSV, predictions.jsonl or run folder")
+    add_protocol_options(parser)
+    add_reading_options(parser)
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="the data set's own observations: truth_* scores")
+    parser.add_argument("--studies", metavar="COLUMN", help="column of the study of a report: study-level scores too")
+    parser.add_argument("--radgraph", type=Path, metavar="DIR", help="RadGraph F1 with the model in DIR")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of studies, for intervals")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write scores, intervals and tables")
+    options = parser.parse_args(arguments)
+    try:
+        results = score(options)
+        if options.out is not None:
+            write_lines(options.out, [json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(score_text_table(results))
+    return 0
+
+
+def add_reading_options(parser: ArgumentParser) -> None:
+    """Who reads the reports, and with how many processes."""
+    parser.add_argument("--labeler", choices=("rules", "chexbert"), default="rules", help="reads the 14 observations")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="chexbert.pth and vocab.txt of --labeler chexbert")
+    parser.add_argument(
+        "--workers", type=int, default=available_cores(), metavar="N", help="processes; their number changes no score"
+    )
+    parser.add_argument("--no-meteor", action="store_true", help="leave METEOR out: it needs Java and takes longest")
+
+
+def chosen_labeler(options: Namespace) -> ReportLabeler:
+    """The labeler of `add_reading_options`. Raises UserError where its weights or its package are missing."""
+    if options.labeler == "rules":
+        return RuleLabeler(options.workers)
+    if options.weights is None:
+        raise UserError("--labeler chexbert needs --weights DIR, the folder of chexbert.pth and vocab.txt")
+    return load_chexbert(options.weights)
+
+
+def score(options: Namespace) -> dict[str, Any]:
+    """All scores as plain JSON. Raises UserError for what the user can mend.
+
+    Keys: predictions, reports, protocol and applied (what was done to the texts), labeler; scores, absent, intervals
+    and tables as in metrics.json; study_level with the first three, for reports that belong to studies.
+    """
+    if options.workers < 1 or options.resamples < 0:
+        raise UserError("--workers takes 1 or more, --resamples 0 or more")
+    predictions = read_predictions(options.predictions, options.studies)
+    if options.labels is not None:
+        predictions = _with_labels(predictions, options.labels)
+    labeler = chosen_labeler(options)
+    comparer = None if options.radgraph is None else RadGraphComparer(options.radgraph)
+    texts = prepare_texts(predictions, options)
+    references = Readings.of(texts.references, labeler, options.workers)
+    generated = Readings.of(texts.generated, labeler, options.workers)
+    truth, known = predictions.truth()
+    scores = text_scores(
+        references, generated, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies
+    )
+    if comparer is not None:
+        scores |= comparer_scores(comparer, texts.references, texts.generated)
+    scored = scores.scored(len(predictions), options.resamples, predictions.studies)
+    results = {
+        "predictions": str(predictions.path), "reports": len(predictions), "protocol": texts.protocol,
+        "applied": _applied(texts, labeler, predictions, options), "labeler": labeler.name, **_plain(scored),
+        "tables": scored.tables,
+    }
+    if predictions.studies is not None:
+        results["study_level"] = _plain(_study_level(predictions, references, generated, options.resamples))
+    return results
+
+
+def _study_level(predictions: Predictions, references: Readings, generated: Readings, resamples: int) -> Scored:
+    """Observation scores of studies: the labels of all reports of a study together."""
+    studies = predictions.studies
+    by_texts = [by_study(readings.labels, studies) for readings in (references, generated)]
+    truth, known = predictions.truth()
+    count = int(studies.max()) + 1
+    if truth is not None:
+        images = [studies == study for study in range(count)]
+        truth, known = (np.stack([array[chosen].any(axis=0) for chosen in images]) for array in (truth & known, known))
+    scores = report_observation_scores(*by_texts) | truth_observation_scores(truth, known, by_texts[1])
+    return scores.scored(count, resamples)
+
+
+def _with_labels(predictions: Predictions, path: Path) -> Predictions:
+    """`predictions` with the observations of the table at `path`. Raises UserError where it knows none of them."""
+    table = read_label_table(path)
+    pairs = zip(predictions.ids, predictions.references, strict=True)
+    found = [table.find(name, reference) for name, reference in pairs]
+    if all(each is None for each in found):
+        raise UserError(f"{path} has labels for none of the reports: do both files have the same ids?")
+    # A study that the table lacks has no known label; what a row leaves blank is absent, as a labeler leaves it.
+    labels = [{} if each is None else dict.fromkeys(OBSERVATIONS, 0) | each for each in found]
+    return replace(predictions, labels=labels)
+
+
+def _applied(
+    texts: PreparedTexts, labeler: ReportLabeler, predictions: Predictions, options: Namespace
+) -> dict[str, str]:
+    """What was done, in words."""
+    applied = texts.applied | {"observations": f"read by the labeler '{labeler.name}' from complete reports"}
+    if options.resamples:
+        drawn = "reports" if predictions.studies is None else "studies with all their reports"
+        applied["intervals"] = f"95 % percentile bootstrap, {options.resamples} resamples of {drawn}"
+    return applied
+
+
+def _plain(scored: Scored) -> dict[str, Any]:
+    return {"scores": scored.scores, "absent": scored.absent, "intervals": scored.intervals}
+
+
+def score_text_table(results: dict[str, Any]) -> str:
+    """The scores as text, a line each, every one with its protocol."""
+    lines = [f"{results['reports']} reports of {results['predictions']}"]
+    lines += [f"  {what}: {how}" for what, how in results["applied"].items()]
+    groups = dict(TEXT_GROUPS)
+    named = {name for names in groups.values() for name in names}
+    others = tuple(name for name in results["scores"] if name not in named)
+    if others:
+        groups["By other models"] = others
+    for title, names in groups.items():
+        rows = _rows(results, names, results["protocol"])
+        lines += ["", title, *rows] if rows else []
+    if "study_level" in results:
+        study_level = results["study_level"]
+        lines += ["", "Observations by study", *_rows(study_level, tuple(study_level["scores"]), results["protocol"])]
+    absent = results["absent"]
+    for reason in dict.fromkeys(absent.values()):
+        lines += ["", f"Absent, because {reason}: {', '.join(name for name, why in absent.items() if why == reason)}"]
+    return "\n".join(lines).rstrip()
+
+
+def _rows(results: dict[str, Any], names: Sequence[str], protocol: str) -> list[str]:
+    """A line for each of the scores that there are."""
+    rows = []
+    for name in names:
+        value, interval = results["scores"][name], results["intervals"].get(name)
+        if value is not None:
+            between = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+            rows.append(f"  {name:40}{value:10.3f}  {between:22}  {protocol}")
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

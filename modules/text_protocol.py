@@ -1,0 +1,135 @@
+"""What happens to reports before they are compared: by which protocol references are cut, and how words are weighed.
+
+    r2gen   as the R2Gen family does: cleaned references, cut to a number of words, rare words as <unk>
+    full    complete cleaned references
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import UserError
+from data.records import read_records
+from data.report_cleaning import clean
+from data.report_tables import read_reports
+from data.tokenizer import UNKNOWN_WORD, Tokenizer
+from modules.metrics.cider import DocumentFrequencies
+from modules.predictions import Predictions
+
+PROTOCOLS = ("r2gen", "full")
+CLEANINGS = ("corrected", "iu_xray", "mimic_cxr", "none")
+# Cleaning would take the brackets off <unk>; no report has this word.
+_KEPT_WORD = "unknownwordunknownword"
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """Texts ready to be scored.
+
+    references         complete cleaned reports, for labels and triples
+    scored_references  what words are compared with
+    generated          cleaned as the references were
+    frequencies        CIDEr's document frequencies
+    protocol           its name
+    applied            what was done, in words, by what it was done to
+    """
+
+    references: list[str]
+    scored_references: list[str]
+    generated: list[str]
+    frequencies: DocumentFrequencies
+    protocol: str
+    applied: dict[str, str]
+
+
+def add_protocol_options(parser: ArgumentParser) -> None:
+    """The options that `prepare_texts` reads."""
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS,
+        help="what references are compared; default: full, and for predictions.jsonl what the evaluation compared",
+    )
+    parser.add_argument(
+        "--cleaning", choices=CLEANINGS, help="rules for both texts; default: corrected, none for predictions.jsonl"
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=100, metavar="N", help="r2gen cuts references to N - 1 words (default: 100)"
+    )
+    parser.add_argument(
+        "--training-reports", type=Path, metavar="FILE|DIR",
+        help="CSV with columns id and report, or a prepared data set: training reports for <unk> and for CIDEr",
+    )
+    parser.add_argument(
+        "--min-count", type=int, default=3, metavar="N",
+        help="r2gen replaces words with fewer occurrences in the training reports (default: 3)",
+    )
+    parser.add_argument(
+        "--document-frequencies", choices=("references", "training"), default="references",
+        help="reports that CIDEr counts words in (default: references)",
+    )
+
+
+def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts:
+    """The texts of `predictions` as the `options` of `add_protocol_options` want them.
+
+    Raises UserError where training reports are needed and not given, or cannot be read.
+    """
+    as_evaluated = options.protocol is None and predictions.scored_references is not None
+    cleaning = options.cleaning or ("none" if predictions.scored_references is not None else "corrected")
+    training = None
+    if options.training_reports is not None:
+        training = [clean_keeping_unknown(text, cleaning) for text in _training_reports(options.training_reports)]
+    elif options.document_frequencies == "training":
+        raise UserError("--document-frequencies training needs --training-reports FILE")
+    references = [clean_keeping_unknown(text, cleaning) for text in predictions.references]
+    applied = {"cleaning": f"both texts by the rules '{cleaning}'" if cleaning != "none" else "none: texts as they are"}
+    if as_evaluated:
+        scored = list(predictions.scored_references)
+        protocol = str(predictions.evaluation.get("protocol", "as evaluated"))
+        applied |= {"references": f"as the evaluation that wrote {predictions.path.name} compared them"}
+    elif options.protocol == "r2gen":
+        scored, protocol = _as_r2gen(references, training, options), "r2gen"
+        applied |= {
+            "references": f"cut to {options.max_tokens - 1} words",
+            "rare words": "left as they are: r2gen replaces them by <unk>, which takes --training-reports"
+            if training is None
+            else f"<unk> for those with fewer than {options.min_count} occurrences in {options.training_reports}",
+        }
+    else:
+        scored, protocol = references, "full"
+        applied |= {"references": "complete", "rare words": "left as they are"}
+    if options.document_frequencies == "training":
+        frequencies = DocumentFrequencies.of(training, "training reports")
+    else:
+        frequencies = DocumentFrequencies.of(scored, "references")
+    applied["CIDEr's document frequencies"] = f"of the {frequencies.documents} {frequencies.source}"
+    generated = [clean_keeping_unknown(text, cleaning) for text in predictions.generated]
+    return PreparedTexts(references, scored, generated, frequencies, protocol, applied)
+
+
+def clean_keeping_unknown(text: str, rules: str) -> str:
+    """`text` cleaned by `rules` ("none" for not at all) with its <unk> left whole."""
+    if rules == "none":
+        return text
+    return clean(text.replace(UNKNOWN_WORD, _KEPT_WORD), rules).replace(_KEPT_WORD, UNKNOWN_WORD)
+
+
+def _as_r2gen(references: Sequence[str], training: Sequence[str] | None, options: Namespace) -> list[str]:
+    """References cut and, with training reports, without rare words; see `Tokenizer.protocol_reference`."""
+    if options.max_tokens < 2:
+        raise UserError(f"--max-tokens {options.max_tokens}: a reference needs at least one word, so 2 or more")
+    # Without training reports every word is known.
+    known = references if training is None else training
+    tokenizer = Tokenizer.from_reports(known, 1 if training is None else options.min_count, True)
+    return [tokenizer.protocol_reference(text, options.max_tokens) for text in references]
+
+
+def _training_reports(path: Path) -> list[str]:
+    """Raw training reports. Raises UserError where there are none."""
+    if path.is_dir():
+        reports = [record["report"] for record in read_records(path, "train")]
+    else:
+        reports = [report for _, report in read_reports(path)]
+    if not reports:
+        raise UserError(f"{path} has no training report")
+    return reports

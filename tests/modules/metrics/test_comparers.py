@@ -1,0 +1,64 @@
+"""Comparers by others behind one interface, with stand-ins for their packages."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from modules.metrics.comparers import RADGRAPH_NAMES, RadGraphComparer, comparer_scores
+
+
+class StandInF1:
+    """Answers as radgraph's F1RadGraph does: share of common words, once, halved and quartered."""
+
+    def __init__(self, reward_level, model_type, model_cache_dir):
+        assert (reward_level, model_type) == ("all", "radgraph-xl")
+        self.folder = model_cache_dir
+        if model_cache_dir.endswith("broken"):
+            raise OSError("We couldn't connect to the hub\nto load the encoder")
+
+    def __call__(self, refs, hyps):
+        shares = [
+            len(set(reference.split()) & set(written.split())) / max(1, len(set(reference.split())))
+            for reference, written in zip(refs, hyps, strict=True)
+        ]
+        levels = tuple([share / part for share in shares] for part in (1, 2, 4))
+        return tuple(np.mean(level) for level in levels), levels, [], []
+
+
+@pytest.fixture
+def package(monkeypatch):
+    module = ModuleType("radgraph")
+    module.__spec__ = ModuleSpec("radgraph", loader=None)
+    module.F1RadGraph = StandInF1
+    monkeypatch.setitem(sys.modules, "radgraph", module)
+
+
+def write_model(folder):
+    (folder / "radgraph-xl").mkdir(parents=True)
+    (folder / "radgraph-xl" / "weights.th").write_bytes(b"")
+    return folder
+
+
+def test_scores_are_means_over_the_pairs(package, tmp_path):
+    comparer = RadGraphComparer(write_model(tmp_path / "models"))
+    part = comparer_scores(comparer, ["a b", "c d"], ["a b", "c x"])
+    scores, absent = part.values(2)
+    assert scores == dict(zip(RADGRAPH_NAMES, (0.75, 0.375, 0.1875), strict=True)) and not absent
+    assert part.per_study["radgraph_simple"].tolist() == [1, 0.5]
+    low, high = part.scored(2, resamples=50).intervals["radgraph_simple"]
+    assert (low, high) == (0.5, 1)
+
+
+def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"weights\.th, which is not there: unpack radgraph-xl\.tar\.gz"):
+        RadGraphComparer(tmp_path)
+    with pytest.raises(UserError, match="couldn't connect to the hub") as raised:
+        RadGraphComparer(write_model(tmp_path / "broken"))
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr("modules.metrics.comparers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install radgraph"):
+        RadGraphComparer(tmp_path)

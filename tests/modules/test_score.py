@@ -1,0 +1,158 @@
+"""Scores of generated reports from a table: the command as users run it."""
+
+import csv
+import json
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.vocabulary import OBSERVATIONS
+from modules.metrics.text_scores import TEXT_NAMES
+from modules.score import main
+
+ROWS = [
+    ("a", "Small left pleural effusion. The heart is enlarged.", "Left pleural effusion. Normal heart.", "s1"),
+    ("b", "No pneumothorax. The lungs are clear.", "The lungs are clear. No pneumothorax.", "s1"),
+    ("c", "Mild pulmonary edema.", "The lungs are clear. No pneumothorax.", "s2"),
+    ("d", "Possible pneumonia in the right lung base.", "Right basilar pneumonia.", "s3"),
+]
+
+
+@pytest.fixture(autouse=True)
+def without_java(monkeypatch, tmp_path):
+    """No Java: these tests have no need to wait for METEOR."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def write_table(path, rows=ROWS):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "reference", "generated", "study"), *rows])
+    return path
+
+
+def run(path, *arguments):
+    """The results that the command writes."""
+    out = path.with_name("scores.json")
+    assert main([str(path), "--out", str(out), "--workers", "1", *map(str, arguments)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_every_score_comes_with_an_interval_and_its_protocol(tmp_path, capsys):
+    results = run(write_table(tmp_path / "table.csv"), "--protocol", "r2gen")
+    assert set(results["scores"]) == set(results["intervals"]) == set(TEXT_NAMES)
+    assert results["reports"] == 4 and results["protocol"] == "r2gen" and results["labeler"] == "rules"
+    assert "Java" in results["absent"]["meteor"] and results["scores"]["meteor"] is None
+    # Of effusion, cardiomegaly; no finding; edema; pneumonia: effusion, no finding and pneumonia are found.
+    assert results["scores"]["report_14_micro_recall"] == pytest.approx(3 / 5)
+    assert results["scores"]["report_14_micro_precision"] == pytest.approx(3 / 4)
+    assert results["scores"]["report_14_micro_recall_certain"] == pytest.approx(2 / 4)  # pneumonia is only possible
+    assert results["scores"]["distinct_reports"] == 3 / 4
+    assert results["scores"]["abnormal_as_normal"] == pytest.approx(1 / 3)
+    printed = capsys.readouterr().out
+    for name, value in results["scores"].items():
+        lines = [line.split() for line in printed.splitlines() if line.startswith(f"  {name} ")]
+        assert [line[-1] for line in lines] == (["r2gen"] if value is not None else [])
+    assert "rare words: left as they are" in printed and "Absent, because METEOR needs Java" in printed
+
+
+def test_the_same_twice_and_with_any_number_of_workers(tmp_path):
+    rows = [(f"{number}{row[0]}", *row[1:]) for number in range(40) for row in ROWS]
+    path = write_table(tmp_path / "table.csv", rows)
+    assert run(path) == run(path) == run(path, "--workers", "2")
+
+
+def test_studies_of_several_images_are_scored_as_a_whole_too(tmp_path, capsys):
+    path = write_table(tmp_path / "table.csv")
+    results = run(path, "--studies", "study")
+    by_study = results["study_level"]["scores"]
+    # s1 is not normal any more, by either text: effusion of two, nothing of edema, pneumonia
+    assert by_study["report_14_micro_recall"] == pytest.approx(2 / 4)
+    assert results["scores"]["report_14_micro_recall"] == run(path)["scores"]["report_14_micro_recall"]
+    assert "studies with all their reports" in results["applied"]["intervals"]
+    assert "Observations by study" in capsys.readouterr().out
+
+
+def test_the_data_sets_own_labels_are_compared_where_they_are_given(tmp_path):
+    labels = tmp_path / "labels.csv"
+    rows = [["id", *OBSERVATIONS]]
+    for name, positive in (("a", "Pleural Effusion"), ("c", "Fracture")):
+        rows.append([name, *(1.0 if observation == positive else "" for observation in OBSERVATIONS)])
+    with labels.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    results = run(write_table(tmp_path / "table.csv"), "--labels", labels, "--studies", "study")
+    assert results["scores"]["truth_14_micro_recall"] == 1 / 2
+    assert results["scores"]["truth_14_micro_precision"] == 1 / 2  # the lungs are clear: No Finding is too many
+    assert results["study_level"]["scores"]["truth_14_micro_recall"] == 1 / 2
+    assert results["tables"]["observations against the data set"]["Fracture"]["recall"] == 0
+
+
+def test_our_predictions_have_the_scores_of_their_evaluation(tmp_path):
+    rows = [
+        {"id": name, "reference": reference, "generated": generated, "scored_reference": reference[:9],
+         "labels": {"Edema": 1}}
+        for name, reference, generated, _ in ROWS
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "metrics.json").write_text('{"protocol": "r2gen"}')
+    results = run(path)
+    assert results["protocol"] == "r2gen" and results["scores"]["truth_14_micro_f1"] == 0
+    assert results["scores"]["reference_words_mean"] == pytest.approx(np.mean([len(row[1].split()) for row in ROWS]))
+
+
+def test_radgraph_adds_its_scores(tmp_path, monkeypatch, capsys):
+    class F1RadGraph:
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, refs, hyps):
+            return None, ([0.5] * len(refs), [0.25] * len(refs), [0.0] * len(refs)), [], []
+
+    module = ModuleType("radgraph")
+    module.__spec__, module.F1RadGraph = ModuleSpec("radgraph", loader=None), F1RadGraph
+    monkeypatch.setitem(sys.modules, "radgraph", module)
+    (tmp_path / "radgraph-xl").mkdir()
+    (tmp_path / "radgraph-xl" / "weights.th").write_bytes(b"")
+    results = run(write_table(tmp_path / "table.csv"), "--radgraph", tmp_path)
+    assert results["scores"]["radgraph_simple"] == 0.5 and results["intervals"]["radgraph_partial"] == [0.25, 0.25]
+    assert "radgraph_complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--labeler", "chexbert"], "--weights"),
+    (["--labeler", "chexbert", "--weights", "nowhere"], "CheXbert needs"),
+    (["--radgraph", "nowhere"], "RadGraph needs"),
+    (["--document-frequencies", "training"], "--training-reports"),
+    (["--labels", "nowhere.csv"], "nowhere.csv"),
+    (["--studies", "patient"], "no 'patient'"),
+    (["--workers", "0"], "--workers"),
+])
+def test_what_a_user_can_mend_is_one_line(tmp_path, capsys, arguments, said):
+    assert main([str(write_table(tmp_path / "table.csv")), *arguments]) == 1
+    captured = capsys.readouterr()
+    assert said in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
+
+
+TEXT = st.sampled_from(["", " ", ".", "No pneumothorax.", "Edema.", "<unk>", "___", "The lungs are clear.", "x " * 30])
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), protocol=st.sampled_from(["r2gen", "full"]))
+def test_degenerate_reports_have_values_or_reasons(tmp_path, pairs, protocol):
+    path = write_table(tmp_path / "table.csv", [(f"{number}", *pair, "s") for number, pair in enumerate(pairs)])
+    results = run(path, "--protocol", protocol, "--resamples", "20")
+    assert set(results["absent"]) == {name for name, value in results["scores"].items() if value is None}
+    assert all(results["absent"].values()) and set(results["intervals"]) == set(TEXT_NAMES)
+    for name, interval in results["intervals"].items():
+        if results["scores"][name] is None or len(pairs) == 1:
+            assert interval is None
+    references, generated = ([pair[side].strip(" ._") for pair in pairs] for side in (0, 1))
+    if not any(references):
+        assert {"bleu_4", "rouge_l", "cider", "report_14_micro_f1", "triple_f1"} <= set(results["absent"])
+    elif not any(generated):
+        assert results["scores"]["bleu_4"] == pytest.approx(0, abs=1e-6)
