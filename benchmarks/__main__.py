@@ -3,7 +3,20 @@
 import argparse
 import sys
 
-from benchmarks import ablation, cost, decode, inference, input_pipeline, lung_boxes, preparation, scores, train_step
+from benchmarks import (
+    ablation,
+    cost,
+    decode,
+    frontal_check,
+    grounding,
+    inference,
+    input_pipeline,
+    lung_boxes,
+    predict,
+    preparation,
+    scores,
+    train_step,
+)
 from data.errors import UserError
 
 
@@ -11,7 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark; 1 after a user's error, told in one line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for benchmark in (decode, train_step, input_pipeline, preparation, scores, inference, lung_boxes, cost, ablation):
+    for benchmark in (
+        decode, train_step, input_pipeline, preparation, scores, inference, predict, lung_boxes, frontal_check,
+        grounding, cost, ablation,
+    ):
         benchmark.add_arguments(commands)
     options = parser.parse_args(arguments)
     try:

@@ -16,6 +16,7 @@ from data.transforms import grey
 # Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _HEAD = 132
+_JPEG_END = b"\xff\xd9"
 # More than the largest picture takes without compression (`MOST_PIXELS` of 16 bits, or of three colours).
 _MOST_BYTES = 1 << 29
 # How many times longer than wide a picture may be. Reduced to a short side of 256 pixels, a JPEG can hold it then.
@@ -105,7 +106,43 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
     except UserError:
         raise
     except UnidentifiedImageError as error:
+        file.seek(0)
+        content = file.read()
+        if _jpeg_bits(content) > 8:
+            return _read_deep_jpeg(content, name)
         raise UserError(f"{name} is no PNG, JPEG, TIFF or DICOM picture: replace it") from error
     # A damaged file can lead the decoders anywhere.
     except Exception as error:
+        raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error
+
+
+def _jpeg_bits(content: bytes) -> int:
+    """The bits of a pixel that the frame header of a JPEG states; 0 for what is no JPEG or has none."""
+    position = 2 if content[:2] == b"\xff\xd8" else len(content)
+    while position + 5 <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables and extensions, no frames
+            return content[position + 4]
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return 0
+
+
+def _read_deep_jpeg(content: bytes, name: str) -> Radiograph:
+    """A JPEG of more than 8 bits, which Pillow does not know, by the package that decodes those in DICOM files."""
+    try:
+        import libjpeg
+    except ImportError as error:
+        raise UserError(
+            f"{name} is a JPEG of {_jpeg_bits(content)} bits: pip install pylibjpeg-libjpeg to read it, or convert it"
+        ) from error
+    try:
+        described = libjpeg.get_parameters(content)
+        size = (described["columns"], described["rows"])
+        check_size(size, name)
+        if described["nr_components"] != 1:
+            raise UserError(f"{name} is a JPEG of {described['precision']} bits in colour: convert it")
+        if _JPEG_END not in content[-64:]:  # libjpeg would make up what is missing
+            raise ValueError("it is cut short")
+        return Radiograph(grey(Image.fromarray(libjpeg.decode(content).astype(np.float32))), "", size)
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error

@@ -119,18 +119,18 @@ class Anatomy:
         return Anatomy(tuple(replace(region, box=boxes.get(region.name, region.box)) for region in self.regions))
 
 
-@cache
-def _shipped_anatomy() -> Anatomy:
-    """Every graph of a report asks for it, and reading YAML takes longer than the graph."""
-    return Anatomy.from_list(_read_yaml(_FILES / "anatomy.yaml")["regions"])
-
-
 def is_abnormal(attribute: str) -> bool:
     """Whether `attribute` (category|polarity|label) says that something is wrong: a finding, a disease, "abnormal"."""
     category, _, statement = attribute.partition("|")
     return statement.startswith("yes|") and (
         category in ("anatomicalfinding", "disease") or attribute == "nlp|yes|abnormal"
     )
+
+
+@cache
+def _shipped_anatomy() -> Anatomy:
+    """Every graph of a report asks for it, and reading YAML takes longer than the graph."""
+    return Anatomy.from_list(_read_yaml(_FILES / "anatomy.yaml")["regions"])
 
 
 @dataclass(frozen=True)

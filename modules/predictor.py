@@ -313,7 +313,7 @@ class Predictor:
         names = self.vocabularies.anatomy.names
         written = sentences_of(
             answers.token_ids[position], answers.token_log_probs[position], answers.attention[position],
-            answers.certainty(position), self.vocabularies.tokenizer,
+            answers.certainty(position, self.vocabularies.attributes.slots().numpy()), self.vocabularies.tokenizer,
         )
         sentences = []
         for sentence in written:
@@ -376,13 +376,11 @@ class _Answers:
                 _probabilities(encoded.visible_logits) if from_localizer else np.ones_like(self.probabilities)
             )
 
-    def certainty(self, position: int) -> NDArray | None:
-        """[R]: how sure the model is of each sub-graph of a study; None without graph."""
+    def certainty(self, position: int, slots: NDArray) -> NDArray | None:
+        """[R]: how sure the model is of each sub-graph of a study; None without graph. slots [R, A]: no padding."""
         if self.selected is None:
             return None
-        return subgraph_certainty(
-            self.probabilities[position], self.attribute_probabilities[position], self.attributes[position]
-        )
+        return subgraph_certainty(self.attribute_probabilities[position], self.seen[position][:, None] & slots)
 
 
 def _probabilities(logits: Tensor | None) -> NDArray | None:

@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import sys
+import types
 import zlib
 from pathlib import Path
 
@@ -287,3 +289,53 @@ def test_a_name_of_several_lines_gives_an_error_of_one(tmp_path):
     with pytest.raises(UserError) as raised:
         read_radiograph(path)
     assert str(raised.value).isprintable() and "two\ufffdlines\ufffd[31m.png" in str(raised.value)
+
+
+# JPEGs of more than 8 bits
+
+# 3 x 4 pixels of 16 bits, lossless: 300, 5300, ..., 55300.
+DEEP_JPEG = bytes.fromhex(
+    "ffd8ffc4001600010101000000000000000000000000000e0d0fffc3000b100003000401001100ffda0008010000060000c04ae9c45388a711a7"
+    "1027104e209c434e204e209c413880ffd9"
+)
+
+
+def test_a_deep_jpeg_names_the_package_that_reads_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libjpeg", None)
+    with pytest.raises(UserError, match="a JPEG of 16 bits: pip install pylibjpeg-libjpeg to read it"):
+        read_radiograph(DEEP_JPEG)
+
+
+@pytest.fixture(params=["stand-in", "package"])
+def libjpeg(request, monkeypatch):
+    """The package where it is installed, and something with its two functions where it is not."""
+    if request.param == "package":
+        return pytest.importorskip("libjpeg")
+    stand_in = types.SimpleNamespace(
+        get_parameters=lambda content: {"columns": 4, "rows": 3, "nr_components": 1, "precision": 16},
+        decode=lambda content: np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000 + 300,
+    )
+    monkeypatch.setitem(sys.modules, "libjpeg", stand_in)
+    return stand_in
+
+
+def test_a_deep_jpeg_is_stretched_by_the_range_in_use(libjpeg):
+    image = read_radiograph(DEEP_JPEG)
+    np.testing.assert_array_equal(image.pixels, np.round(np.arange(12).reshape(3, 4) / 11 * 255))
+    assert image.size == (4, 3)
+
+
+def test_a_deep_jpeg_that_is_cut_short(libjpeg):
+    with pytest.raises(UserError, match=r"is damaged \(it is cut short\)"):
+        read_radiograph(DEEP_JPEG[:-4])
+
+
+@pytest.mark.parametrize(("described", "said"), [
+    ({"columns": 60_000}, "60000 x 3 pixels"), ({"columns": 60_000, "rows": 60_000}, "too many"),
+    ({"nr_components": 3}, "16 bits in colour"),
+])
+def test_deep_jpegs_that_are_no_radiographs(monkeypatch, described, said):
+    parameters = {"columns": 4, "rows": 3, "nr_components": 1, "precision": 16} | described
+    monkeypatch.setitem(sys.modules, "libjpeg", types.SimpleNamespace(get_parameters=lambda content: parameters))
+    with pytest.raises(UserError, match=said):
+        read_radiograph(DEEP_JPEG)

@@ -63,6 +63,9 @@ def assert_same(prediction, entry):
     """A prediction and an entry of predictions.jsonl say the same; boxes to a tenth of a pixel."""
     assert prediction.report == entry["generated"]
     assert " ".join(sentence.text for sentence in prediction.sentences) == entry["generated"]
+    assert [sentence.confidence for sentence in prediction.sentences] == pytest.approx(
+        [sentence["confidence"] for sentence in entry["sentences"]], abs=1e-5
+    )
     assert prediction.observations == entry["observations"]
     width, height = prediction.image_size
     for region in prediction.regions:
