@@ -15,8 +15,8 @@ BUDGET = ("train.epochs=4", "train.mix_epochs=2", "train.validate_from=4", "trai
 # The run that the trunk comes from: observations of 2,400 other phantoms, and hardly any other part beside the trunk.
 TRUNK = (
     "train.epochs=10", "train.validate_from=10", "train.validate_every=1", "train.monitor=observation_micro_f1",
-    "train.graph_source=none", "model.graph_in=none", "optim.lr=1e-3", "loss.report=0", "data.max_tokens=3", "model.width=32",
-    "model.heads=2", "model.feedforward=32", "model.image_layers=0", "model.decoder_layers=1",
+    "train.graph_source=none", "model.graph_in=none", "optim.lr=1e-3", "loss.report=0", "data.max_tokens=3",
+    "model.width=32", "model.heads=2", "model.feedforward=32", "model.image_layers=0", "model.decoder_layers=1",
 )
 # Learning rates of the arms without graph, in those of the demo.
 RATES = (0.5, 1.0, 2.0)
