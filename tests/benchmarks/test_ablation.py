@@ -155,6 +155,7 @@ def test_an_unknown_arm_is_refused_by_name(tmp_path, capsys):
     assert "There is no arm 'empty': choose from full; no graph" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(600)  # four processes of their own
 def test_one_run_for_real(tmp_path, monkeypatch):
     """Trains and tests two steps of the smallest arm on a phantom of ten studies."""
     monkeypatch.setattr(ablation, "STUDIES", 10)
