@@ -20,7 +20,7 @@ from modules.predictor import Predictor
 
 EXAMPLE = "Effusion, left"
 TOLD = "pleural effusion"
-DESKTOP = {"width": 1280, "height": 880}
+DESKTOP = {"width": 1200, "height": 820}
 PHONE = {"width": 375, "height": 812}
 _MILLISECONDS = 120_000
 
@@ -53,7 +53,7 @@ def take(predictor: Predictor, out: Path) -> list[Path]:
         paths = [save(page, out / "demo.png")]
         switch_off(page)
         paths.append(save(page, out / "demo_edited.png"))
-        page = open_example(browser, address, PHONE, scale=2)
+        page = open_example(browser, address, PHONE, scale=1.5)
         sentence(page).click()
         paths.append(save(page, out / "demo_phone.png"))
         browser.close()
@@ -84,18 +84,17 @@ def switch_off(page: Page) -> None:
         const click = (key) => document.querySelector(`[data-key="${CSS.escape(key)}"]`).click();
         given.map((chip) => chip.dataset.key).forEach(click);
     }""")
-    for _ in range(2):  # clicks that came while a report was being written make another one
-        page.wait_for_timeout(1000)
-        page.wait_for_function("!document.querySelector('#viewer .pending')")
+    page.locator(".study[aria-busy=false]").wait_for()
     page.locator(".graph-head").evaluate("head => head.scrollIntoView({ block: 'center' })")
     page.mouse.move(0, 0)
 
 
 def save(page: Page, path: Path) -> Path:
-    """A screenshot of what is in sight, in 256 colours: pages of text and a grey picture lose nothing by it."""
+    """A screenshot of what is in sight."""
+    page.wait_for_function("!document.querySelector('#viewer .pending')")
     page.wait_for_timeout(300)  # until what fades has faded
     with Image.open(io.BytesIO(page.screenshot())) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").save(path, optimize=True)
     return path
 
 

@@ -75,6 +75,8 @@ function render() {
     renderReport();
     renderGraph();
     renderObservations();
+    // Until the report that was written from these edits is here.
+    find(".study").ariaBusy = String(JSON.stringify(edits) !== JSON.stringify(value.edits));
     for (const details of element.querySelectorAll("details")) details.open = open.has(details.dataset.open);
     light();
     if (focused) find(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });

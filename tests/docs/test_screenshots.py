@@ -17,6 +17,7 @@ def predictor(tmp_path_factory):
     return Predictor(write_tiny_run(tmp_path_factory.mktemp("screenshots"), lively=True)[0], "cpu")
 
 
+@pytest.mark.timeout(600)  # a browser on a machine that has much else to do
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is missing: sudo apt-get install -y chromium")
 def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
     from docs import screenshots
@@ -25,10 +26,10 @@ def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
     sizes = {}
     for path in paths:
         with Image.open(path) as image:
-            assert image.format == "PNG" and len(image.getcolors()) > 50
+            assert image.format == "PNG" and len(set(image.convert("L").get_flattened_data())) > 50
             sizes[path.name] = image.size
         assert path.stat().st_size < 400_000
-    assert sizes == {"demo.png": (1280, 880), "demo_edited.png": (1280, 880), "demo_phone.png": (750, 1624)}
+    assert sizes == {"demo.png": (1200, 820), "demo_edited.png": (1200, 820), "demo_phone.png": (563, 1218)}
 
 
 def test_missing_browser_and_checkpoint_are_one_line(predictor, tmp_path, monkeypatch, capsys):
