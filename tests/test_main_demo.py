@@ -502,6 +502,7 @@ def one_line(capsys):
     return line
 
 
+@pytest.mark.timeout(600)  # a process of its own loads everything anew, which takes long where much else goes on
 def test_it_listens_on_this_machine_until_it_is_stopped_and_leaves_nothing(run_folder, tmp_path):
     command = [sys.executable, "main_demo.py", "--checkpoint", run_folder / "best"]
     with subprocess.Popen(

@@ -71,8 +71,9 @@ def test_conda_environment_and_requirements_pin_the_same_packages():
     assert all(re.match(r"[\w-]+==[\d.]+(; platform_machine [!=]= \"aarch64\")?$", pin) for pin in requirements)
 
 
-def test_development_requirements_build_on_the_program_ones():
-    lines = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("extra", ["bench", "demo", "dev"])
+def test_extra_requirements_build_on_the_program_ones(extra):
+    lines = (ROOT / f"requirements-{extra}.txt").read_text(encoding="utf-8").splitlines()
     assert "-r requirements.txt" in lines
     assert all("==" in pin for pin in pins(lines))
 

@@ -50,6 +50,10 @@ function isBoxShown(region) {
     return boxChoices[region.name] ?? byFilter[boxFilter];
 }
 
+function isEdited({ regions, attributes }) {
+    return Object.keys(regions).length + Object.keys(attributes).length > 0;
+}
+
 function area([left, top, right, bottom]) {
     return (right - left) * (bottom - top);
 }
@@ -71,6 +75,8 @@ function render() {
     renderReport();
     renderGraph();
     renderObservations();
+    // Until the report that was written from these edits is here.
+    find(".study").ariaBusy = String(JSON.stringify(edits) !== JSON.stringify(value.edits));
     for (const details of element.querySelectorAll("details")) details.open = open.has(details.dataset.open);
     light();
     if (focused) find(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
@@ -99,7 +105,8 @@ function boxButton(region) {
         make("span", {}, region.name),
     );
     // The name stays inside the picture.
-    if (left + right > value.width) button.classList.add("right");
+    button.classList.toggle("right", left + right > value.width);
+    button.classList.toggle("bottom", bottom > 0.93 * value.height);
     Object.assign(button.style, {
         left: `${(100 * left) / value.width}%`,
         top: `${(100 * top) / value.height}%`,
@@ -114,6 +121,8 @@ function renderReport() {
     find(".sentences").replaceChildren(...value.sentences.map(sentenceItem));
     const said = new Set(value.sentences.map((sentence) => sentence.text));
     const dropped = value.unedited.filter((text) => !said.has(text));
+    const isSame = !dropped.length && value.sentences.length === value.unedited.length;
+    find(".unchanged").textContent = isEdited(value.edits) && isSame ? "Your changes leave the report as it is." : "";
     find(".dropped").hidden = !dropped.length;
     find(".dropped ul").replaceChildren(...dropped.map((text) => make("li", {}, make("del", {}, printed(text)))));
 }
@@ -122,7 +131,7 @@ function sentenceItem(sentence, number) {
     const regions = litRegions(sentence).map(([name, share]) => `${name} ${percent(share)}`);
     const isNew = !value.unedited.includes(sentence.text);
     const details = [
-        regions.length ? `looks at ${regions.join(", ")}` : "looks at no region",
+        regions.length ? `looked at ${regions.join(", ")}` : "looked at no region",
         `confidence ${percent(sentence.confidence)}`,
     ];
     const button = make(
@@ -138,7 +147,7 @@ function renderGraph() {
     const rows = (regions) => regions.map(regionRow);
     const chosen = value.regions.filter(isInGraph);
     const rest = value.regions.filter((region) => !isInGraph(region));
-    find(".undo").hidden = !Object.keys(edits.regions).length && !Object.keys(edits.attributes).length;
+    find(".undo").hidden = !isEdited(edits);
     find(".chosen").replaceChildren(...rows(chosen));
     find(".rest summary").textContent = `Regions that are not in the graph (${rest.length})`;
     find(".rest ul").replaceChildren(...rows(rest));
@@ -206,7 +215,8 @@ function renderObservations() {
     const sorted = Object.entries(value.observations).sort(([, one], [, other]) => other - one);
     find(".observations").replaceChildren(
         ...sorted.map(([name, probability]) => {
-            const bar = make("meter", { min: 0, max: 1, value: probability, ariaLabel: name });
+            const bar = make("span", { className: "bar", ariaHidden: "true" });
+            bar.style.setProperty("--share", probability);
             return make("li", {}, make("span", {}, name), bar, make("span", { className: "probability" }, percent(probability)));
         }),
     );
@@ -225,16 +235,18 @@ function light() {
             if (litRegions(sentence).some(([name]) => name === chosen.region)) sentences.add(number);
         });
     } else if (chosen) {
-        const lit = litRegions(value.sentences[chosen.sentence]);
-        lit.forEach(([name, share]) => regions.set(name, share / lit[0][1]));
+        const looked = litRegions(value.sentences[chosen.sentence]);
+        looked.forEach(([name, share]) => regions.set(name, (share / looked[0][1]) ** 2));
         sentences.add(chosen.sentence);
     }
+    // Names do not hide each other when the smallest box has its own below it, and the others inside at the top.
+    const lit = value.regions.filter(({ name, box }) => box && regions.has(name));
+    const smallest = lit.length > 1 && lit.reduce((one, other) => (area(other.box) < area(one.box) ? other : one));
     find(".picture").classList.toggle("lighting", Boolean(chosen));
     for (const box of element.querySelectorAll(".box")) {
         const region = value.regions.find(({ name }) => name === box.dataset.region);
         const isLit = regions.has(region.name);
-        // Names of overlapping boxes do not hide each other when every other one stands at the bottom.
-        box.classList.toggle("low", [...regions.keys()].indexOf(region.name) % 2 === 1);
+        box.classList.toggle("low", region === smallest);
         box.hidden = !isLit && !isBoxShown(region);
         box.classList.toggle("lit", isLit);
         box.style.setProperty("--share", regions.get(region.name) ?? 0);
@@ -251,8 +263,8 @@ function light() {
 
 function caption(chosen, regions, sentences) {
     if (!chosen) return "Left and right are the patient's.";
-    if (chosen.region === undefined) return regions.size ? [...regions.keys()].join(", ") : "This sentence looks at no region.";
-    const told = { 0: "no sentence looks at it most", 1: "1 sentence" }[sentences.size] ?? `${sentences.size} sentences`;
+    if (chosen.region === undefined) return regions.size ? [...regions.keys()].join(", ") : "This sentence looked at no region.";
+    const told = { 0: "no sentence looked at it most", 1: "1 sentence" }[sentences.size] ?? `${sentences.size} sentences`;
     return `${chosen.region}: ${told}`;
 }
 

@@ -1,0 +1,42 @@
+"""The pictures of the web page for the documentation."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from modules.predictor import Predictor
+from tests.tiny_run import write_tiny_run
+
+pytest.importorskip("gradio", reason="Gradio is missing: pip install -r requirements-dev.txt")
+pytest.importorskip("playwright", reason="Playwright is missing: pip install -r requirements-dev.txt")
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    return Predictor(write_tiny_run(tmp_path_factory.mktemp("screenshots"), lively=True)[0], "cpu")
+
+
+@pytest.mark.timeout(600)  # a browser on a machine that has much else to do
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is missing: sudo apt-get install -y chromium")
+def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
+    from docs import screenshots
+
+    paths = screenshots.take(predictor, tmp_path / "pictures")
+    sizes = {}
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.format == "PNG" and len(set(image.convert("L").get_flattened_data())) > 50
+            sizes[path.name] = image.size
+        assert path.stat().st_size < 400_000
+    assert sizes == {"demo.png": (1200, 820), "demo_edited.png": (1200, 820), "demo_phone.png": (563, 1218)}
+
+
+def test_missing_browser_and_checkpoint_are_one_line(predictor, tmp_path, monkeypatch, capsys):
+    from docs import screenshots
+
+    assert screenshots.main(["--checkpoint", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(screenshots.UserError, match="apt-get install -y chromium"):
+        screenshots.take(predictor, tmp_path)
