@@ -22,7 +22,8 @@ FILES = {
     "decoder_step.pt2",
 }
 METRICS = {
-    "split": "test", "graph_in": "decoder", "intervals": {}, "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
+    "split": "test", "graph_in": "decoder", "intervals": {},
+    "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
     "seed": 5, "studies": 3, "checkpoint": "results/run/best", "dataset": "tiny",
     "scores": {"bleu_4": 0.25, "meteor": None}, "absent": {"meteor": "no Java"},
     "baselines": {"blind": {"bleu_4": 0.125}}, "absent_baselines": {"blind": {}},
