@@ -145,11 +145,16 @@ def write_weights(folder: Path, checkpoint: Checkpoint) -> None:
     settings = config_to_yaml(config)
     described = {"model_type": "sgrrg", "architectures": ["SGRRG"], **yaml.safe_load(settings)}
     metrics = metrics_of(checkpoint)
+    try:
+        card = model_card(config, checkpoint.vocabularies, metrics)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"metrics.json of this run is damaged, or older than the program ({error}): run main_test.py "
+                        "again, or delete it") from error
     texts = {
         CONFIG: settings,
         "config.json": _as_json(described),
         VOCABULARIES: json.dumps(checkpoint.vocabularies.to_dict(), ensure_ascii=False),
-        "README.md": model_card(config, checkpoint.vocabularies, metrics),
+        "README.md": card,
     }
     if metrics is not None:
         texts["metrics.json"] = _as_json(metrics | {"checkpoint": config.name})

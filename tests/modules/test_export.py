@@ -22,7 +22,8 @@ FILES = {
     "decoder_step.pt2",
 }
 METRICS = {
-    "split": "test", "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
+    "split": "test", "graph_in": "decoder", "intervals": {},
+    "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
     "seed": 5, "studies": 3, "checkpoint": "results/run/best", "dataset": "tiny",
     "scores": {"bleu_4": 0.25, "meteor": None}, "absent": {"meteor": "no Java"},
     "baselines": {"blind": {"bleu_4": 0.125}}, "absent_baselines": {"blind": {}},
@@ -169,6 +170,9 @@ def test_refusals(run, tmp_path, capsys, without_programs):
     shutil.copytree(run[0], tmp_path / "run")
     (tmp_path / "run/metrics.json").write_text("{}")
     assert "metrics.json is damaged" in complaint(capsys, "--checkpoint", tmp_path / "run", "--out", tmp_path / "out")
+    old = {name: value for name, value in METRICS.items() if name != "graph_in"}
+    (tmp_path / "run/metrics.json").write_text(json.dumps(old))
+    assert "older than the program" in complaint(capsys, "--checkpoint", tmp_path / "run", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
