@@ -90,7 +90,7 @@ def test_data(tmp_path):
 def test_evaluate(tmp_path):
     (case,) = run(tmp_path, "evaluate", "--no-meteor").values()
     assert case["seconds"].keys() == {OURS, "pycocoevalcap"}
-    assert case["notes"]["largest difference of a score"] == 0
+    assert case["notes"]["largest difference of a score"] < 1e-14  # sums are added up in another order
 
 
 def test_meteor_needs_java(tmp_path, monkeypatch):
