@@ -49,11 +49,17 @@ def serve(options: argparse.Namespace) -> None:
         raise UserError(f"There is no {EXAMPLE} yet. To make it, without any data, in 10 minutes: bash run_demo.sh")
     predictor = Predictor(EXAMPLE if options.example else options.checkpoint, options.device)
     stopped = threading.Event()
-    with served(predictor, options.host, options.port) as address:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
-        print(f"Open {address} in a browser; Ctrl-C ends it. {NOTICE}", flush=True)
-        stopped.wait()
+    # From before the page is served: what comes meanwhile must not leave its folder of uploads behind.
+    handlers = {
+        number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        with served(predictor, options.host, options.port) as address:
+            print(f"Open {address} in a browser; Ctrl-C ends it. {NOTICE}", flush=True)
+            stopped.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
