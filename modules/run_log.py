@@ -26,6 +26,11 @@ from data.errors import UserError
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "torchvision", "numpy", "Pillow", "pycocoevalcap")
+# The scores of a validation that the console shows; log.jsonl and TensorBoard have all of them.
+_SHOWN = (
+    "bleu_1", "bleu_4", "meteor", "rouge_l", "cider", "distinct_reports", "report_14_micro_f1", "region_micro_f1",
+    "attribute_micro_f1", "box_iou", "observation_micro_f1",
+)
 
 
 class RunLog:
@@ -141,7 +146,7 @@ class RunLog:
         """The scores of a validation, why those that are None are absent, and what the model was shown (`sources`)."""
         if not self.enabled:
             return
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
+        shown = ", ".join(f"{name} {scores[name]:.4f}" for name in _SHOWN if scores.get(name) is not None)
         under = ", ".join(f"{name} {value}" for name, value in sources.items())
         self._say(f"epoch {self.epoch}, validation ({under}): {shown}")
         self._say(f"epoch {self.epoch}, {monitor} = {monitored:.4f}{', the best so far' if improved else ''}")
