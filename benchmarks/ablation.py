@@ -6,8 +6,8 @@
 A run is the demo's experiment (configs/demo.yaml) on a smaller budget, tested on the phantom's test split. All runs
 begin with the same trunk, as the paper's begin with one trained on ImageNet: it has learned to tell the observations of
 other phantoms. Runs that are finished are skipped and interrupted ones go on, so the study can be made in several
-sittings; the most telling runs come first. The report is written anew from the run folders each time, however many
-there are.
+sittings; the most telling runs come first. What a finished run gave is kept beside the report (docs/results.jsonl), so
+the sittings need not be on one machine; the report is written anew each time, however many runs there are.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.ablation_arms import ARMS, BUDGET, TRUNK, Arm, Run, in_order
+from benchmarks.ablation_ledger import read_ledger, read_run, settings_of, write_ledger
 from benchmarks.ablation_report import write_report
 from data.errors import UserError
 from data.sources.phantom import PhantomSettings, prepare_phantom
@@ -47,10 +48,15 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train and test what is missing, then write the report."""
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    runs = [Run(arm, seed, options.results) for arm, seed in in_order(chosen_arms(options.arms), seeds)]
+    ledger = options.report.with_suffix(".jsonl")
+    finished = read_ledger(ledger)
     if not options.report_only:
-        missing = [one for one in runs if not one.finished]
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        runs = [Run(arm, seed, options.results) for arm, seed in in_order(chosen_arms(options.arms), seeds)]
+        known = [(one.arm, one.settings, one.seed) for one in finished]
+        missing = [
+            one for one in runs if (one.arm.name, settings_of(one, options.overrides), one.seed) not in known
+        ]
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
         trunk = trained_trunk(options.data, options.results, options.overrides) if missing else None
         for noise in sorted({one.arm.noise for one in missing}):
@@ -59,8 +65,12 @@ def run(options: argparse.Namespace) -> None:
             ))
         with ThreadPoolExecutor(options.jobs) as pool:
             for one in pool.map(lambda one: make(one, options.data, trunk, options.overrides), missing):
+                result = read_run(one, options.overrides)
+                finished = [other for other in finished if (other.arm, other.seed) != (result.arm, result.seed)]
+                finished.append(result)
+                write_ledger(ledger, finished)
                 print(f"finished: {one.name}", flush=True)
-    write_report(options.report, [one for one in runs if one.finished])
+    write_report(options.report, finished)
     print(f"written: {options.report}")
 
 

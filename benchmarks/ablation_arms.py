@@ -92,18 +92,13 @@ class Run:
 
     @property
     def predictions(self) -> Path:
-        """The reports that its test wrote: the last file of a finished run but its page."""
+        """The reports that its test wrote."""
         return result_path(self.folder, "predictions.jsonl", self.arm.graph, "test")
 
     @property
     def metrics(self) -> Path:
         """The scores of its test."""
         return result_path(self.folder, "metrics.json", self.arm.graph, "test")
-
-    @property
-    def finished(self) -> bool:
-        """Whether its test has been written."""
-        return self.predictions.is_file() and self.metrics.is_file()
 
 
 def in_order(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:

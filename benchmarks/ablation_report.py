@@ -1,10 +1,9 @@
-"""The report of the ablation study: reads run folders and writes a Markdown page, numbers and sentences alike.
+"""The report of the ablation study: finished runs become a Markdown page, numbers and sentences alike.
 
 The score of the study is the micro-F1 of observations: what `data/labeler.py` reads in a generated report (uncertain as
 positive) against what was simulated. Shapes: S seeds of an arm, N studies of the test split, B resamples.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.ablation_arms import FULL, NO_GRAPH, Run
+from benchmarks.ablation_arms import ARMS, FULL, NO_GRAPH
+from benchmarks.ablation_ledger import FinishedRun
 from data.errors import UserError
-from data.labeler import label_report
 from modules.results import score_text, write_atomically
 
 RESAMPLES = 2000
-# What metrics.json tells beside the score of the study: column -> name there.
+# What the table tells beside the score of the study: column -> name in metrics.json.
 COLUMNS = {
     "BLEU-4": "bleu_4", "distinct reports": "distinct_reports", "observation head F1": "observation_micro_f1",
     "region F1": "region_micro_f1", "attribute F1": "attribute_micro_f1", "box IoU": "box_iou",
@@ -31,7 +30,7 @@ class ArmResult:
 
     seeds         [S]
     counts        [S, N, 3]: both positive, generated alone, simulated alone, of every study
-    scores        column of `COLUMNS` -> the value of each seed, None where it is absent
+    scores        name of a score -> the value of each seed, None where it is absent
     """
 
     seeds: list[int]
@@ -56,39 +55,16 @@ def micro_f1(counts: NDArray) -> NDArray:
     return 2 * both / np.maximum(2 * both + generated + simulated, 1e-12)
 
 
-def observation_counts(predictions: Path, text: str = "generated") -> tuple[list[str], NDArray]:
-    """Study ids [N] and counts [N, 3] of a predictions.jsonl, for the `generated` or the `reference` text.
-
-    Raises UserError for a file without the data set's own labels.
-    """
-    ids, counts = [], []
-    with predictions.open(encoding="utf-8") as file:
-        for entry in map(json.loads, file):
-            if not entry.get("labels"):
-                raise UserError(f"{predictions}: study {entry['id']} has no labels: test the run again")
-            found = label_report(entry[text])
-            positive = {name for name, value in found.items() if value != 0}
-            simulated = {name for name, value in entry["labels"].items() if value == 1}
-            ids.append(entry["id"])
-            counts.append([len(positive & simulated), len(positive - simulated), len(simulated - positive)])
-    return ids, np.array(counts)
-
-
-def read_results(runs: Sequence[Run]) -> dict[str, ArmResult]:
-    """The results by arm, in the order of `runs`. Raises UserError where runs were tested on different studies."""
+def results_by_arm(runs: Sequence[FinishedRun]) -> dict[str, ArmResult]:
+    """The results by arm, in the order of `ARMS`. Raises UserError where runs were tested on different studies."""
     results: dict[str, ArmResult] = {}
-    studies: list[str] | None = None
-    for run in runs:
-        ids, counts = observation_counts(run.predictions)
-        if studies is not None and ids != studies:
-            raise UserError(f"{run.predictions} holds other studies than the runs before it: delete what is outdated")
-        studies = ids
-        scores = json.loads(run.metrics.read_text(encoding="utf-8"))["scores"]
-        result = results.setdefault(run.arm.name, ArmResult([], np.empty((0, *counts.shape)), {}))
-        result.seeds.append(run.seed)
-        result.counts = np.concatenate([result.counts, counts[None]])
-        for name in COLUMNS.values():
-            result.scores.setdefault(name, []).append(scores.get(name))
+    for name in dict.fromkeys([arm.name for arm in ARMS] + [run.arm for run in runs]):
+        of_arm = sorted((run for run in runs if run.arm == name), key=lambda run: run.seed)
+        if any(run.references != runs[0].references for run in of_arm):
+            raise UserError(f"Runs of the arm '{name}' were tested on other studies: delete what is outdated")
+        if of_arm:
+            scores = {score: [run.scores.get(score) for run in of_arm] for score in COLUMNS.values()}
+            results[name] = ArmResult([run.seed for run in of_arm], np.array([run.counts for run in of_arm]), scores)
     return results
 
 
@@ -105,21 +81,21 @@ def difference(first: ArmResult, second: ArmResult, seed: int = 0) -> tuple[floa
     return float(first.f1.mean() - second.f1.mean()), float(low), float(high)
 
 
-def write_report(path: Path, runs: Sequence[Run]) -> None:
+def write_report(path: Path, runs: Sequence[FinishedRun]) -> None:
     """Write the page of the finished `runs`; of the arms without graph the best one is compared with.
 
-    Raises UserError where no run is finished or a run folder cannot be used.
+    Raises UserError where no run is finished, or not all were tested on the same studies.
     """
     if not runs:
         raise UserError("No run of the study is finished yet: there is nothing to report")
-    results = read_results(runs)
+    results = results_by_arm(runs)
     baselines = {name: result for name, result in results.items() if name.startswith(NO_GRAPH)}
     baseline = max(baselines, key=lambda name: baselines[name].f1.mean(), default=None)
-    _, reference_counts = observation_counts(runs[0].predictions, "reference")
+    references = np.array(runs[0].references)
     write_atomically(path, [
         _INTRODUCTION.format(
-            studies=len(reference_counts), labeler=float(micro_f1(reference_counts.sum(0))), runs=len(runs),
-            resamples=RESAMPLES,
+            studies=len(references), labeler=float(micro_f1(references.sum(0))), runs=len(runs),
+            resamples=RESAMPLES, planned=3 * len(ARMS),
         ),
         _table(results, baseline),
         "\n## What follows\n\n",
@@ -185,7 +161,8 @@ def _findings(results: dict[str, ArmResult], baseline: str | None) -> list[str]:
 
 _INTRODUCTION = """# Does the scene graph help?
 
-`bash run_ablation.sh` makes this page from its run folders; nothing in it is written by hand. Finished runs: {runs}.
+`bash run_ablation.sh` makes this page from its run folders, whose numbers `results.jsonl` beside it keeps; nothing in
+it is written by hand. Finished runs: {runs} of {planned}; the command makes those that are missing.
 
 Every run is the demo's experiment (`configs/demo.yaml`) with 4 epochs: 2,400 phantom studies to train on, 600 steps of
 16. All begin with the same trunk, as the paper's begin with one trained on ImageNet: it has learned to tell the

@@ -10,7 +10,8 @@ import torch
 from benchmarks import ablation
 from benchmarks.__main__ import main
 from benchmarks.ablation_arms import ARMS, BUDGET, FULL, Arm, Run, in_order
-from benchmarks.ablation_report import ArmResult, difference, micro_f1, observation_counts, read_results, write_report
+from benchmarks.ablation_ledger import FinishedRun, observation_counts, read_ledger, read_run, write_ledger
+from benchmarks.ablation_report import ArmResult, difference, micro_f1, results_by_arm, write_report
 from data.errors import UserError
 from models.outputs import GraphSource
 from models.patch_encoder import build_patch_encoder
@@ -59,13 +60,12 @@ def test_the_most_telling_runs_come_first():
 
 def test_counts_and_f1_by_hand(tmp_path):
     run = write_run(Run(FULL, 0, tmp_path), [EFFUSION, CLEAR, EFFUSION, ""])
-    ids, counts = observation_counts(run.predictions)
-    assert ids == ["study0", "study1", "study2", "study3"]
+    counts = observation_counts(run.predictions, "generated")
     # "The lungs are clear." is no finding, which nobody simulated; an empty report says nothing.
-    assert counts.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]]
-    assert micro_f1(counts.sum(0)) == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
+    assert counts == [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]]
+    assert micro_f1(np.sum(counts, 0)) == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
     assert micro_f1(np.zeros(3)) == 0
-    assert micro_f1(observation_counts(run.predictions, "reference")[1].sum(0)) == 1
+    assert micro_f1(np.sum(observation_counts(run.predictions, "reference"), 0)) == 1
 
 
 def test_a_difference_is_paired_by_study():
@@ -87,9 +87,9 @@ def test_report_of_what_is_finished(tmp_path):
         write_run(Run(ARMS[2], 0, tmp_path), [CLEAR] * 8 + [EFFUSION] * 2),
     ]
     page = tmp_path / "docs" / "results.md"
-    write_report(page, runs)
+    write_report(page, [read_run(run) for run in runs])
     text = page.read_text(encoding="utf-8")
-    assert "Finished runs: 4." in text and "it reaches 1.000" in text
+    assert "Finished runs: 4 of 42;" in text and "it reaches 1.000" in text
     assert f"minus {ARMS[2].name}" in text  # the best of those without graph
     assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
     assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
@@ -99,12 +99,24 @@ def test_report_of_what_is_finished(tmp_path):
 def test_report_refuses_what_cannot_be_compared(tmp_path):
     with pytest.raises(UserError, match="No run of the study is finished"):
         write_report(tmp_path / "page.md", [])
-    runs = [write_run(Run(FULL, 0, tmp_path), [EFFUSION]), write_run(Run(FULL, 1, tmp_path), [EFFUSION], ids=["other"])]
-    with pytest.raises(UserError, match="other studies"):
-        read_results(runs)
+    runs = [write_run(Run(FULL, 0, tmp_path), [EFFUSION]), write_run(Run(FULL, 1, tmp_path), [EFFUSION, CLEAR])]
+    with pytest.raises(UserError, match="'full' were tested on other studies"):
+        results_by_arm([read_run(run) for run in runs])
     runs[0].predictions.write_text('{"id": "study0", "generated": "", "labels": {}}\n', encoding="utf-8")
     with pytest.raises(UserError, match="study0 has no labels"):
-        read_results(runs[:1])
+        read_run(runs[0])
+
+
+def test_the_ledger_keeps_what_a_run_gave(tmp_path):
+    run = read_run(write_run(Run(FULL, 0, tmp_path), [EFFUSION, CLEAR]), ["train.max_steps=2"])
+    assert run.settings == [*BUDGET, "train.max_steps=2", "noise=0"]
+    path = tmp_path / "results.jsonl"
+    assert read_ledger(path) == []
+    write_ledger(path, [run, run])
+    assert read_ledger(path) == [run, run] and isinstance(read_ledger(path)[0], FinishedRun)
+    path.write_text(path.read_text() + '{"arm": "full"}\n')
+    with pytest.raises(UserError, match=r"results.jsonl, line 3 is no run"):
+        read_ledger(path)
 
 
 @pytest.fixture
@@ -128,10 +140,11 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     monkeypatch.setattr(ablation.subprocess, "run", process)
     noisy = next(arm for arm in ARMS if arm.noise == 20)
     runs = [Run(FULL, 3, tmp_path / "runs"), Run(noisy, 3, tmp_path / "runs")]
-    write_run(runs[0], [EFFUSION])
+    page, ledger = tmp_path / "page.md", tmp_path / "page.jsonl"
+    write_ledger(ledger, [read_run(write_run(runs[0], [EFFUSION]), ["train.max_steps=2"])])
     arguments = [
         "ablation", "--arms", f"{FULL.name};{noisy.name}", "--seeds", "3", "--jobs", "1", "--results",
-        str(tmp_path / "runs"), "--data", str(tmp_path), "--report", str(tmp_path / "page.md"), "train.max_steps=2",
+        str(tmp_path / "runs"), "--data", str(tmp_path), "--report", str(page), "train.max_steps=2",
     ]
     assert main(arguments) == 0
     assert [name for name, _ in phantoms] == ["phantom_noise20"] and phantoms[0][1].annotation_noise == 0.2
@@ -140,8 +153,14 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     assert f"data.root={tmp_path / 'phantom_noise20'}" in train
     assert f"model.patch_encoder.weights={tmp_path / 'runs' / 'trunk.pt'}" in train
     assert test[0] == "main_test.py" and test[-1] == "predicted"
-    assert "Finished runs: 2." in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "Finished runs: 2 of 42;" in page.read_text(encoding="utf-8")
+    assert [run.arm for run in read_ledger(ledger)] == [FULL.name, noisy.name]
     assert main(arguments) == 0 and len(commands) == 2
+    # With other settings it is another run, and takes the place of the old one.
+    assert main([*arguments[:-1], "train.max_steps=3"]) == 0 and len(commands) == 6
+    assert len(read_ledger(ledger)) == 2
+    page.unlink()
+    assert main(["ablation", "--report-only", "--report", str(page)]) == 0 and len(commands) == 6 and page.is_file()
 
 
 def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys):
