@@ -109,9 +109,8 @@ def build_variant(variant: str, sizes: Sizes, words: int) -> Callable[[], list[l
 def compile_step(model: SGRRG) -> None:
     """Compile the step of the model's decoder, without torch's cache of compiled code.
 
-    What inductor makes for the first word holds for position 0 alone, and it says so only after the code was put into
-    the cache (torch 2.14): for the second word the cache hands it out again, which then overwrites the first word for
-    ever.
+    What inductor makes for the first word holds at position 0 alone. At the second word the step is compiled again, but
+    the cache may hand out the same code (torch 2.14), which then writes every word over the first.
     """
     torch.compiler.config.force_disable_caches = True
     model.decoder.step = torch.compile(model.decoder.step, dynamic=True)

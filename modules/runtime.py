@@ -98,7 +98,7 @@ def quantise_decoder(model: SGRRG, device: torch.device) -> None:
     if device.type != "cpu":
         raise UserError(f"eval.int8=true is for CPUs, and this run is on {device.type}: choose train.device=cpu")
     with warnings.catch_warnings():
-        # Torch means to drop this in favour of torchao, whose int8 is fast on CPUs in compiled code alone.
+        # Torch means to drop this in favour of another package, torchao; the pinned version has it.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"torch\.ao\.quantization is deprecated")
         warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.quantize_per_")
         model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {nn.Linear}, dtype=torch.qint8)
