@@ -174,7 +174,7 @@ positive, against what was simulated. The labeler's phrases are written apart fr
 reference reports themselves it reaches {labeler:.3f}, so that is the ceiling.
 
 "No graph" is the model without the graph's parts. It keeps the observation head, gets as many steps, is so wide that it
-has as many parameters (7.7 million beside 8.2), and of three learning rates (half, as much and double) the one counts
+has as many parameters (7.7 million beside 8.2), and of three learning rates (a quarter, half and as much) the one counts
 that is best on the test split itself. Noise is the share of attributes of the training split's graphs that are dropped,
 with half as many invented, and boxes moved by a fifth of it. "Annotated graphs only" trains the decoder on annotated
 graphs, as the published system does; all others mix predicted ones in.
