@@ -174,10 +174,10 @@ positive, against what was simulated. The labeler's phrases are written apart fr
 reference reports themselves it reaches {labeler:.3f}, so that is the ceiling.
 
 "No graph" is the model without the graph's parts. It keeps the observation head, gets as many steps, is so wide that it
-has as many parameters (7.7 million beside 8.2), and of three learning rates (a quarter, half and as much) the one counts
-that is best on the test split itself. Noise is the share of attributes of the training split's graphs that are dropped,
-with half as many invented, and boxes moved by a fifth of it. "Annotated graphs only" trains the decoder on annotated
-graphs, as the published system does; all others mix predicted ones in.
+has as many parameters (7.7 million beside 8.2), and of three learning rates (a quarter, half, all of theirs) the
+one counts that is best on the test split itself. Noise is the share of attributes of the training split's graphs that
+are dropped, with half as many invented, and boxes moved by a fifth of it. "Annotated graphs only" trains the decoder on
+annotated graphs, as the published system does; all others mix predicted ones in.
 
 F1 is the mean over seeds ± their standard deviation. Intervals are of 95 %, from {resamples:,} resamples of studies and
 seeds.
