@@ -152,8 +152,8 @@ class Generation:
     token_log_probs [B, T]  log-probability of each written token, 0 after EOS
     encoded    what they were written from
     region_attention [B, T, R]  how much each token looked at the sub-graph of each region, on average over layers and
-               heads; adds up to 1, or is 0 after EOS and for studies without sub-graph. None where the decoder was
-               given no graph
+               heads; adds up to 1, or is 0 after EOS and for studies without sub-graph. None where it was not asked
+               for, or the decoder was given no graph
     """
 
     token_ids: Tensor

@@ -125,11 +125,12 @@ class SGRRG(nn.Module):
     def generate(
         self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, beam_size: int = 3,
         max_tokens: int = 100, sampled: bool = False, temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None, with_region_attention: bool = False,
     ) -> Generation:
         """Reports of at most `max_tokens` ids counting BOS, so at most max_tokens - 1 generated.
 
         beam_size 1 is greedy decoding; sampled draws each word at `temperature` with `generator` instead.
+        with_region_attention costs one more pass, over what was written.
         """
         encoded = self.encode(inputs, graph_source, box_source)
         studies, longest = len(inputs.images), max_tokens - 1
@@ -142,15 +143,13 @@ class SGRRG(nn.Module):
             )
         else:
             written = beam_search(self.decoder.step, state, studies, beam_size, longest, **special)
-        return Generation(
-            written.token_ids, written.scores, written.token_log_probs, encoded,
-            self._region_attention(written.token_ids, encoded),
-        )
+        attention = None
+        if with_region_attention and self._decoder_sees(encoded):
+            attention = self._region_attention(written.token_ids, encoded)
+        return Generation(written.token_ids, written.scores, written.token_log_probs, encoded, attention)
 
-    def _region_attention(self, token_ids: Tensor, encoded: Encoded) -> Tensor | None:
+    def _region_attention(self, token_ids: Tensor, encoded: Encoded) -> Tensor:
         """`Generation.region_attention` of `token_ids` [B, T], which end at the first EOS."""
-        if not self._decoder_sees(encoded):
-            return None
         ended = (token_ids == self.eos_id).cumsum(1)
         real = ended - (token_ids == self.eos_id).long() == 0  # EOS itself is written as well
         before = torch.cat([torch.full_like(token_ids[:, :1], self.bos_id), token_ids[:, :-1]], 1)

@@ -184,7 +184,7 @@ class Evaluator:
         with autocast(self.precision, device):
             generation: Generation = model.generate(
                 inputs, graph_source=self.graph_source, box_source=self.box_source, beam_size=self.beam_size,
-                max_tokens=self.max_tokens,
+                max_tokens=self.max_tokens, with_region_attention=True,
             )
         predictions = self._predictions(inputs, generation.encoded)
         tokenizer = self.vocabularies.tokenizer

@@ -106,7 +106,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
     The first is at most `low`, the last at least `high`.
     """
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, but for rounding
         half = abs(low) * 0.1 or 1.0
         low, high = low - half, high + half
     rough = (high - low) / most
@@ -114,7 +114,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     steps = (factor * power for factor in (1, 2, 5, 10, 20))
     step = next(step for step in steps if math.ceil(high / step) - math.floor(low / step) <= most + 1)
     first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(position * step, 10) for position in range(first, last + 1)]
+    return [float(f"{position * step:.10g}") for position in range(first, last + 1)]
 
 
 def _line(axes: _Axes, points: Sequence[tuple[float, float]]) -> str:

@@ -237,7 +237,8 @@ class Predictor:
         )
         with inference(self.model), autocast(self.config.train.precision, self.device):
             generation = self.model.generate(
-                inputs, GraphSource.PREDICTED, self._box_source, self.beam_size, self.config.data.max_tokens
+                inputs, GraphSource.PREDICTED, self._box_source, self.beam_size, self.config.data.max_tokens,
+                with_region_attention=True,
             )
         answers = _Answers(generation, self._box_source, len(self.vocabularies.anatomy.names))
         return [

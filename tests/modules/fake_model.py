@@ -44,7 +44,8 @@ class FakeModel(nn.Module):
         self.modes: list[bool] = []
 
     def generate(
-        self, inputs: ModelInputs, *, graph_source: GraphSource, box_source: str, beam_size: int, max_tokens: int
+        self, inputs: ModelInputs, *, graph_source: GraphSource, box_source: str, beam_size: int, max_tokens: int,
+        with_region_attention: bool,
     ) -> Generation:
         """The texts, and seeded numbers for the rest."""
         self.seen.append(inputs)

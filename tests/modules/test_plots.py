@@ -73,3 +73,8 @@ def test_coverage_marks_the_shares_of_the_table():
 
 def test_no_error_at_all_can_be_drawn():
     assert len(points_of(coverage_plot([0.0] * 100, (100,), "error"))) == 100
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-12, 3.7e-9, -1e-300, 0.25, 1e12])
+def test_a_curve_of_one_value_can_be_drawn(value):
+    assert "<polyline" in line_plot([(1, value), (2, value * (1 + 1e-15))], "loss", "step")
