@@ -2,7 +2,7 @@
 # The whole system on data of its own making: simulates chest X-rays with reports and scene graphs (data/phantom), trains
 # configs/demo.yaml on them, and scores the best checkpoint on the test split with the predicted graph.
 #   bash run_demo.sh [--quick] [key=value ...]      e.g. train.epochs=12
-# Needs no data set. At most 10 minutes on 2 cores after the install, below 4 GiB of memory. Expected score: configs/demo.yaml.
+# Needs no data set. About 10 minutes on 2 cores after the install, below 4 GiB of memory. Expected score: configs/demo.yaml.
 # Run again, it goes on where it stopped. --quick takes a few steps on a few studies: it shows that all parts run, no more.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
