@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,3 +192,9 @@ def test_one_run_for_real(tmp_path, monkeypatch):
     first = build_patch_encoder("small_resnet", 16, str(trunk)).trunk.state_dict()
     source = load_checkpoint(tmp_path / "runs" / "trunk").weights
     assert first and all(torch.equal(value, source[f"patch_encoder.trunk.{name}"]) for name, value in first.items())
+
+
+def test_the_shipped_page_is_what_its_ledger_makes(tmp_path):
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    write_report(tmp_path / "results.md", read_ledger(docs / "results.jsonl"))
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == (docs / "results.md").read_text(encoding="utf-8")
