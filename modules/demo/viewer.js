@@ -14,6 +14,7 @@ const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 let value = null; // what the page shows, see `opened`
 let edits = { regions: {}, attributes: {} };
+let sentAgain = ""; // the choices that were sent a second time
 let pinned = null; // { sentence: number } or { region: name }, chosen by a click
 let hovered = null; // the same, under the pointer or the keyboard's focus
 let boxFilter = "graph";
@@ -424,6 +425,12 @@ function receive() {
     if (isOther) boxChoices = {};
     pinned = hovered = null;
     render();
+    // Of choices made in quick succession the last may not have been passed on; it is sent again, once.
+    const wanted = JSON.stringify(edits);
+    if (!isOther && wanted !== JSON.stringify(value.edits) && wanted !== sentAgain) {
+        sentAgain = wanted;
+        trigger("edit", structuredClone(edits));
+    }
 }
 
 /** `shown` with its result's regions as a list of the model's own choices: without the edits, which come on top. */
