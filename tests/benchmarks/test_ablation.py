@@ -166,12 +166,13 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
 
 def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys):
     monkeypatch.setattr(ablation.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
-    assert main(["ablation", "--arms", "full", "--seeds", "0", "--results", str(tmp_path)]) == 1
+    folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
+    assert main(["ablation", "--arms", "full", "--seeds", "0", *folders]) == 1
     assert "full_seed0: main_train.py ended with status 1" in capsys.readouterr().err
 
 
 def test_an_unknown_arm_is_refused_by_name(tmp_path, capsys):
-    assert main(["ablation", "--arms", "empty", "--results", str(tmp_path)]) == 1
+    assert main(["ablation", "--arms", "empty", "--results", str(tmp_path), "--report", str(tmp_path / "page.md")]) == 1
     assert "There is no arm 'empty': choose from full; no graph" in capsys.readouterr().err
 
 
