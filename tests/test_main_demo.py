@@ -366,26 +366,44 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):
     assert small == []
 
 
-@needs_chromium
-def test_a_visitor_who_leaves_is_forgotten(visit):
+def studies_in_memory():
+    """What the server holds of anybody's study."""
     from modules.demo.page import OpenStudy
 
-    def kept():
-        """What the server's memory holds of anybody's study."""
-        return [
-            one for one in gc.get_objects()
-            if type(one) is OpenStudy or (type(one) is dict and {"picture", "other_attributes"} <= one.keys())
-        ]
+    return [
+        one for one in gc.get_objects()
+        if type(one) is OpenStudy or (type(one) is dict and {"picture", "other_attributes"} <= one.keys())
+    ]
 
-    visitor = visit()
-    visitor.upload("private.png", png())
-    assert kept()
-    visitor.context.close()
+
+def wait_until_all_is_forgotten():
     end = time.monotonic() + PATIENCE
-    while kept():
+    while studies_in_memory():
         assert time.monotonic() < end, f"a study is in memory {PATIENCE} seconds after its visitor left"
         time.sleep(0.2)
         gc.collect()
+
+
+@needs_chromium
+def test_a_visitor_who_leaves_is_forgotten(visit):
+    visitor = visit()
+    visitor.upload("private.png", png())
+    assert studies_in_memory()
+    visitor.context.close()
+    wait_until_all_is_forgotten()
+
+
+def test_a_report_that_its_visitor_did_not_wait_for_is_forgotten(address):
+    session = "9876543210"
+    with httpx.stream("GET", f"{address}gradio_api/heartbeat/{session}", timeout=30) as heartbeat:
+        lines = heartbeat.iter_lines()  # the connection ends with it
+        next(lines)
+        ask(address, "click", [None], session)
+        end = time.monotonic() + PATIENCE
+        while not studies_in_memory():
+            assert time.monotonic() < end, "no report was written"
+            time.sleep(0.1)
+    wait_until_all_is_forgotten()
 
 
 @needs_chromium
@@ -433,13 +451,18 @@ def test_a_path_that_was_not_uploaded_is_neither_read_nor_deleted(address, tmp_p
     assert secret.read_bytes() == png()
 
 
-def answer_to(address, event, data, event_data=None):
-    """How the server answers an event that no page sent."""
+def ask(address, event, data, session, event_data=None):
+    """Send an event that no page sent."""
     dependencies = httpx.get(f"{address}config").json()["dependencies"]
     number = next(one["id"] for one in dependencies if any(target[1] == event for target in one["targets"]))
-    session = "0123456789"
     body = {"fn_index": number, "data": data, "event_data": event_data, "session_hash": session}
     assert httpx.post(f"{address}gradio_api/queue/join", json=body).status_code == 200
+
+
+def answer_to(address, event, data, event_data=None):
+    """How the server answers an event that no page sent."""
+    session = "0123456789"
+    ask(address, event, data, session, event_data)
     with httpx.stream("GET", f"{address}gradio_api/queue/data", params={"session_hash": session}, timeout=30) as lines:
         for line in lines.iter_lines():
             message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}

@@ -204,6 +204,8 @@ def build_page(desk: Desk) -> gr.Blocks:
 
         def forget(request: gr.Request) -> None:
             page.state_holder.session_data.pop(request.session_hash, None)
+            # Answers that the visitor did not stay to receive would wait for ever.
+            page._queue.pending_messages_per_session.pop(request.session_hash, None)
 
         page.unload(forget)
     return page.queue(max_size=limits.WAITING_VISITORS, api_open=False)
