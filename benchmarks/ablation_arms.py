@@ -13,7 +13,7 @@ from modules.results import result_path
 # What all arms share beside the demo's settings. A trunk that has learned something already takes smaller steps.
 BUDGET = (
     "train.epochs=4", "train.mix_epochs=2", "train.validate_from=4", "train.validate_every=1",
-    "optim.lr_patch_encoder=5e-4",
+    "optim.lr_patch_encoder=5e-4", "train.precision=bf16",
 )
 # The run that the trunk comes from: observations of 2,400 other phantoms, and hardly any other part beside the trunk.
 TRUNK = (

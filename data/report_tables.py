@@ -13,16 +13,24 @@ _COLUMNS = ("id", "report")
 
 def read_reports(path: Path) -> Iterator[tuple[str, str]]:
     """(id, report) of every row. Raises UserError for a file that is no such table."""
+    for row in read_table(path, _COLUMNS):
+        yield row["id"] or "", row["report"] or ""
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str | None]]:
+    """The rows of a CSV file in UTF-8 that has `columns`, and maybe others; cells past a short row's end are None.
+
+    Raises UserError for a file that is no such table.
+    """
     # Python refuses longer cells than 131,072 characters, whatever the machine can hold.
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            for column in _COLUMNS:
+            for column in columns:
                 if column not in (rows.fieldnames or ()):
-                    raise UserError(f"{path} has no column '{column}': it needs the columns id and report")
-            for row in rows:
-                yield row["id"] or "", row["report"] or ""
+                    raise UserError(f"{path} has no column '{column}': it needs the columns {', '.join(columns)}")
+            yield from rows
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

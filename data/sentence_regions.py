@@ -1,4 +1,7 @@
-"""Which regions each word of a cleaned report is about: those of its sentence, as `data/text_graph.py` reads it."""
+"""Which regions each word of a cleaned report is about: those of its sentence, as `data/text_graph.py` reads it.
+
+A finding in a zone is one of the lung as well. Only the zone counts here: the lung has all that is found anywhere in it.
+"""
 
 from functools import lru_cache
 
@@ -9,6 +12,19 @@ from data.text_graph import read_report
 from data.vocabulary import Anatomy
 
 SENTENCE_END = "."
+# Regions that hold others: {whole: parts}.
+_PARTS = {
+    f"{side} lung": frozenset(f"{side} {part}" for part in (
+        "apical zone", "upper lung zone", "mid lung zone", "lower lung zone", "hilar structures", "costophrenic angle",
+        "hemidiaphragm",
+    ))
+    for side in ("left", "right")
+} | {
+    "mediastinum": frozenset((
+        "upper mediastinum", "cardiac silhouette", "aortic arch", "trachea", "carina", "svc", "right atrium",
+        "cavoatrial junction",
+    )),
+}
 
 
 def word_regions(report: str, anatomy: Anatomy) -> NDArray:
@@ -26,5 +42,9 @@ def word_regions(report: str, anatomy: Anatomy) -> NDArray:
 
 @lru_cache(maxsize=1 << 16)  # reports repeat their sentences, and training its reports
 def _regions_of(sentence: str) -> frozenset[str]:
-    """All regions that the sentence is about."""
-    return frozenset(name for part in read_report(sentence) for name in part.regions)
+    """The regions that the sentence is about, without those of which it names a part."""
+    report = read_report(sentence)
+    about = {name for part in report for name in part.regions}
+    # Ribs are none of the 29 regions: they are seen over the lung of their side.
+    about |= {f"{finding.side} lung" for part in report for finding in part.findings if "ribs" in finding.regions}
+    return frozenset(name for name in about if not about & _PARTS.get(name, frozenset()))

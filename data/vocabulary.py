@@ -167,6 +167,12 @@ class AttributeVocabulary:
         """The slot of `attribute` in the list of the region at position `region`; None where it is not in it."""
         return self._positions[region].get(attribute)
 
+    @cached_property
+    def name_numbers(self) -> list[list[int]]:
+        """The number of the name of each region's attributes: the same wherever the name is the same."""
+        numbers: dict[str, int] = {}
+        return [[numbers.setdefault(name, len(numbers)) for name in names] for names in self.by_region]
+
     def slots(self) -> Tensor:
         """[R, A] bool: the slots that stand for an attribute."""
         return torch.arange(self.largest) < torch.tensor(self.sizes)[:, None]

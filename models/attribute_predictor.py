@@ -7,19 +7,30 @@ from torch import Tensor, nn
 class AttributePredictor(nn.Module):
     """29 linear heads of different sizes, held as one padded tensor so that a batch is one product.
 
-    attributes_per_region: how many attributes each region has; slots past a region's own are padding and give 0. As in
-    the batches there is at least one slot, even where no region has any attribute.
+    attributes_per_region   how many attributes each region has; slots past a region's own are padding and give 0. As in
+                            the batches there is at least one slot, even where no region has any attribute.
+    names                   the number of each attribute's name, region by region: the weights of an attribute are then
+                            those of its slot plus those of its name, which regions share. None: its slot's alone.
     """
 
-    def __init__(self, channels: int, attributes_per_region: list[int]):
+    def __init__(self, channels: int, attributes_per_region: list[int], names: list[list[int]] | None = None):
         super().__init__()
         regions, largest = len(attributes_per_region), max(1, *attributes_per_region)
         self.weight = nn.Parameter(torch.empty(regions, largest, channels))
         self.bias = nn.Parameter(torch.zeros(regions, largest))
         slots = torch.arange(largest).unsqueeze(0) < torch.tensor(attributes_per_region).unsqueeze(1)
         self.register_buffer("slots", slots, persistent=False)  # [R, A] bool: the region has this attribute
+        self.name_weight = None
+        if names is not None:
+            name_of_slot = torch.zeros(regions, largest, dtype=torch.long)
+            name_of_slot[slots] = torch.tensor([name for of_region in names for name in of_region], dtype=torch.long)
+            self.register_buffer("name_of_slot", name_of_slot, persistent=False)
+            self.name_weight = nn.Parameter(torch.empty(1 + int(name_of_slot.max()), channels))
 
     def forward(self, region_features: Tensor) -> Tensor:
         """region_features [B, R, C] -> logits [B, R, A], zeros in padding slots."""
-        logits = torch.einsum("brc,rac->bra", region_features, self.weight) + self.bias
+        weight = self.weight
+        if self.name_weight is not None:
+            weight = weight + self.name_weight[self.name_of_slot]
+        logits = torch.einsum("brc,rac->bra", region_features, weight) + self.bias
         return logits.masked_fill(~self.slots, 0.0)

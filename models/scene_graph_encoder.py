@@ -45,6 +45,8 @@ class SceneGraphEncoder(nn.Module):
     An object node is Linear(C, D)(F) + type; an attribute node LayerNorm(embedding + type) with dropout.
 
     attributes_per_region   how many attributes each region has; global ids count them region by region
+    names                   the number of each attribute's name, region by region: an embedding of the name, which
+                            regions share, is then added to the attribute's own. None: its own alone.
     encode                  oa-c   nodes of one sub-graph see each other
                             oa-d   the same, and in every layer the objects of one image then attend to each other
                             oa-pm  one sequence an image: an attribute sees its sub-graph, an object other objects too
@@ -53,7 +55,7 @@ class SceneGraphEncoder(nn.Module):
 
     def __init__(
         self, channels: int, width: int, heads: int, feedforward: int, layers: int, attributes_per_region: list[int],
-        dropout: float = 0.0, encode: str = "oa-c", pooling: str = "max",
+        dropout: float = 0.0, encode: str = "oa-c", pooling: str = "max", names: list[list[int]] | None = None,
     ):
         super().__init__()
         regions = len(attributes_per_region)
@@ -62,6 +64,11 @@ class SceneGraphEncoder(nn.Module):
         self.project = nn.Linear(channels, width)
         self.type_embedding = nn.Embedding(regions + 1, width)  # the last type is "attribute"
         self.attribute_embedding = nn.Embedding(sum(attributes_per_region), width)
+        self.name_embedding = None
+        if names is not None:
+            name_of_attribute = torch.tensor([name for of_region in names for name in of_region] or [0])
+            self.register_buffer("name_of_attribute", name_of_attribute, persistent=False)
+            self.name_embedding = nn.Embedding(1 + int(name_of_attribute.max()), width)
         self.attribute_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -102,8 +109,10 @@ class SceneGraphEncoder(nn.Module):
         slots = given_first[:, :count]
         given = attributes.gather(-1, slots)
         ids = (slots + self.attribute_offsets[region].unsqueeze(-1)).masked_fill(~given, 0)
-        attribute_type = self.type_embedding.weight[-1]
-        embedded = self.dropout(self.attribute_norm(self.attribute_embedding(ids) + attribute_type))
+        attributes = self.attribute_embedding(ids) + self.type_embedding.weight[-1]
+        if self.name_embedding is not None:
+            attributes = attributes + self.name_embedding(self.name_of_attribute[ids])
+        embedded = self.dropout(self.attribute_norm(attributes))
         nodes = torch.cat([objects.unsqueeze(1).to(embedded.dtype), embedded], 1)
         return nodes, F.pad(given, (1, 0), value=True)
 

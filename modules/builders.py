@@ -98,7 +98,7 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
         patch_encoder, image_encoder, decoder, graph, observation_head,
         bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
     )
-    _initialise(model)
+    _initialise(model, settings.initial_std)
     return model
 
 
@@ -159,6 +159,7 @@ def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[Gr
 def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocabularies) -> GraphParts:
     sizes = list(vocabularies.attributes.sizes)
     regions = len(vocabularies.anatomy.regions)
+    names = vocabularies.attributes.name_numbers if settings.share_attribute_names else None
     atlas = vocabularies.anatomy.boxes
     memory = None
     if settings.memory:
@@ -166,10 +167,10 @@ def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocab
     return GraphParts(
         selector=RegionSelector(channels, regions, settings.dropout, memory),
         pooler=RegionPooler(channels, settings.dropout, settings.roi),
-        attribute_predictor=AttributePredictor(channels, sizes),
+        attribute_predictor=AttributePredictor(channels, sizes, names),
         encoder=SceneGraphEncoder(
             channels, settings.width, settings.heads, settings.feedforward, settings.graph_layers, sizes,
-            settings.dropout, settings.encode, settings.pooling,
+            settings.dropout, settings.encode, settings.pooling, names,
         ),
         localizer=RegionLocalizer(channels, atlas, dropout=settings.dropout) if settings.localizer else None,
         atlas=atlas,
@@ -179,8 +180,8 @@ def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocab
     )
 
 
-def _initialise(model: SGRRG) -> None:
-    """The release's initialisation, everywhere but in the trunk: normal 0.02, zero biases, memory normal(0, 1 / C).
+def _initialise(model: SGRRG, std: float) -> None:
+    """The release's initialisation, everywhere but in the trunk: normal(0, std), zero biases, memory normal(0, 1 / C).
 
     The localizer's last layer starts at zero, so that its first boxes are the mean boxes.
     """
@@ -188,13 +189,15 @@ def _initialise(model: SGRRG) -> None:
         if name.startswith("patch_encoder"):
             continue
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
         elif isinstance(module, AttributePredictor):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
+            if module.name_weight is not None:
+                nn.init.normal_(module.name_weight, std=std)
         elif isinstance(module, RegionMemory):
             nn.init.normal_(module.slots, std=1 / module.slots.shape[1])
     if model.graph is not None and model.graph.localizer is not None:

@@ -107,6 +107,8 @@ class ModelConfig:
     gate                              a learned gate between the attended graph and the state
     memory, memory_slots, memory_heads, memory_top   the region selector's memory
     roi                               pool (as the release) or align
+    share_attribute_names             an attribute shares weights with those of the same name in other regions
+    initial_std                       standard deviation of fresh weights, the trunk's aside
     observation_head                  proxy task 1
     localizer                         whether the model finds its own boxes
     region_threshold, attribute_threshold, visible_threshold   probabilities above which each counts at test
@@ -132,6 +134,8 @@ class ModelConfig:
     memory_heads: int = 32
     memory_top: int = 32
     roi: str = "pool"
+    share_attribute_names: bool = False
+    initial_std: float = 0.02
     observation_head: bool = True
     localizer: bool = True
     region_threshold: float = 0.2
@@ -292,7 +296,7 @@ _LEAST = {
     "data.max_tokens": 3,  # BOS, a word, EOS
     "model.width": 1, "model.heads": 1, "model.feedforward": 1, "model.image_layers": 0, "model.graph_layers": 0,
     "model.decoder_layers": 1, "model.dropout": 0, "model.image_dropout": 0, "model.memory_slots": 1,
-    "model.memory_heads": 1, "model.memory_top": 1,
+    "model.memory_heads": 1, "model.memory_top": 1, "model.initial_std": 0,
     "optim.lr_patch_encoder": 0, "optim.lr": 0, "optim.weight_decay": 0, "optim.decay_every": 1, "optim.accumulate": 1,
     "train.epochs": 1, "train.validate_every": 1, "train.log_every": 1, "train.save_every": 1, "train.max_steps": 1,
     "eval.beam_size": 1, "eval.validation_beam_size": 1, "eval.batch_size": 1,

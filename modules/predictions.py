@@ -1,8 +1,6 @@
 """Generated reports of any system with their references, from a table or from `predictions.jsonl`."""
 
-import csv
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from data.report_tables import read_table
 from data.vocabulary import OBSERVATIONS
 
 _COLUMNS = ("id", "reference", "generated")
@@ -67,7 +66,7 @@ def read_predictions(path: Path, study_column: str | None = None) -> Predictions
     Raises UserError for a file that cannot be read, lacks a column, has no report, or has an id twice.
     """
     path = predictions_file(path)
-    rows = list(_read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path))
+    rows = list(_read_json_lines(path) if path.suffix == ".jsonl" else read_table(path, _COLUMNS))
     if not rows:
         raise UserError(f"{path} has no generated report")
     for name in (*_COLUMNS, *([study_column] if study_column else [])):
@@ -112,22 +111,6 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"Cannot read {path} ({error.strerror}): give a file of predictions or a run folder") from error
     except ValueError as error:
         raise UserError(f"{path} line {number} is not JSON ({error}): write the predictions again") from error
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    # Python refuses longer cells than 131,072 characters, whatever the machine can hold.
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            for column in _COLUMNS:
-                if column not in (rows.fieldnames or ()):
-                    raise UserError(f"{path} has no column '{column}': it needs the columns {', '.join(_COLUMNS)}")
-            yield from rows
-    except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}): give a file of predictions or a run folder") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV in UTF-8 ({error}): save it again as such") from error
 
 
 def _evaluation_of(path: Path) -> dict[str, Any]:

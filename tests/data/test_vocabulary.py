@@ -113,6 +113,11 @@ def test_attribute_slots():
     assert attributes.index(1, "b") is None and attributes.index(2, "a") is None
 
 
+def test_attributes_of_the_same_name_have_the_same_number():
+    attributes = AttributeVocabulary((("a", "b"), (), ("b", "c"), ("a",)), "default")
+    assert attributes.name_numbers == [[0, 1], [], [1, 2], [0]]
+
+
 def test_without_any_attribute_the_axis_keeps_one_empty_slot():
     attributes = AttributeVocabulary(((), ()), "default")
     assert attributes.largest == 1

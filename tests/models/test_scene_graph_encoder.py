@@ -92,6 +92,22 @@ def test_attribute_norm_has_weights_of_its_own():
     assert (graph.nodes[attribute_nodes] == 0).all() and (graph.nodes[..., 0, :][SELECTED] != 0).all()
 
 
+def test_regions_share_the_embedding_of_a_name():
+    """The first attributes of regions 0 and 1 have the same name: where it changes, so do both of their nodes."""
+    torch.manual_seed(0)
+    made = SceneGraphEncoder(6, 8, 2, 12, 0, SIZES, names=[[0, 1, 2], [0, 3], [], [4, 5, 6, 7]]).eval()
+    given = inputs()
+    given["attributes"][0, :2] = torch.tensor([[True, True, False, False], [True, True, False, False]])
+    before = made(**given)
+    own = made.attribute_embedding.weight[1] + made.type_embedding.weight[-1]
+    expected = made.norm(made.attribute_norm(own + made.name_embedding.weight[1]))
+    torch.testing.assert_close(before.nodes[0, 0, 2], expected)
+    with torch.no_grad():
+        made.name_embedding.weight[0] += torch.randn(8)
+    changed = (made(**given).nodes - before.nodes).abs().amax(-1)[0, :2] > 1e-6
+    assert changed[:, :3].tolist() == [[False, True, False], [False, True, False]]
+
+
 @pytest.mark.parametrize("encode", ENCODES)
 def test_unselected_regions_and_their_attributes_change_nothing(encode):
     given, unselected = inputs(), ~SELECTED.unsqueeze(-1)
@@ -194,9 +210,10 @@ def test_no_region_at_all_keeps_gradients_whole(encode):
 
 
 @pytest.mark.parametrize("encode", ENCODES)
-def test_vocabulary_without_any_attribute(encode):
+@pytest.mark.parametrize("names", [None, [[], [], [], []]])
+def test_vocabulary_without_any_attribute(encode, names):
     torch.manual_seed(0)
-    made = SceneGraphEncoder(6, 8, 2, 12, 1, [0, 0, 0, 0], encode=encode)
+    made = SceneGraphEncoder(6, 8, 2, 12, 1, [0, 0, 0, 0], encode=encode, names=names)
     given = inputs()
     given["attributes"] = torch.zeros(3, 4, 1, dtype=torch.bool)
     graph = made(**given)

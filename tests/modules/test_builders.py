@@ -117,6 +117,26 @@ def test_weights_start_as_in_the_release(model):
     assert heads.weight.std().item() == pytest.approx(0.02, rel=0.1) and (heads.bias == 0).all()
 
 
+def test_fresh_weights_spread_as_they_are_told_to():
+    settings = tiny_config(*TRUNK, "model.initial_std=0.1", "model.share_attribute_names=true")
+    model = builders.build_model(settings, tiny_vocabularies())
+    predictor = model.graph.attribute_predictor
+    for weight in (model.decoder.word_head.weight, model.decoder.embedding.tokens.weight, predictor.weight,
+                   predictor.name_weight, model.graph.encoder.name_embedding.weight):
+        assert weight.std().item() == pytest.approx(0.1, rel=0.2)
+
+
+def test_attributes_share_their_names_weights_where_told_to():
+    attributes = tiny_vocabularies().attributes
+    graph = tiny_model("model.share_attribute_names=true").graph
+    assert graph.encoder.name_of_attribute.tolist() == sum(attributes.name_numbers, [])
+    assert torch.equal(
+        graph.attribute_predictor.name_of_slot[attributes.slots()], graph.encoder.name_of_attribute
+    )
+    alone = tiny_model().graph
+    assert alone.encoder.name_embedding is None and alone.attribute_predictor.name_weight is None
+
+
 def test_trunk_keeps_its_own_first_weights(model):
     torch.manual_seed(0)
     expected = patch_encoder.small_resnet()
