@@ -1,6 +1,6 @@
 """Which regions each word of a cleaned report is about: those of its sentence, as `data/text_graph.py` reads it.
 
-A finding in a zone is one of the lung as well. Only the zone counts here: the lung has all that is found anywhere in it.
+A finding in a zone is one of the lung as well. Only the zone counts here: the lung has what is found anywhere in it.
 """
 
 from functools import lru_cache
