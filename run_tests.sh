@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them: about 10 minutes on 2 cores after the install, without any data set.
+# Installs what the tests need and runs them: about 6 minutes on 2 cores after the install, without any data set.
 #   bash run_tests.sh [argument of pytest ...]      e.g. tests/models, -k beam, -m gpu -n 0 (on a machine with a GPU)
 # Tests that need Java or Chromium are skipped where it is absent, and say so.
 set -euo pipefail

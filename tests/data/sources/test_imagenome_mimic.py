@@ -55,7 +55,9 @@ def test_command(downloads, tmp_path, capsys):
     out = tmp_path / "prepared"
     command = ["chest_imagenome", *(f"--source={path}" for path in downloads.sources), "--out", str(out)]
     assert main([*command, "--workers", "1"]) == 0
-    assert "images and splits: train.csv, valid.csv, test.csv of Chest ImaGenome" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "images and splits: train.csv, valid.csv, test.csv of Chest ImaGenome" in printed.out
+    assert not any(study.findings[:20] in printed.out + printed.err for study in downloads.studies if study.findings)
     records = [read_records(out, split) for split in ("train", "val", "test")]
     assert [len(split) for split in records] == [11, 3, 3]
     assert all(record["graph"]["box_source"] == "annotated" for split in records for record in split)

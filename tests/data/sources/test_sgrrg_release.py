@@ -1,6 +1,7 @@
 """The authors' processed files, in an invented small copy."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,9 @@ def test_damaged_image_and_empty_report_are_dropped(release):
 def test_command_and_vocabulary(release, tmp_path, capsys):
     out = tmp_path / "prepared"
     assert main(["chest_imagenome", "--source", str(release), "--out", str(out), "--workers", "1"]) == 0
-    assert "the authors' processed files" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "the authors' processed files" in printed.out
+    assert not re.search(r"Report \d", printed.out + printed.err)
     assert len(read_records(out, "train")) == 3
     attributes = build_vocabularies(out, "mimic_cxr", 1, 1, True).attributes
     assert attributes.by_region[0] == (f"{NAMES[0]}/3", f"{NAMES[0]}/66")
