@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.ablation_arms import ARMS, BUDGET, TRUNK, Arm, Run, in_order
-from benchmarks.ablation_ledger import read_ledger, read_run, settings_of, write_ledger
+from benchmarks.ablation_ledger import read_ledger, read_run, write_ledger
 from benchmarks.ablation_report import write_report
 from data.errors import UserError
 from data.sources.phantom import PhantomSettings, prepare_phantom
@@ -52,11 +52,12 @@ def run(options: argparse.Namespace) -> None:
     finished = read_ledger(ledger)
     if not options.report_only:
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        runs = [Run(arm, seed, options.results) for arm, seed in in_order(chosen_arms(options.arms), seeds)]
-        known = [(one.arm, one.settings, one.seed) for one in finished]
-        missing = [
-            one for one in runs if (one.arm.name, settings_of(one, options.overrides), one.seed) not in known
+        runs = [
+            Run(arm, seed, options.results, tuple(options.overrides))
+            for arm, seed in in_order(chosen_arms(options.arms), seeds)
         ]
+        known = [(one.arm, one.settings, one.seed) for one in finished]
+        missing = [one for one in runs if (one.arm.name, one.settings, one.seed) not in known]
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
         trunk = trained_trunk(options.data, options.results, options.overrides) if missing else None
         for noise in sorted({one.arm.noise for one in missing}):
@@ -64,8 +65,8 @@ def run(options: argparse.Namespace) -> None:
                 studies=STUDIES, image_size=IMAGE_SIZE, annotation_noise=noise / 100,
             ))
         with ThreadPoolExecutor(options.jobs) as pool:
-            for one in pool.map(lambda one: make(one, options.data, trunk, options.overrides), missing):
-                result = read_run(one, options.overrides)
+            for one in pool.map(lambda one: make(one, options.data, trunk), missing):
+                result = read_run(one)
                 finished = [other for other in finished if (other.arm, other.seed) != (result.arm, result.seed)]
                 finished.append(result)
                 write_ledger(ledger, finished)
@@ -107,9 +108,9 @@ def trained_trunk(data: Path, results: Path, overrides: Sequence[str]) -> Path:
     return file
 
 
-def make(one: Run, data: Path, trunk: Path, overrides: Sequence[str]) -> Run:
+def make(one: Run, data: Path, trunk: Path) -> Run:
     """Train and test a run that begins with the weights in the file `trunk`. Raises UserError if that fails."""
-    settings = [f"model.patch_encoder.weights={trunk}", *BUDGET, *one.arm.settings, *overrides]
+    settings = [f"model.patch_encoder.weights={trunk}", *BUDGET, *one.arm.settings, *one.overrides]
     _run(one.folder, _training(one.folder, phantom_of(data, one.arm.noise), one.seed, settings))
     _run(one.folder, [
         "main_test.py", "--checkpoint", str(one.folder), "--split", "test", "--graph", one.arm.graph.value,

@@ -3,6 +3,7 @@
 Each arm is the demo's experiment (configs/demo.yaml) on a smaller budget with a few settings changed.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,16 +85,23 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Run:
-    """An arm with a seed, and its folder."""
+    """An arm with a seed, and its folder; `overrides` are settings of all runs that the user gave."""
 
     arm: Arm
     seed: int
     results: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> list[str]:
+        """What decides its numbers beside the seed, but for the demo's own settings."""
+        return [*BUDGET, *self.arm.settings, *self.overrides, f"noise={self.arm.noise}"]
 
     @property
     def name(self) -> str:
-        """The name of its folder below `results`."""
-        return f"{self.arm.folder}_seed{self.seed}"
+        """The name of its folder below `results`: no run of other settings is gone on with."""
+        fingerprint = hashlib.sha256("\n".join(self.settings).encode()).hexdigest()[:6]
+        return f"{self.arm.folder}_{fingerprint}_seed{self.seed}"
 
     @property
     def folder(self) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.ablation_arms import BUDGET, Run
+from benchmarks.ablation_arms import Run
 from data.errors import UserError
 from data.labeler import label_report
 from modules.results import write_atomically
@@ -34,16 +34,11 @@ class FinishedRun:
     references: list[list[int]]
 
 
-def settings_of(run: Run, overrides: Sequence[str] = ()) -> list[str]:
-    """What decides the numbers of a run beside its seed, but for the demo's own settings."""
-    return [*BUDGET, *run.arm.settings, *overrides, f"noise={run.arm.noise}"]
-
-
-def read_run(run: Run, overrides: Sequence[str] = ()) -> FinishedRun:
+def read_run(run: Run) -> FinishedRun:
     """What the folder of a tested run gives. Raises UserError where its predictions lack the data set's labels."""
     scores = json.loads(run.metrics.read_text(encoding="utf-8"))["scores"]
     return FinishedRun(
-        run.arm.name, settings_of(run, overrides), run.seed, scores,
+        run.arm.name, run.settings, run.seed, scores,
         observation_counts(run.predictions, "generated"), observation_counts(run.predictions, "reference"),
     )
 

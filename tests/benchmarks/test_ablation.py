@@ -109,8 +109,8 @@ def test_report_refuses_what_cannot_be_compared(tmp_path):
 
 
 def test_the_ledger_keeps_what_a_run_gave(tmp_path):
-    run = read_run(write_run(Run(FULL, 0, tmp_path), [EFFUSION, CLEAR]), ["train.max_steps=2"])
-    assert run.settings == [*BUDGET, "train.max_steps=2", "noise=0"]
+    run = read_run(write_run(Run(FULL, 0, tmp_path, ("train.max_steps=2",)), [EFFUSION, CLEAR]))
+    assert run.settings == [*BUDGET, *FULL.settings, "train.max_steps=2", "noise=0"]
     path = tmp_path / "results.jsonl"
     assert read_ledger(path) == []
     write_ledger(path, [run, run])
@@ -135,14 +135,18 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     def process(command, **_):
         commands.append(command[1:])
         if command[1] == "main_test.py":
-            write_run(runs[1], [EFFUSION])
+            tested = Path(command[command.index("--checkpoint") + 1])
+            write_run(next(run for run in runs if run.folder == tested), [EFFUSION])
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(ablation.subprocess, "run", process)
     noisy = next(arm for arm in ARMS if arm.noise == 20)
-    runs = [Run(FULL, 3, tmp_path / "runs"), Run(noisy, 3, tmp_path / "runs")]
+    runs = [
+        Run(arm, 3, tmp_path / "runs", (f"train.max_steps={steps}",)) for steps in (2, 3) for arm in (FULL, noisy)
+    ]
+    assert len({run.folder for run in runs}) == 4
     page, ledger = tmp_path / "page.md", tmp_path / "page.jsonl"
-    write_ledger(ledger, [read_run(write_run(runs[0], [EFFUSION]), ["train.max_steps=2"])])
+    write_ledger(ledger, [read_run(write_run(runs[0], [EFFUSION]))])
     arguments = [
         "ablation", "--arms", f"{FULL.name};{noisy.name}", "--seeds", "3", "--jobs", "1", "--results",
         str(tmp_path / "runs"), "--data", str(tmp_path), "--report", str(page), "train.max_steps=2",
@@ -168,7 +172,7 @@ def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys)
     monkeypatch.setattr(ablation.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
     folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
     assert main(["ablation", "--arms", "full", "--seeds", "0", *folders]) == 1
-    assert "full_seed0: main_train.py ended with status 1" in capsys.readouterr().err
+    assert f"{Run(FULL, 0, tmp_path).name}: main_train.py ended with status 1" in capsys.readouterr().err
 
 
 def test_an_unknown_arm_is_refused_by_name(tmp_path, capsys):
