@@ -427,7 +427,8 @@ function receive() {
     render();
     // Of choices made in quick succession the last may not have been passed on; it is sent again, once.
     const wanted = JSON.stringify(edits);
-    if (!isOther && wanted !== JSON.stringify(value.edits) && wanted !== sentAgain) {
+    const isReport = value.result && !value.error;
+    if (isReport && !isOther && wanted !== JSON.stringify(value.edits) && wanted !== sentAgain) {
         sentAgain = wanted;
         trigger("edit", structuredClone(edits));
     }
