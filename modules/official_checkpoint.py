@@ -113,8 +113,11 @@ def official_name(name: str, decoder_has_graph: bool, objects_attend: bool) -> s
 def to_official(weights: dict[str, Tensor], attributes_per_region: list[int]) -> dict[str, Tensor]:
     """Our weights (all but the localizer's and the atlas) under their published names and shapes.
 
-    Of the trunk, only a Swin has published names; the others are left out.
+    Of the trunk, only a Swin has published names; the others are left out. Raises ValueError for weights that
+    attributes share by name (`model.share_attribute_names`), which the published model has not.
     """
+    if "graph.attribute_predictor.name_weight" in weights:
+        raise ValueError("the published model has no weights for model.share_attribute_names=true")
     decoder_has_graph = any(name.startswith("decoder.layers.0.graph_attention.") for name in weights)
     objects_attend = any(".object_attention." in name for name in weights)
     official: dict[str, Tensor] = {}

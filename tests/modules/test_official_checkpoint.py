@@ -97,3 +97,8 @@ def test_missing_and_unused_weights_are_named():
     del official["rrg_head.bias"]
     with pytest.raises(UserError, match="The published weights lack rrg_head.bias"):
         from_official(official, list(weights), SIZES)
+
+
+def test_shared_names_have_no_published_weights():
+    with pytest.raises(ValueError, match="share_attribute_names"):
+        to_official(tiny_model("model.share_attribute_names=true").state_dict(), SIZES)
