@@ -23,9 +23,8 @@ TRUNK = (
     "model.width=32", "model.heads=2", "model.feedforward=32", "model.image_layers=0", "model.decoder_layers=1",
     "model.initial_std=0.02",
 )
-# Of the arms with a graph alone: beside its losses the observations would teach the trunk less than beside those of the
-# words. Without graph more weight than the demo's does not help (docs/tried.md).
-WITH_GRAPH = ("loss.observations=20",)
+# Of the arms with a graph: beside its losses the observations would teach the trunk less than beside those of the words.
+HEAVY_OBSERVATIONS = "loss.observations=20"
 # Learning rates of the arms without graph, but for the trunk; the last is that of all others.
 RATES = (5e-4, 1e-3, 2e-3)
 NO_GRAPH = "no graph"
@@ -54,15 +53,16 @@ class Arm:
         return GraphSource.NONE if self.name.startswith(NO_GRAPH) else GraphSource.PREDICTED
 
 
-def _without_graph(rate: float) -> Arm:
+def _without_graph(rate: float, *settings: str, also: str = "") -> Arm:
     """The model without graph, so wide that it has as many parameters; its observation head stays."""
-    return Arm(f"{NO_GRAPH}, rate {rate:g}", (
+    return Arm(f"{NO_GRAPH}, rate {rate:g}{also}", (
         "model.graph_in=none", "model.width=256", "model.feedforward=1024", "model.image_layers=3", f"optim.lr={rate}",
+        *settings,
     ))
 
 
 def _with_graph(name: str, *settings: str, noise: int = 0) -> Arm:
-    return Arm(name, (*WITH_GRAPH, *settings), noise)
+    return Arm(name, (HEAVY_OBSERVATIONS, *settings), noise)
 
 
 FULL = _with_graph("full")
@@ -70,6 +70,7 @@ ORACLE_TRAINED = "train.graph_source=oracle"
 ARMS = (
     FULL,
     *(_without_graph(rate) for rate in RATES),
+    _without_graph(RATES[-1], HEAVY_OBSERVATIONS, also=", observations weigh 20"),
     _with_graph("without proxy tasks", "model.observation_head=false", "loss.observations=0", "loss.contrast=0"),
     _with_graph("without contrast", "loss.contrast=0"),
     _with_graph("without grounding", "loss.grounding=0"),
