@@ -179,8 +179,8 @@ which the labeler reads the reference as well.
 
 "No graph" is the model without the graph's parts. It keeps the observation head, with the demo's weight of 3 or, in an
 arm of its own, with the weight of 20 that it has beside the losses of a graph. It gets as many steps and is so wide that
-it has as many parameters (7.7 million beside 8.2). Of these arms, with three learning rates (a quarter, half, all of
-theirs), the one counts that is best on the test split itself. Noise is the share of attributes of the training split's
+it has as many parameters (7.7 million beside 8.2). Of these arms, with four learning rates (a quarter, half, all and
+twice theirs), the one counts that is best on the test split itself. Noise is the share of attributes of the training split's
 graphs that are dropped, with half as many invented, and boxes moved by a fifth of it. "Annotated graphs only" trains
 the decoder on annotated graphs, as the published system does; all others mix predicted ones in.
 

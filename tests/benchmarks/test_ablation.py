@@ -39,7 +39,7 @@ def write_run(run: Run, generated: list[str], ids: list[str] | None = None) -> R
 def test_arms_have_names_and_folders_of_their_own():
     assert len({arm.name for arm in ARMS}) == len({arm.folder for arm in ARMS}) == len(ARMS)
     assert all(arm.folder.replace("_", "").replace(".", "").replace("-", "").isalnum() for arm in ARMS)
-    assert [arm.graph for arm in ARMS].count(GraphSource.NONE) == 4
+    assert [arm.graph for arm in ARMS].count(GraphSource.NONE) == 5
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.folder)
@@ -54,9 +54,9 @@ def test_every_arm_builds_and_has_as_many_parameters_as_the_full_one(arm):
 def test_the_most_telling_runs_come_first():
     order = list(in_order(ARMS, [0, 1]))
     assert len(order) == len(set(order)) == 2 * len(ARMS)
-    assert {arm.name.split(",")[0] for arm, _ in order[:10]} == {"full", "no graph"}
+    assert {arm.name.split(",")[0] for arm, _ in order[:12]} == {"full", "no graph"}
     assert order[0] == (FULL, 0)
-    assert [seed for _, seed in order[10:]] == [0] * (len(ARMS) - 5) + [1] * (len(ARMS) - 5)
+    assert [seed for _, seed in order[12:]] == [0] * (len(ARMS) - 6) + [1] * (len(ARMS) - 6)
 
 
 def test_counts_and_f1_by_hand(tmp_path):
@@ -90,7 +90,7 @@ def test_report_of_what_is_finished(tmp_path):
     page = tmp_path / "docs" / "results.md"
     write_report(page, [read_run(run) for run in runs])
     text = page.read_text(encoding="utf-8")
-    assert "Finished runs: 4 of 45;" in text and "it reaches 1.000" in text
+    assert "Finished runs: 4 of 48;" in text and "it reaches 1.000" in text
     assert f"minus {ARMS[2].name}" in text  # the best of those without graph
     assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
     assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
@@ -158,7 +158,7 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     assert f"data.root={tmp_path / 'phantom_noise20'}" in train
     assert f"model.patch_encoder.weights={tmp_path / 'runs' / 'trunk.pt'}" in train
     assert test[0] == "main_test.py" and test[-1] == "predicted"
-    assert "Finished runs: 2 of 45;" in page.read_text(encoding="utf-8")
+    assert "Finished runs: 2 of 48;" in page.read_text(encoding="utf-8")
     assert [run.arm for run in read_ledger(ledger)] == [FULL.name, noisy.name]
     assert main(arguments) == 0 and len(commands) == 2
     # With other settings it is another run, and takes the place of the old one.
