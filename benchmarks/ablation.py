@@ -1,13 +1,14 @@
 """Is the scene graph worth it? Trains every arm of the study on the phantom and writes what came out.
 
-    python -m benchmarks ablation [--arms NAME,...] [--seeds 0,1,2] [--jobs 2] [--report docs/results.md]
+    python -m benchmarks ablation [--arms NAME;...] [--seeds 0,1,2] [--jobs 2] [--report docs/results.md]
     python -m benchmarks ablation --report-only
 
 A run is the demo's experiment (configs/demo.yaml) on a smaller budget, tested on the phantom's test split. All runs
 begin with the same trunk, as the paper's begin with one trained on ImageNet: it has learned to tell the observations of
 other phantoms. Runs that are finished are skipped and interrupted ones go on, so the study can be made in several
 sittings; the most telling runs come first. What a finished run gave is kept beside the report (docs/results.jsonl), so
-the sittings need not be on one machine; the report is written anew each time, however many runs there are.
+the sittings need not be on one machine; the report is written anew after every run, without the runs of other settings
+than today's.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ablation_arms import ARMS, BUDGET, TRUNK, Arm, Run, in_order
-from benchmarks.ablation_ledger import read_ledger, read_run, write_ledger
+from benchmarks.ablation_arms import ARMS, BUDGET, DEMO, TRUNK, Arm, Run, fingerprint, in_order
+from benchmarks.ablation_ledger import FinishedRun, read_ledger, read_run, write_ledger
 from benchmarks.ablation_report import write_report
 from data.errors import UserError
 from data.sources.phantom import PhantomSettings, prepare_phantom
@@ -49,15 +50,20 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train and test what is missing, then write the report."""
     ledger = options.report.with_suffix(".jsonl")
-    finished = read_ledger(ledger)
-    if not options.report_only:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
+    overrides = tuple(options.overrides)
+    kept = read_ledger(ledger)
+    finished = of_these_settings(kept, overrides)
+    if options.report_only:
+        write_report(options.report, finished, overrides)
+    else:
         runs = [
-            Run(arm, seed, options.results, tuple(options.overrides))
-            for arm, seed in in_order(chosen_arms(options.arms), seeds)
+            Run(arm, seed, options.results, overrides)
+            for arm, seed in in_order(chosen_arms(options.arms), seeds_of(options.seeds))
         ]
-        known = [(one.arm, one.settings, one.seed) for one in finished]
-        missing = [one for one in runs if (one.arm.name, one.settings, one.seed) not in known]
+        if options.jobs < 1:
+            raise UserError(f"--jobs {options.jobs}: give how many runs go on at a time, at least 1")
+        known = [(one.arm, one.seed) for one in finished]
+        missing = [one for one in runs if (one.arm.name, one.seed) not in known]
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
         trunk = trained_trunk(options.data, options.results, options.overrides) if missing else None
         for noise in sorted({one.arm.noise for one in missing}):
@@ -66,13 +72,30 @@ def run(options: argparse.Namespace) -> None:
             ))
         with ThreadPoolExecutor(options.jobs) as pool:
             for one in pool.map(lambda one: make(one, options.data, trunk), missing):
-                result = read_run(one)
-                finished = [other for other in finished if (other.arm, other.seed) != (result.arm, result.seed)]
+                result = read_run(one, trunk)
+                kept.append(result)
                 finished.append(result)
-                write_ledger(ledger, finished)
+                write_ledger(ledger, kept)
+                write_report(options.report, finished, overrides)
                 print(f"finished: {one.name}", flush=True)
-    write_report(options.report, finished)
     print(f"written: {options.report}")
+
+
+def of_these_settings(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> list[FinishedRun]:
+    """Those of `runs` whose arm and settings are the study's today; the report says nothing of the others."""
+    today = {arm.name: Run(arm, 0, Path(), overrides).experiment for arm in ARMS}
+    chosen = [run for run in runs if today.get(run.arm) == run.experiment]
+    if len(chosen) < len(runs):
+        print(f"{len(runs) - len(chosen)} runs of other settings are left out of the report")
+    return chosen
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds of `text`, separated by commas. Raises UserError for what is none."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: give whole numbers separated by commas, for example 0,1,2") from error
 
 
 def chosen_arms(names: str | None) -> tuple[Arm, ...]:
@@ -94,11 +117,11 @@ def phantom_of(data: Path, noise: int) -> Path:
 
 def trained_trunk(data: Path, results: Path, overrides: Sequence[str]) -> Path:
     """The file of the weights that all trunks begin with, trained if it is missing. Raises UserError if that fails."""
-    file = results / "trunk.pt"
+    folder = results / f"trunk_{fingerprint([*TRUNK, *overrides])}"
+    file = folder.with_suffix(".pt")
     if not file.is_file():
         phantom = data / "phantom_trunk"
         prepare_phantom(phantom, PhantomSettings(studies=STUDIES, image_size=IMAGE_SIZE, seed=TRUNK_SEED))
-        folder = results / "trunk"
         _run(folder, _training(folder, phantom, 0, [*TRUNK, *overrides]), threads=os.cpu_count() or 1)
         beginning = "patch_encoder.trunk."
         weights = load_checkpoint(folder).weights
@@ -120,7 +143,7 @@ def make(one: Run, data: Path, trunk: Path) -> Run:
 
 def _training(folder: Path, phantom: Path, seed: int, settings: Sequence[str]) -> list[str]:
     return [
-        "main_train.py", "--config", "configs/demo.yaml", f"name={folder.name}", f"results={folder.parent}",
+        "main_train.py", "--config", str(DEMO), f"name={folder.name}", f"results={folder.parent}",
         f"seed={seed}", f"data.root={phantom}", "train.resume=true", *settings,
     ]
 

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from models.outputs import GraphSource
 from modules.results import result_path
 
+DEMO = Path("configs/demo.yaml")
 # What all arms share beside the demo's settings. A trunk that has learned something already takes smaller steps.
 BUDGET = (
     "train.epochs=4", "train.mix_epochs=2", "train.validate_from=4", "train.validate_every=1",
@@ -23,7 +26,7 @@ TRUNK = (
     "model.width=32", "model.heads=2", "model.feedforward=32", "model.image_layers=0", "model.decoder_layers=1",
     "model.initial_std=0.02",
 )
-# Of the arms with a graph: beside its losses the observations would teach the trunk less than beside those of the words.
+# Of the arms with a graph: beside its losses the demo's weight teaches the trunk less than beside those of the words.
 HEAVY_OBSERVATIONS = "loss.observations=20"
 # Learning rates of the arms without graph, but for the trunk: from a quarter to twice that of all others.
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
@@ -99,10 +102,14 @@ class Run:
         return [*BUDGET, *self.arm.settings, *self.overrides, f"noise={self.arm.noise}"]
 
     @property
+    def experiment(self) -> str:
+        """A fingerprint of all its settings, the demo's and the trunk's too: no run of others is gone on with."""
+        return fingerprint([*TRUNK, *self.settings])
+
+    @property
     def name(self) -> str:
-        """The name of its folder below `results`: no run of other settings is gone on with."""
-        fingerprint = hashlib.sha256("\n".join(self.settings).encode()).hexdigest()[:6]
-        return f"{self.arm.folder}_{fingerprint}_seed{self.seed}"
+        """The name of its folder below `results`."""
+        return f"{self.arm.folder}_{self.experiment}_seed{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -118,6 +125,12 @@ class Run:
     def metrics(self) -> Path:
         """The scores of its test."""
         return result_path(self.folder, "metrics.json", self.arm.graph, "test")
+
+
+def fingerprint(settings: Sequence[str]) -> str:
+    """Six digits that change with the demo's settings, whatever its comments, and with `settings` beside them."""
+    demo = yaml.safe_dump(yaml.safe_load(DEMO.read_text(encoding="utf-8")))
+    return hashlib.sha256("\n".join([demo, *settings]).encode()).hexdigest()[:6]
 
 
 def in_order(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:

@@ -4,6 +4,7 @@ A line holds the arm, its settings, the seed, scores of metrics.json, and what t
 study of the test split.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +15,20 @@ from data.errors import UserError
 from data.labeler import label_report
 from modules.results import write_atomically
 
+# The score of the study, by its name in metrics.json: what the labeler reads in reports against what was simulated.
+STUDY_SCORE = "truth_14_micro_f1"
+
 
 @dataclass(frozen=True)
 class FinishedRun:
     """A line of the ledger.
 
     settings   what differs from the demo's, for this arm and for all
+    experiment `Run.experiment`
+    trunk      a fingerprint of the weights that its trunk began with
+    parameters of its model
     scores     of metrics.json, by name; None where one is absent
+    nearest    the F1 of the study for the reports of the nearest training images, by its own patch features
     counts     for every study: observations both in the generated report and simulated, in the report alone, simulated
                alone
     references the same of the reference report: what the labeler can reach
@@ -29,16 +37,27 @@ class FinishedRun:
     arm: str
     settings: list[str]
     seed: int
+    experiment: str
+    trunk: str
+    parameters: int
     scores: dict[str, float | None]
+    nearest: float | None
     counts: list[list[int]]
     references: list[list[int]]
 
 
-def read_run(run: Run) -> FinishedRun:
-    """What the folder of a tested run gives. Raises UserError where its predictions lack the data set's labels."""
-    scores = json.loads(run.metrics.read_text(encoding="utf-8"))["scores"]
+def read_run(run: Run, trunk: Path) -> FinishedRun:
+    """What the folder of a tested run gives that began with the weights in the file `trunk`.
+
+    Raises UserError where its predictions lack the data set's labels.
+    """
+    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
+    with (run.folder / "log.jsonl").open(encoding="utf-8") as file:
+        start = json.loads(file.readline())
     return FinishedRun(
-        run.arm.name, run.settings, run.seed, scores,
+        run.arm.name, run.settings, run.seed, run.experiment,
+        hashlib.sha256(trunk.read_bytes()).hexdigest()[:6], start["parameters"], metrics["scores"],
+        metrics["baselines"].get("nearest_image", {}).get(STUDY_SCORE),
         observation_counts(run.predictions, "generated"), observation_counts(run.predictions, "reference"),
     )
 

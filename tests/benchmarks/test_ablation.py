@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks import ablation
 from benchmarks.__main__ import main
+from benchmarks.ablation import of_these_settings
 from benchmarks.ablation_arms import ARMS, BUDGET, FULL, Arm, Run, in_order
 from benchmarks.ablation_ledger import FinishedRun, observation_counts, read_ledger, read_run, write_ledger
 from benchmarks.ablation_report import ArmResult, difference, micro_f1, results_by_arm, write_report
@@ -32,8 +34,19 @@ def write_run(run: Run, generated: list[str], ids: list[str] | None = None) -> R
         for name, text in zip(ids or [f"study{i}" for i in range(len(generated))], generated, strict=True)
     ]
     run.predictions.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-    run.metrics.write_text(json.dumps({"scores": {"bleu_4": 0.5, "box_iou": None}}), encoding="utf-8")
+    nearest = {"nearest_image": {"truth_14_micro_f1": 0.25}} if run.arm == FULL else {}
+    metrics = {"scores": {"bleu_4": 0.5, "box_iou": None}, "baselines": nearest}
+    run.metrics.write_text(json.dumps(metrics), encoding="utf-8")
+    log = {"kind": "start", "parameters": 8_200_000 if run.arm == FULL else 7_700_000}
+    (run.folder / "log.jsonl").write_text(json.dumps(log) + "\n{}\n", encoding="utf-8")
     return run
+
+
+def read(run: Run) -> FinishedRun:
+    """`run` as the ledger keeps it; the trunk's weights are those of the first."""
+    trunk = run.results / "trunk.pt"
+    trunk.write_bytes(b"weights")
+    return read_run(run, trunk)
 
 
 def test_arms_have_names_and_folders_of_their_own():
@@ -72,9 +85,9 @@ def test_counts_and_f1_by_hand(tmp_path):
 def test_a_difference_is_paired_by_study():
     """Two arms that err on the same studies differ by nothing, however few the studies are."""
     counts = np.tile([[1, 0, 0], [0, 1, 1]], (2, 5, 1))
-    same = ArmResult([0, 1], counts, {})
+    same = ArmResult([0, 1], counts, 1, {})
     assert difference(same, same) == (0, 0, 0)
-    better = ArmResult([0], np.tile([1, 0, 0], (1, 10, 1)), {})
+    better = ArmResult([0], np.tile([1, 0, 0], (1, 10, 1)), 1, {})
     value, low, high = difference(better, same)
     assert value == pytest.approx(0.5) and 0 < low < value < high
     assert difference(better, same) == (value, low, high)
@@ -88,13 +101,42 @@ def test_report_of_what_is_finished(tmp_path):
         write_run(Run(ARMS[2], 0, tmp_path), [CLEAR] * 8 + [EFFUSION] * 2),
     ]
     page = tmp_path / "docs" / "results.md"
-    write_report(page, [read_run(run) for run in runs])
-    text = page.read_text(encoding="utf-8")
+    write_report(page, [read(run) for run in runs])
+    text = page.read_text(encoding="utf-8").replace("\n", " ")
     assert "Finished runs: 4 of 48;" in text and "it reaches 1.000" in text
+    assert "All begin with the same trunk" in text and "(7.7 million beside 8.2)" in text
     assert f"minus {ARMS[2].name}" in text  # the best of those without graph
     assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
     assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
+    assert "The difference is +0.750. It is met." in text
+    assert "| full | 2 | 0.950 ± 0.071 |" in text and text.count("| 0.250 |") == 1
     assert "noise" not in text.split("## What follows")[1]
+
+
+@pytest.mark.parametrize(("right", "verdict"), [
+    (10, "The difference is +0.000. It is missed by 0.050: [tried.md](tried.md) tells why."),
+    (9, "The difference is +0.100. The interval does not exclude 0: it is missed."),
+])
+def test_a_missed_target_is_reported(tmp_path, right, verdict):
+    runs = [
+        write_run(Run(FULL, 0, tmp_path), [EFFUSION] * 10),
+        write_run(Run(ARMS[1], 0, tmp_path), [EFFUSION] * right + [CLEAR] * (10 - right)),
+    ]
+    page = tmp_path / "page.md"
+    write_report(page, [read(run) for run in runs], ["train.max_steps=2"])
+    text = page.read_text(encoding="utf-8")
+    assert verdict in text and "These runs differ by train.max_steps=2." in text
+
+
+def test_runs_of_other_trunks_and_settings_are_told_apart(tmp_path, capsys):
+    runs = [read(write_run(Run(FULL, seed, tmp_path), [EFFUSION])) for seed in (0, 1)]
+    page = tmp_path / "page.md"
+    write_report(page, [runs[0], replace(runs[1], trunk="other")])
+    assert "All begin with one of 2 trunks" in page.read_text(encoding="utf-8")
+    outdated = [replace(runs[0], arm="an arm that was"), replace(runs[1], experiment="before")]
+    assert of_these_settings([runs[0], *outdated], ()) == [runs[0]]
+    assert "2 runs of other settings are left out" in capsys.readouterr().out
+    assert of_these_settings(runs, ("train.max_steps=2",)) == []
 
 
 def test_report_refuses_what_cannot_be_compared(tmp_path):
@@ -102,14 +144,14 @@ def test_report_refuses_what_cannot_be_compared(tmp_path):
         write_report(tmp_path / "page.md", [])
     runs = [write_run(Run(FULL, 0, tmp_path), [EFFUSION]), write_run(Run(FULL, 1, tmp_path), [EFFUSION, CLEAR])]
     with pytest.raises(UserError, match="'full' were tested on other studies"):
-        results_by_arm([read_run(run) for run in runs])
+        results_by_arm([read(run) for run in runs])
     runs[0].predictions.write_text('{"id": "study0", "generated": "", "labels": {}}\n', encoding="utf-8")
     with pytest.raises(UserError, match="study0 has no labels"):
-        read_run(runs[0])
+        read(runs[0])
 
 
 def test_the_ledger_keeps_what_a_run_gave(tmp_path):
-    run = read_run(write_run(Run(FULL, 0, tmp_path, ("train.max_steps=2",)), [EFFUSION, CLEAR]))
+    run = read(write_run(Run(FULL, 0, tmp_path, ("train.max_steps=2",)), [EFFUSION, CLEAR]))
     assert run.settings == [*BUDGET, *FULL.settings, "train.max_steps=2", "noise=0"]
     path = tmp_path / "results.jsonl"
     assert read_ledger(path) == []
@@ -146,7 +188,7 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     ]
     assert len({run.folder for run in runs}) == 4
     page, ledger = tmp_path / "page.md", tmp_path / "page.jsonl"
-    write_ledger(ledger, [read_run(write_run(runs[0], [EFFUSION]))])
+    write_ledger(ledger, [read(write_run(runs[0], [EFFUSION]))])
     arguments = [
         "ablation", "--arms", f"{FULL.name};{noisy.name}", "--seeds", "3", "--jobs", "1", "--results",
         str(tmp_path / "runs"), "--data", str(tmp_path), "--report", str(page), "train.max_steps=2",
@@ -161,11 +203,12 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     assert "Finished runs: 2 of 48;" in page.read_text(encoding="utf-8")
     assert [run.arm for run in read_ledger(ledger)] == [FULL.name, noisy.name]
     assert main(arguments) == 0 and len(commands) == 2
-    # With other settings it is another run, and takes the place of the old one.
+    # With other settings it is another run, and the old one stays in the ledger.
     assert main([*arguments[:-1], "train.max_steps=3"]) == 0 and len(commands) == 6
-    assert len(read_ledger(ledger)) == 2
+    assert len(read_ledger(ledger)) == 4
     page.unlink()
-    assert main(["ablation", "--report-only", "--report", str(page)]) == 0 and len(commands) == 6 and page.is_file()
+    assert main(["ablation", "--report-only", "--report", str(page), "train.max_steps=2"]) == 0
+    assert len(commands) == 6 and "Finished runs: 2 of 48;" in page.read_text(encoding="utf-8")
 
 
 def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys):
@@ -175,9 +218,15 @@ def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys)
     assert f"{Run(FULL, 0, tmp_path).name}: main_train.py ended with status 1" in capsys.readouterr().err
 
 
-def test_an_unknown_arm_is_refused_by_name(tmp_path, capsys):
-    assert main(["ablation", "--arms", "empty", "--results", str(tmp_path), "--report", str(tmp_path / "page.md")]) == 1
-    assert "There is no arm 'empty': choose from full; no graph" in capsys.readouterr().err
+@pytest.mark.parametrize(("option", "value", "message"), [
+    ("--arms", "empty", "There is no arm 'empty': choose from full; no graph"),
+    ("--seeds", "0,x", "--seeds 0,x: give whole numbers separated by commas"),
+    ("--jobs", "0", "--jobs 0: give how many runs go on at a time"),
+])
+def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, option, value, message):
+    folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
+    assert main(["ablation", option, value, *folders]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)  # four processes of their own
@@ -186,16 +235,16 @@ def test_one_run_for_real(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "STUDIES", 10)
     monkeypatch.setattr(ablation, "IMAGE_SIZE", 32)
     arm = Arm("full", ("data.image_size=32", "model.width=32", "model.feedforward=32", "data.min_word_count=1"))
-    monkeypatch.setattr(ablation, "chosen_arms", lambda names: (arm,))
+    monkeypatch.setattr(ablation, "ARMS", (arm,))
     page = tmp_path / "page.md"
-    trunk = tmp_path / "runs" / "trunk.pt"
     assert main([
         "ablation", "--seeds", "0", "--data", str(tmp_path / "data"), "--results", str(tmp_path / "runs"), "--report",
         str(page), "train.max_steps=2", "eval.beam_size=1",
     ]) == 0
     assert "| full | 0 | 0." in page.read_text(encoding="utf-8")
+    (trunk,) = (tmp_path / "runs").glob("trunk_*.pt")
     first = build_patch_encoder("small_resnet", 16, str(trunk)).trunk.state_dict()
-    source = load_checkpoint(tmp_path / "runs" / "trunk").weights
+    source = load_checkpoint(trunk.with_suffix("")).weights
     assert first and all(torch.equal(value, source[f"patch_encoder.trunk.{name}"]) for name, value in first.items())
 
 
