@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import at_least
 from data.batch import Batch, RegionAnnotation
 from data.tokenizer import Tokenizer
 from data.vocabulary import OBSERVATIONS, Anatomy, AttributeVocabulary, Vocabularies
@@ -53,6 +54,7 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the estimate for `options.config`."""
+    at_least(1, options, "studies", "teraflops")
     config = load_config(options.config, [*options.overrides, "model.patch_encoder.weights=none"])
     cost = count(config)
     hours = cost.flops * options.studies * config.train.epochs / (options.teraflops * 1e12) / 3600

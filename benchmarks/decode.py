@@ -106,14 +106,14 @@ def build_variant(variant: str, sizes: Sizes, words: int) -> Callable[[], list[l
     return lambda: generate(words)
 
 
-def compile_step(model: SGRRG) -> None:
-    """Compile the step of the model's decoder, without torch's cache of compiled code.
+def compile_step(model: SGRRG, backend: str = "inductor") -> None:
+    """Compile the step of the model's decoder with `backend` of torch.compile, without its cache of compiled code.
 
     What inductor makes for the first word holds at position 0 alone. At the second word the step is compiled again, but
     the cache may hand out the same code (torch 2.14), which then writes every word over the first.
     """
     torch.compiler.config.force_disable_caches = True
-    model.decoder.step = torch.compile(model.decoder.step, dynamic=True)
+    model.decoder.step = torch.compile(model.decoder.step, dynamic=True, backend=backend)
 
 
 def build_transformers(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:

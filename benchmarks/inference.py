@@ -2,23 +2,24 @@
 
     python -m benchmarks inference --checkpoint results/demo [--split test] [--json FILE] [--threads 2]
 
-Seconds are those of the whole evaluation without METEOR, one run each, in this process one after the other.
+Seconds are those of the whole evaluation without METEOR. Scores are the same whenever it runs; there is no arithmetic
+floor, as reports end where the model ends them.
 """
 
 import argparse
-import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from benchmarks.decode import VARIANTS, compile_step
-from benchmarks.measure import OURS, Case, add_common_arguments, peak_mib, start_report
+from benchmarks.measure import OURS, Contender, add_common_arguments, compare, start_report
 from data.loaders import evaluation_loader
 from data.records import SPLITS
 from models.sgrrg import SGRRG
 from modules.builders import build_dataset, build_evaluator, build_model
 from modules.checkpoint import CONFIG, load_checkpoint, load_weights
 from modules.config import Precision, load_config
-from modules.evaluator import Evaluation
 from modules.runtime import quantise_decoder
 
 SHOWN = ("bleu_4", "rouge_l", "cider", "region_micro_f1", "attribute_micro_f1", "observation_micro_f1", "box_iou")
@@ -36,25 +37,24 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write and score the split in every way, and print seconds and scores."""
     report = start_report("inference", options)
-    torch.set_num_threads(options.threads)
-    case = Case(f"{options.checkpoint}, {options.split} split")
-    reports: dict[str, list[str]] = {}
-    for variant in ("", *VARIANTS):
-        name = f"{OURS}_{variant}" if variant else OURS
-        start = time.perf_counter()
-        evaluation = evaluate(options.checkpoint, options.split, variant)
-        case.seconds[name] = [time.perf_counter() - start]
-        case.peak_mib[name] = peak_mib()
-        reports[name] = [record.generated for record in evaluation.records]
-        equal = sum(first == second for first, second in zip(reports[OURS], reports[name], strict=True))
-        scores = {score: round(evaluation.scores[score], 4) for score in SHOWN if evaluation.scores[score] is not None}
-        case.notes[name] = scores | {"reports equal to fp32": f"{equal} of {len(reports[name])}"}
+    load_checkpoint(options.checkpoint)  # a wrong one is told in one line, before any process starts
+    contenders = [
+        Contender(f"{OURS}_{variant}" if variant else OURS, partial(build, options.checkpoint, options.split, variant))
+        for variant in ("", *VARIANTS)
+    ]
+    case = compare(f"{options.checkpoint}, {options.split} split", contenders, options.repeats, options.threads)
+    for name, (reports, scores) in case.results.items():
+        equal = sum(first == second for first, second in zip(case.results[OURS][0], reports, strict=True))
+        case.notes[name] = scores | {"reports equal to fp32": f"{equal} of {len(reports)}"}
     report.add(case)
     report.write(options.json)
 
 
-def evaluate(directory: str, split: str, variant: str) -> Evaluation:
-    """The split scored by the checkpoint's own settings on the CPU; `variant`: one of `VARIANTS`, or "" for fp32."""
+def build(directory: str, split: str, variant: str) -> Callable[[], tuple[list[str], dict[str, float]]]:
+    """The split scored by the checkpoint's own settings on the CPU: its reports and `SHOWN` scores.
+
+    `variant`: one of `VARIANTS`, or "" for fp32.
+    """
     checkpoint = load_checkpoint(directory)
     precision = Precision.BF16 if variant == "bf16" else Precision.FP32
     config = load_config(
@@ -64,12 +64,19 @@ def evaluate(directory: str, split: str, variant: str) -> Evaluation:
     dataset = build_dataset(config, checkpoint.vocabularies, split)
     model = build_model(config, checkpoint.vocabularies)
     load_weights(model, checkpoint.weights)
+    model = vary(model.eval(), variant)
     evaluator = build_evaluator(config, checkpoint.vocabularies, config.eval.beam_size)
     loader = evaluation_loader(
         dataset, config.eval.batch_size, workers=0, rank=0, world_size=1,
         pad_id=checkpoint.vocabularies.tokenizer.pad_id, pin_memory=False,
     )
-    return evaluator.evaluate(vary(model.eval(), variant), loader, torch.device("cpu"), meteor=False)
+
+    def evaluate() -> tuple[list[str], dict[str, float]]:
+        evaluation = evaluator.evaluate(model, loader, torch.device("cpu"), meteor=False)
+        scores = {name: round(evaluation.scores[name], 4) for name in SHOWN if evaluation.scores[name] is not None}
+        return [record.generated for record in evaluation.records], scores
+
+    return evaluate
 
 
 def vary(model: SGRRG, variant: str) -> SGRRG:

@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageFilter
 
-from benchmarks.measure import OURS, Contender, add_common_arguments, compare, start_report
+from benchmarks.measure import OURS, Contender, add_common_arguments, at_least, compare, start_report
 from benchmarks.train_step import build_ours
 from benchmarks.workload import TINY, Sizes
 from data.dataset import StudyDataset
@@ -27,6 +27,7 @@ from data.loaders import training_loader
 from data.transforms import Augmentation
 from data.vocabulary import Anatomy, build_vocabularies
 
+STUDIES = 256
 SIDE, IMAGE_SIZE, ROTATE, MAX_TOKENS = 256, 224, 10.0, 100
 STEP = "training_step"
 FORMATS = ("jpg", "png")
@@ -36,15 +37,16 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `data`."""
     parser = commands.add_parser("data", help="images a second of the loader against the training step")
     add_common_arguments(parser)
-    parser.add_argument("--studies", type=int, default=256, help="studies to write and read")
+    parser.add_argument("--studies", type=int, help=f"studies to write and read ({STUDIES}; 4 batches with --tiny)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure the loader and the step over the same studies and print them."""
-    report = start_report("data", options)
     sizes = TINY if options.tiny else Sizes()
-    studies = 4 * sizes.batch if options.tiny else options.studies // sizes.batch * sizes.batch
+    at_least(sizes.batch, options, "studies")
+    report = start_report("data", options)
+    studies = (options.studies or (4 * sizes.batch if options.tiny else STUDIES)) // sizes.batch * sizes.batch
     with tempfile.TemporaryDirectory() as folder:
         for form in FORMATS:
             root = write_studies(Path(folder) / form, studies, form)

@@ -1,7 +1,8 @@
 """How all benchmarks measure: contenders in processes of their own, turn by turn, beside what the machine can do.
 
 Every contender lives in a process of its own, so that its peak memory is its own, and they take turns within one
-measurement, so that whatever slows the machine slows all of them.
+measurement, so that whatever slows the machine slows all of them. Memory is the most that the process held, and the
+most that each process held which it started meanwhile.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import platform
 import resource
 import statistics
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,6 +32,7 @@ OURS = "ours"
 # A contender that took longer than this is not asked again: its spread would cost more minutes than it tells.
 LONG_SECONDS = 20.0
 MIB = 2**20
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class Absent(Exception):
@@ -102,6 +106,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds and mean nothing, to try it out")
 
 
+def at_least(least: int, options: argparse.Namespace, *names: str) -> None:
+    """Raise UserError where one of the options `names` is given and smaller than `least`."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value} is too few: give at least {least}")
+
+
 def compare(name: str, contenders: list[Contender], repeats: int, threads: int) -> Case:
     """Run the contenders in turn, `repeats` times, each in a process of its own.
 
@@ -161,10 +173,11 @@ def _work(connection: Connection, build: Callable[[], Callable[[], Any]], thread
         connection.send(("ready", None))
         while True:
             connection.recv()
-            start = time.perf_counter()
-            result = timed()
-            seconds = time.perf_counter() - start
-            connection.send(("ran", (seconds, peak_mib(), result)))
+            with descendants_mib() as others:
+                start = time.perf_counter()
+                result = timed()
+                seconds = time.perf_counter() - start
+            connection.send(("ran", (seconds, peak_mib() + sum(others.values()), result)))
     except EOFError:
         return
     except Exception:  # whatever it is, the other side must hear of it
@@ -179,6 +192,39 @@ def peak_mib() -> float:
         return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+@contextmanager
+def descendants_mib() -> Iterator[dict[int, float]]:
+    """The most resident memory of each process that this one and its children start meanwhile; empty without /proc.
+
+    They are looked at while they live: what the system keeps of ended children counts this process's own memory too.
+    """
+    peaks: dict[int, float] = {}
+    done = threading.Event()
+
+    def look(parent: str) -> None:
+        for children in Path("/proc", parent, "task").glob("*/children"):
+            for child in children.read_text(encoding="ascii").split():
+                lines = Path("/proc", child, "status").read_text(encoding="utf-8").splitlines()
+                # A process that just ended has no memory any more.
+                peaks.update(
+                    (int(child), int(line.split()[1]) / 1024) for line in lines if line.startswith("VmHWM")
+                )
+                look(child)
+
+    def watch() -> None:
+        while not done.wait(_SECONDS_BETWEEN_LOOKS):
+            with suppress(OSError):  # a thread or a process ended while it was looked at
+                look("self")
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        done.set()
+        watcher.join()
 
 
 def measure_rates(threads: int, side: int = 2048, runs: int = 7) -> Rates:
@@ -282,9 +328,13 @@ class Report:
 
 
 def start_report(benchmark: str, options: argparse.Namespace) -> Report:
-    """A report with the rates measured now and its header printed."""
-    if options.threads < 1 or options.repeats < 1:
-        raise UserError("--threads and --repeats must be at least 1")
+    """A report with the rates measured now and its header printed.
+
+    Raises UserError for options that cannot be, before anything is measured.
+    """
+    at_least(1, options, "threads", "repeats")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise UserError(f"--json {options.json}: there is no folder {options.json.absolute().parent}; create it first")
     report = Report(benchmark, options.threads, measure_rates(options.threads, 256 if options.tiny else 2048))
     report.print_header()
     return report

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measure import at_least
 from data.errors import UserError
 from modules.predictor import Predictor
 
@@ -27,8 +28,11 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure and print a line for each way."""
+    """Measure and print a line for each way. Raises UserError where there is no image."""
+    at_least(1, options, "threads", "count")
     torch.set_num_threads(options.threads)
+    if not options.images.is_dir():
+        raise UserError(f"--images {options.images}: there is no such folder")
     images = sorted(path for path in options.images.iterdir() if path.is_file())[: options.count]
     if not images:
         raise UserError(f"{options.images} holds no image: give a folder of image files")

@@ -6,7 +6,7 @@ Phantom pictures are simulated and then prepared as a data set of reports and im
 graph and the labels of their report with the boxes of the fitted atlas, packed. A few hundred different ones are listed
 again and again under new ids. `phantom` reads them as they are, PNG of 256 pixels, in any number: that the memory does
 not follow the number is what it shows. `full_size` reads JPEG of the size that MIMIC-CXR-JPG has, for the projection.
-`--threads` is the number of workers. Every preparation runs once.
+`--threads` is the number of workers. Every preparation runs once, whatever `--repeats`; there is no arithmetic floor.
 
 Memory is proportional (PSS): what processes share counts once. CPU seconds hold where other work slows the machine.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Case, Contender, add_common_arguments, compare, start_report
+from benchmarks.measure import Case, Contender, add_common_arguments, at_least, compare, start_report
 from data.labeler import label_report
 from data.preparation import Dropped, PreparedImage, Study, prepare
 from data.radiograph import read_radiograph
@@ -35,6 +35,8 @@ from data.sources.phantom import PhantomSettings, prepare_phantom
 
 IMAGE_SIZE = 256
 MIMIC_IMAGES, MIMIC_SIZE = 377_110, (2544, 3056)
+IMAGES, TINY_IMAGES = 20_000, 40
+FULL_SIZE_IMAGES, TINY_FULL_SIZE_IMAGES = 200, 4
 DIFFERENT, DIFFERENT_FULL_SIZE = 200, 20
 PHANTOM, FULL_SIZE = "phantom", "full_size"
 # Grey levels of noise that make a JPEG of quality 95 as large as those of MIMIC-CXR-JPG: 1.5 MB in the mean.
@@ -99,18 +101,20 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `prepare`."""
     parser = commands.add_parser("prepare", help="rate and memory of preparing a data set, and MIMIC-CXR's time")
     add_common_arguments(parser)
-    parser.add_argument("--images", type=int, default=20_000, help="phantom images to prepare (%(default)s)")
-    parser.add_argument("--full-size-images", type=int, default=200,
-                        help="images of MIMIC-CXR's size to prepare (%(default)s)")  # fmt: skip
+    parser.add_argument("--images", type=int, help=f"phantom images ({IMAGES:,}; {TINY_IMAGES} with --tiny)")
+    parser.add_argument(
+        "--full-size-images", type=int,
+        help=f"images of MIMIC-CXR's size ({FULL_SIZE_IMAGES}; {TINY_FULL_SIZE_IMAGES} with --tiny)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prepare both kinds of images and print rates, memory and the projection."""
+    at_least(1, options, "images", "full_size_images")
     report = start_report("prepare", options)
-    images = {PHANTOM: 40, FULL_SIZE: 4} if options.tiny else {
-        PHANTOM: options.images, FULL_SIZE: options.full_size_images,
-    }  # fmt: skip
+    usual = (TINY_IMAGES, TINY_FULL_SIZE_IMAGES) if options.tiny else (IMAGES, FULL_SIZE_IMAGES)
+    images = {PHANTOM: options.images or usual[0], FULL_SIZE: options.full_size_images or usual[1]}
     with tempfile.TemporaryDirectory() as folder:
         phantom = simulate(Path(folder) / "phantom", 10 if options.tiny else DIFFERENT, options.threads)
         listings = {PHANTOM: phantom, FULL_SIZE: enlarge(phantom, 2 if options.tiny else DIFFERENT_FULL_SIZE)}

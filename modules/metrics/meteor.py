@@ -115,9 +115,7 @@ def _paraphrases_of(texts: Iterable[str], timeout: float) -> Iterator[Path]:
 
     Raises MeteorUnavailable without METEOR's table, MeteorError when it cannot be filtered within `timeout` seconds.
     """
-    table = meteor_jar().parent / "data" / "paraphrase-en.gz"
-    if not table.is_file():
-        raise MeteorUnavailable(f"METEOR's paraphrases are not installed: {table} is missing; reinstall pycocoevalcap")
+    table = paraphrase_table()
     with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
         filtered = Path(folder) / table.name
         # A process of its own: in a thread it would wait for the other scores, and they for it.
@@ -262,3 +260,11 @@ def meteor_jar() -> Path:
         if jar.is_file():
             return jar
     raise MeteorUnavailable("METEOR's jar is not installed: install pycocoevalcap (see requirements.txt)")
+
+
+def paraphrase_table() -> Path:
+    """Where pycocoevalcap keeps METEOR's paraphrases. Raises MeteorUnavailable where they are not installed."""
+    table = meteor_jar().parent / "data" / "paraphrase-en.gz"
+    if not table.is_file():
+        raise MeteorUnavailable(f"METEOR's paraphrases are not installed: {table} is missing; reinstall pycocoevalcap")
+    return table

@@ -12,7 +12,7 @@ import torch
 from benchmarks import ablation
 from benchmarks.__main__ import main
 from benchmarks.ablation import of_these_settings
-from benchmarks.ablation_arms import ARMS, BUDGET, FULL, Arm, Run, in_order
+from benchmarks.ablation_arms import ARMS, BUDGET, FULL, NO_GRAPH, Arm, Run, in_order
 from benchmarks.ablation_ledger import FinishedRun, observation_counts, read_ledger, read_run, write_ledger
 from benchmarks.ablation_report import ArmResult, difference, micro_f1, results_by_arm, write_report
 from data.errors import UserError
@@ -248,7 +248,16 @@ def test_one_run_for_real(tmp_path, monkeypatch):
     assert first and all(torch.equal(value, source[f"patch_encoder.trunk.{name}"]) for name, value in first.items())
 
 
-def test_the_shipped_page_is_what_its_ledger_makes(tmp_path):
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    write_report(tmp_path / "results.md", read_ledger(docs / "results.jsonl"))
-    assert (tmp_path / "results.md").read_text(encoding="utf-8") == (docs / "results.md").read_text(encoding="utf-8")
+def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_path, capsys):
+    root = Path(__file__).resolve().parents[2]
+    runs = of_these_settings(read_ledger(root / "docs/results.jsonl"), ())
+    assert "left out" not in capsys.readouterr().out
+    write_report(tmp_path / "results.md", runs)
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == (root / "docs/results.md").read_text(encoding="utf-8")
+    results = results_by_arm(runs)
+    baseline = max((name for name in results if name.startswith(NO_GRAPH)), key=lambda name: results[name].f1.mean())
+    value, low, high = difference(results[FULL.name], results[baseline])
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    assert f"have an observation F1 of {results[FULL.name].f1.mean():.3f}" in readme
+    assert f"of equal size {results[baseline].f1.mean():.3f} (difference {value:.3f}" in readme
+    assert f"95 % interval {low:.3f} to {high:.3f})" in readme

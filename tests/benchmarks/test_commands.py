@@ -5,10 +5,12 @@ import sys
 import time
 
 import pytest
+import torch
 
 from benchmarks import decode, inference, input_pipeline, scores, train_step
 from benchmarks.__main__ import main
 from benchmarks.measure import OURS, Absent, Case
+from benchmarks.workload import TINY, build
 from tests.tiny_run import write_tiny_run
 
 PUBLISHED = decode.PUBLISHED
@@ -31,7 +33,7 @@ def in_this_process(monkeypatch):
             case.peak_mib[contender.name] = 1.0
         return case
 
-    for module in (decode, train_step, input_pipeline, scores):
+    for module in (decode, train_step, input_pipeline, scores, inference):
         monkeypatch.setattr(module, "compare", compare)
 
 
@@ -72,6 +74,17 @@ def test_decode_with_cheaper_arithmetic(tmp_path, monkeypatch):
     assert "reports of ours_int8 equal to ours" in compared["notes"]
 
 
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+def test_a_compiled_step_writes_the_same_reports(monkeypatch):
+    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", False)
+    sizes = TINY.with_batch(2)
+    expected = decode.build_ours(sizes, 6)()
+    workload = build(sizes, endless=True)
+    decode.compile_step(workload.model.eval(), backend="eager")
+    assert workload.generate(decode.BEAMS, 6).tolist() == expected
+    assert type(workload.model.decoder.step).__name__ == "function" and torch.compiler.config.force_disable_caches
+
+
 def test_train_step(tmp_path):
     (case,) = run(tmp_path, "train_step").values()
     assert case["seconds"].keys() == {OURS, PUBLISHED}
@@ -87,9 +100,15 @@ def test_data(tmp_path):
         assert case["ratio"].keys() == case["notes"]["images a second"].keys() == case["seconds"].keys()
 
 
+def test_data_of_as_many_studies_as_wanted(tmp_path):
+    assert all(name.startswith("6 studies") for name in run(tmp_path, "data", "--studies", "7"))  # whole batches of 2
+
+
 def test_evaluate(tmp_path):
-    (case,) = run(tmp_path, "evaluate", "--no-meteor").values()
-    assert case["seconds"].keys() == {OURS, "pycocoevalcap"}
+    cases = run(tmp_path, "evaluate", "--no-meteor", "--reports", "5")
+    (case,) = cases.values()
+    assert list(cases) == ["5 reports"] and case["seconds"].keys() == {OURS, "pycocoevalcap"}
+    assert 0 < case["floor_seconds"] < case["seconds"][OURS]
     assert case["notes"]["largest difference of a score"] < 1e-14  # sums are added up in another order
 
 
@@ -102,23 +121,59 @@ def test_meteor_needs_java(tmp_path, monkeypatch):
 def test_inference(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "VARIANTS", ("bf16", "int8"))  # torch.compile needs a compiler and a minute
     run_folder, _ = write_tiny_run(tmp_path)
-    (case,) = run(tmp_path, "inference", "--checkpoint", str(run_folder)).values()
+    (case,) = run(tmp_path, "inference", "--checkpoint", str(run_folder), "--split", "val").values()
     assert case["seconds"].keys() == {OURS, "ours_bf16", "ours_int8"} == case["notes"].keys()
     assert {"bleu_4", "observation_micro_f1", "reports equal to fp32"} <= case["notes"]["ours_bf16"].keys()
     reports, _, studies = case["notes"][OURS]["reports equal to fp32"].partition(" of ")
     assert reports == studies != "0"
 
 
-def test_what_a_user_can_mend_is_one_line(tmp_path, capsys):
-    assert main(["train_step", "--tiny", "--threads", "0"]) == 1
-    assert main(["train_step", "--tiny", "--threads", "1", "--json", str(tmp_path / "no" / "file")]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all(line.startswith("error: ") for line in said)
+def test_cost_follows_the_options(capsys):
+    def estimate(*options: str) -> list[str]:
+        assert main(["cost", "configs/demo.yaml", "model.width=32", *options]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    parameters, memory, time_taken = estimate("train.epochs=4", "--studies", "1000000", "--teraflops", "1")
+    assert "GFLOP a study" in parameters and "at batch 16" in memory
+    assert "4 epochs of 1,000,000 studies at an assumed 1 TFLOP/s" in time_taken
+    hours = float(time_taken.split()[2])
+    assert hours == pytest.approx(2 * float(estimate("train.epochs=4", "--studies", "500000", "--teraflops", "1")[2]
+                                            .split()[2]), abs=0.11)  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["decode", "train_step", "data", "evaluate", "inference", "cost"])
-def test_help(command, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
-    assert command == "cost" or "--json" in capsys.readouterr().out
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train_step", "--threads", "0"], "--threads 0 is too few: give at least 1"),
+    (["train_step", "--repeats", "0"], "--repeats 0 is too few"),
+    (["train_step", "--json", "no/file"], "--json no/file: there is no folder"),
+    (["data", "--studies", "1"], "--studies 1 is too few: give at least 2"),
+    (["evaluate", "--reports", "0"], "--reports 0 is too few"),
+    (["prepare", "--full-size-images", "0"], "--full-size-images 0 is too few"),
+    (["inference", "--checkpoint", "nowhere"], "nowhere"),
+])
+def test_what_a_user_can_mend_is_one_line_before_anything_is_measured(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.Case", None)  # nothing may be measured
+    assert main([*arguments, "--tiny"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and message in said
+
+
+@pytest.mark.parametrize("arguments", [
+    ["predict", "--checkpoint", "nowhere", "--images", "nowhere"],
+    ["predict", "--checkpoint", "nowhere", "--images", ".", "--threads", "0"],
+    ["cost", "configs/demo.yaml", "--studies", "0"],
+])
+def test_so_is_it_of_commands_without_sizes(arguments, capsys):
+    assert main(arguments) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
+
+
+def test_help_names_every_command_and_each_has_its_own(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = capsys.readouterr().out.split("{")[1].split("}")[0].split(",")
+    assert {"decode", "train_step", "data", "evaluate", "inference", "prepare", "predict", "ablation"} <= set(commands)
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0 and f"benchmarks {command}" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Contenders in processes of their own, and what is written about them."""
 
-import argparse
 import json
 import os
 import time
@@ -8,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks.measure import OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib, start_report
+from benchmarks.measure import OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib
 from data.errors import UserError
 
 
@@ -100,10 +99,14 @@ def test_a_report_is_printed_and_written(case, tmp_path, capsys):
         report.write(tmp_path / "nowhere" / "numbers.json")
 
 
-@pytest.mark.parametrize("options", [{"threads": 0, "repeats": 1}, {"threads": 1, "repeats": 0}])
-def test_no_threads_or_runs_are_refused(options):
-    with pytest.raises(UserError, match="at least 1"):
-        start_report("decode", argparse.Namespace(**options, tiny=True))
+def test_the_peak_counts_what_processes_of_a_contender_hold():
+    hold = "held = bytearray(b'x') * (80 * 2**20); __import__('time').sleep(0.5)"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    run_nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {nested!r}])"
+    case = compare("nested", [
+        Contender(OURS, partial(partial, exec, run_nested)), Contender("other", partial(partial, exec, "pass")),
+    ], repeats=1, threads=1)
+    assert case.peak_mib[OURS] > case.peak_mib["other"] + 70
 
 
 def test_the_peak_counts_what_this_process_has_held():

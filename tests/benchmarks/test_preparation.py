@@ -26,14 +26,16 @@ def in_this_process(name: str, contenders: list, repeats: int, threads: int) -> 
 def test_rates_memory_and_projection_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "compare", in_this_process)
     file = tmp_path / "numbers.json"
-    assert main(["prepare", "--tiny", "--threads", "2", "--json", str(file)]) == 0
+    assert main([
+        "prepare", "--tiny", "--images", "30", "--full-size-images", "3", "--threads", "2", "--json", str(file),
+    ]) == 0
     (case,) = json.loads(file.read_text(encoding="utf-8"))["cases"].values()
     notes = case["notes"]
-    assert notes["images"] == {"phantom": 40, "full_size": 4}
+    assert notes["images"] == {"phantom": 30, "full_size": 3}
     assert notes["images a second"].keys() == notes["CPU milliseconds an image"].keys() == case["seconds"].keys()
     assert notes["CPU milliseconds an image"]["full_size"] > 5
     hours = notes["MIMIC-CXR (377,110 images): hours with these workers"]
-    assert abs(hours - 377_110 / 4 * case["seconds"]["full_size"] / 3600) < 0.01
+    assert abs(hours - 377_110 / 3 * case["seconds"]["full_size"] / 3600) < 0.01
     assert all(peak > 50 for peak in case["peak_mib"].values())
 
 
