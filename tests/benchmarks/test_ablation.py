@@ -252,8 +252,9 @@ def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_pat
     root = Path(__file__).resolve().parents[2]
     runs = of_these_settings(read_ledger(root / "docs/results.jsonl"), ())
     assert "left out" not in capsys.readouterr().out
-    write_report(tmp_path / "results.md", runs)
-    assert (tmp_path / "results.md").read_text(encoding="utf-8") == (root / "docs/results.md").read_text(encoding="utf-8")
+    page = tmp_path / "results.md"
+    write_report(page, runs)
+    assert page.read_text(encoding="utf-8") == (root / "docs/results.md").read_text(encoding="utf-8")
     results = results_by_arm(runs)
     baseline = max((name for name in results if name.startswith(NO_GRAPH)), key=lambda name: results[name].f1.mean())
     value, low, high = difference(results[FULL.name], results[baseline])
