@@ -350,8 +350,9 @@ def test_settings_that_would_leave_weights_random_are_refused(overrides, said, s
     ("mydata", "holds sub, which a checkpoint there would replace"), (".", "which a checkpoint there would replace"),
     ("mydata/sub/..", "holds sub, which"), ("/", "which a checkpoint there would replace"),
     ("mydata/thesis.txt", "thesis.txt is no folder to write a checkpoint to"),
+    ("mydata/thesis.txt/out", "or choose another place with --out"),
 ])
-def test_nothing_of_others_is_replaced(out, said, release, tokens, tmp_path, capsys, monkeypatch):
+def test_nothing_of_others_is_replaced(out, said, small_trunk, release, tokens, tmp_path, capsys, monkeypatch):
     (tmp_path / "mydata/sub").mkdir(parents=True)
     (tmp_path / "mydata/sub/run.txt").write_text("precious")
     (tmp_path / "mydata/thesis.txt").write_text("precious")
