@@ -22,6 +22,7 @@ from data.errors import UserError
 from data.loaders import StudyLoader, evaluation_loader
 from data.records import SPLITS
 from data.report_cleaning import clean
+from data.vocabulary import AttributeVocabulary
 from models.outputs import BoxSource, GraphSource
 from modules import baselines, results, runtime
 from modules.builders import build_dataset, build_evaluator, load_model
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="where the scene graph comes from (eval.graph_source): predicted, oracle, none, or several of them",
     )
     parser.add_argument(
-        "--boxes", choices=[source.value for source in BoxSource], help="where boxes come from (eval.box_source)"
+        "--boxes", choices=[source.value for source in BoxSource],
+        help="where boxes come from (eval.box_source); the oracle graph brings its own, oracle_boxes",
     )
     parser.add_argument("--data", metavar="ROOT", help="another prepared data set than the one trained on (data.root)")
     parser.add_argument("--out", metavar="DIR", help="where results go; default: the run folder")
@@ -62,6 +64,12 @@ def test(options: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     configs = [configured(checkpoint, options, source) for source in options.graph or [None]]
     config = configs[0]
+    annotated = all(each.eval.graph_source == GraphSource.ORACLE for each in configs)
+    if annotated and options.boxes not in (None, BoxSource.ORACLE_BOXES):
+        raise UserError(
+            f"--boxes {options.boxes} has no part in the oracle graph, whose boxes are the annotation's own: leave it "
+            "out, or choose another --graph"
+        )
     if config.model.graph_in == "none" and options.graph:
         print(
             "This model is built without a scene graph (model.graph_in=none): every graph source is the same to it. "
@@ -90,6 +98,9 @@ def test(options: argparse.Namespace) -> None:
         ]
         if not runtime.is_first_process():
             return
+    for evaluator, evaluation in zip(evaluators, evaluations, strict=True):
+        if model.graph is not None and evaluator.graph_source == GraphSource.ORACLE:
+            warn_without_attributes(evaluation, checkpoint.vocabularies.attributes)
     # They look at no graph: one answer for all graph sources.
     compared, absent = compare(model, evaluators[0], evaluations[0], dataset, config, device)
     by_source = {}
@@ -131,11 +142,23 @@ def graph_sources(text: str) -> list[GraphSource]:
 
 def configured(checkpoint: Checkpoint, options: argparse.Namespace, graph_source: GraphSource | None) -> Config:
     """The checkpoint's configuration with what the command line changes; `graph_source` None: its own."""
-    # The annotated graph comes with the annotated boxes, and every score says so.
-    boxes = options.boxes or (BoxSource.ORACLE_BOXES.value if graph_source == GraphSource.ORACLE else None)
-    chosen = {"eval.graph_source": graph_source, "eval.box_source": boxes, "data.root": options.data}
+    chosen = {"eval.graph_source": graph_source, "eval.box_source": options.boxes, "data.root": options.data}
     overrides = options.overrides + [f"{key}={value}" for key, value in chosen.items() if value is not None]
     return load_config(checkpoint.directory / CONFIG, overrides)
+
+
+def warn_without_attributes(evaluation: Evaluation, vocabulary: AttributeVocabulary) -> None:
+    """Say so where annotated graphs have regions, but no attribute of the `vocabulary`."""
+    annotations = [record.annotation for record in evaluation.records if record.annotation.graph_known]
+    known = [name for names in vocabulary.by_region for name in names]
+    if known and any(each.mentioned.any() for each in annotations) and not any(
+        each.attributes.any() for each in annotations
+    ):
+        print(
+            f"The annotated graphs name none of the checkpoint's attributes (which are called like '{known[0]}'): the "
+            "oracle graph holds regions alone, and attributes get no scores",
+            file=sys.stderr,
+        )
 
 
 def compare(

@@ -4,6 +4,7 @@ Regions and observations come from `files/`; attributes, words and the atlas box
 addressed by name, offsets are derived, and a checkpoint carries the whole of it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -135,7 +136,7 @@ def _shipped_anatomy() -> Anatomy:
 
 @dataclass(frozen=True)
 class AttributeVocabulary:
-    """The attributes that each region can have: `category|polarity|label`, alphabetical.
+    """The attributes that each region can have: `category|polarity|label`, alphabetical, or `region/number`.
 
     by_region  a tuple of attributes for every region; may be empty
     rule       name of the rule in `files/attributes.yaml` that chose the categories
@@ -294,12 +295,18 @@ class _MeanBox:
 def _frequent(counts: Counter, min_count: int, kept_categories: Iterable[str]) -> tuple[str, ...]:
     """The attributes of the kept categories with at least `min_count` occurrences, alphabetical.
 
-    Those of the release's own files are called `region/number` and have no category: they are kept.
+    Those of the release's own files are called `region/number` and have no category: they are kept, by their numbers
+    as in the release.
     """
-    return tuple(
-        sorted(
-            attribute
-            for attribute, count in counts.items()
-            if count >= min_count and ("|" not in attribute or attribute.split("|", 1)[0] in kept_categories)
-        )
-    )
+    kept = [
+        attribute
+        for attribute, count in counts.items()
+        if count >= min_count and ("|" not in attribute or attribute.split("|", 1)[0] in kept_categories)
+    ]
+    return tuple(sorted(kept, key=_by_number))
+
+
+def _by_number(attribute: str) -> tuple[str, int]:
+    """What sorts "lung/10" behind "lung/9", and names of any other form by their letters."""
+    numbered = re.fullmatch(r"([^|]*/)([0-9]+)", attribute)
+    return (numbered[1], int(numbered[2])) if numbered else (attribute, 0)

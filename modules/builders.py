@@ -16,7 +16,7 @@ from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
-from models.outputs import BoxSource
+from models.outputs import BoxSource, GraphSource
 from models.patch_encoder import build_patch_encoder
 from models.proxy_heads import ObservationHead
 from models.region_localizer import RegionLocalizer
@@ -133,11 +133,15 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
 def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:
     """The evaluator of `config.eval`, with the model's own thresholds and a beam of `beam_size`.
 
-    A model whose decoder computes in int8 takes fp32 alone.
+    The oracle graph has the annotation's boxes whatever `eval.box_source` says, so its box source is `oracle_boxes`,
+    and every score is named so. A model whose decoder computes in int8 takes fp32 alone.
     """
+    graph_source, box_source = config.eval.graph_source, config.eval.box_source
+    if graph_source == GraphSource.ORACLE:
+        box_source = BoxSource.ORACLE_BOXES
     return Evaluator(
         vocabularies=vocabularies, protocol=config.eval.protocol, max_tokens=config.data.max_tokens,
-        graph_source=config.eval.graph_source, box_source=config.eval.box_source, beam_size=beam_size,
+        graph_source=graph_source, box_source=box_source, beam_size=beam_size,
         precision=Precision.FP32 if config.eval.int8 else config.train.precision,
         region_threshold=config.model.region_threshold, attribute_threshold=config.model.attribute_threshold,
         visible_threshold=config.model.visible_threshold,

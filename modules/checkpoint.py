@@ -32,6 +32,8 @@ EXPORTED_WEIGHTS = "model.safetensors"
 
 # Of a long list of names, so many are shown.
 _NAMES_SHOWN = 5
+# Among the weights, but a vocabulary's: the atlas boxes of the model.
+_ATLAS = "graph.atlas"
 
 
 @dataclass
@@ -48,14 +50,33 @@ class Checkpoint:
 # Writing
 
 
+def check_replaceable(directory: Path, training: bool = False) -> None:
+    """Raise UserError where something else than an old checkpoint lies at `directory`: saving would destroy it.
+
+    training: the old checkpoint may have a training state.
+    """
+    files = {WEIGHTS, CONFIG, VOCABULARIES}
+    try:
+        found = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    except OSError as error:
+        raise UserError(f"{directory} is no folder to write a checkpoint to: {error.strerror}") from error
+    foreign = sorted(found - files - ({TRAINING_STATE} if training else set()))
+    if foreign:
+        raise UserError(f"{directory} holds {foreign[0]}, which a checkpoint there would replace: move it, or choose "
+                        "another folder")
+    if found and not files <= found:
+        raise UserError(f"{directory} holds {min(found)} but no whole checkpoint: move it, or choose another folder")
+
+
 def save_checkpoint(
     directory: str | Path, model: nn.Module, config: Config, vocabularies: Vocabularies,
-    training_state: dict[str, Any] | None = None,
+    training_state: dict[str, Any] | None = None, place: str = "results=FOLDER",
 ) -> None:
-    """Write a checkpoint to `directory`, in place of the one that is there.
+    """Write a checkpoint to `directory`, in place of the one that is there (`check_replaceable`).
 
-    training_state may hold tensors, numbers, strings, None, lists and dictionaries. Raises UserError naming the file
-    that could not be written (a full disk, no permission); the checkpoint that was there is then still there.
+    training_state may hold tensors, numbers, strings, None, lists and dictionaries; place: the option that chooses the
+    directory. Raises UserError naming the file that could not be written (a full disk, no permission); the checkpoint
+    that was there is then still there.
     """
     directory = Path(directory)
     partial = _partial(directory)
@@ -87,8 +108,8 @@ def save_checkpoint(
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise UserError(
-            f"Cannot write {path}: {reason}; make room there, or choose another place with "
-            "results=FOLDER. The checkpoint before it is untouched"
+            f"Cannot write {path}: {reason}; make room there, or choose another place with {place}. "
+            "The checkpoint before it is untouched"
         ) from error
 
 
@@ -214,27 +235,95 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
     Raises UserError naming the weights that are missing, too many or of another size; the model is then as it was.
     """
-    misfits = _misfits(model, weights)
+    misfits = _misfits(model.state_dict(), weights)
     if misfits:
-        shown = "; ".join(misfits[:_NAMES_SHOWN])
-        more = f"; and {len(misfits) - _NAMES_SHOWN} more" if len(misfits) > _NAMES_SHOWN else ""
-        raise UserError(f"The checkpoint does not fit the model: {shown}{more}. Build the model that it was saved from")
+        raise UserError(
+            f"The checkpoint does not fit the model: {shown(misfits, '; ')}. Build the model that it was saved from"
+        )
     model.load_state_dict(weights)
 
 
-def init_weights_from(model: nn.Module, path: str | Path) -> list[str]:
-    """Load what fits of the checkpoint at `path`; returns a line for every weight that does not fit or is missing."""
-    weights = load_checkpoint(path).weights
+def init_weights_from(model: nn.Module, vocabularies: Vocabularies, path: str | Path) -> list[str]:
+    """Load what fits of the checkpoint at `path`; returns a line for every weight that does not fit, or not wholly.
+
+    Rows of weights that stand for words, attributes and so on go where `vocabularies`, the model's, have the same name,
+    whatever their number in the checkpoint. The atlas is the model's own.
+    """
+    checkpoint = load_checkpoint(path)
     own = model.state_dict()
-    model.load_state_dict(
-        {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}, strict=False
-    )
-    return _misfits(model, weights)
+    weights = {name: value for name, value in checkpoint.weights.items() if name != _ATLAS}
+    own.pop(_ATLAS, None)
+    own_names, given_names = _row_names(vocabularies), _row_names(checkpoint.vocabularies)
+    lines = []
+    for name in own.keys() & weights.keys() & own_names.keys():
+        if own_names[name] != given_names[name]:
+            moved = _by_row_name(own[name], weights[name], own_names[name], given_names[name])
+            if moved is not None:
+                weights[name], kept = moved
+                if kept:
+                    lines.append(f"{name} keeps {len(kept)} of its {len(own_names[name])} rows, which the checkpoint "
+                                 f"has not: {shown(kept, ', ')}")
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    return sorted(lines + _misfits(own, weights))
 
 
-def _misfits(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """What hinders `weights` from being the model's state dict, a line a name."""
-    own = model.state_dict()
+def _row_names(vocabularies: Vocabularies) -> dict[str, list[str | None]]:
+    """Weight -> what each of its rows stands for by these vocabularies; None: for nothing.
+
+    A row is what is left of the weight's numbers when they are dealt out evenly, in order: the heads of attributes
+    [R, A, C] have R * A rows, the localizer's [4 R, hidden] R.
+    """
+    tokenizer, attributes = vocabularies.tokenizer, vocabularies.attributes
+    regions = list(vocabularies.anatomy.names)
+    words = ["id of padding, BOS and EOS", *tokenizer.words]
+    if tokenizer.distinct_special_tokens:
+        words = ["id of padding", *tokenizer.words, "id of BOS", "id of EOS"]
+    by_region = [
+        [f"{region}: {attribute}" for attribute in names]
+        for region, names in zip(regions, attributes.by_region, strict=True)
+    ]
+    names = list(dict.fromkeys(name for names in attributes.by_region for name in names))
+    of_rows = {
+        "decoder.embedding.tokens.weight": words,
+        "decoder.word_head.*": words,
+        "graph.encoder.attribute_embedding.weight": [name for names in by_region for name in names],
+        "graph.attribute_predictor.*": [
+            name for names in by_region for name in [*names, *[None] * (attributes.largest - len(names))]
+        ],
+        "graph.encoder.name_embedding.weight": names,
+        "graph.attribute_predictor.name_weight": names,
+        "graph.encoder.type_embedding.weight": [*regions, "attributes"],
+        "graph.selector.head.*": regions,
+        "graph.localizer.shift.*": regions,
+        "graph.localizer.visible.*": regions,
+        "graph.localizer.mean_boxes": regions,
+        "observation_head.head.*": list(vocabularies.observations),
+    }
+    return {name.replace("*", part): rows for name, rows in of_rows.items() for part in ("weight", "bias")}
+
+
+def _by_row_name(
+    own: Tensor, given: Tensor, own_names: list[str | None], given_names: list[str | None]
+) -> tuple[Tensor, list[str]] | None:
+    """`own` with the rows of `given` that go by the same name, and the names of the rows that stay.
+
+    None where the two have other rows than those named, or rows of different sizes.
+    """
+    size = own.numel() // max(1, len(own_names))
+    if own.numel() != size * len(own_names) or given.numel() != size * len(given_names) or own.dim() != given.dim():
+        return None
+    numbers = {name: number for number, name in enumerate(given_names)}
+    taken = [(row, numbers[name]) for row, name in enumerate(own_names) if name is not None and name in numbers]
+    moved = own.clone().reshape(len(own_names), size)
+    if taken:
+        to, source = (torch.tensor(rows) for rows in zip(*taken, strict=True))
+        moved[to] = given.reshape(len(given_names), size)[source].to(moved)
+    return moved.reshape(own.shape), [name for name in own_names if name is not None and name not in numbers]
+
+
+def _misfits(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
+    """What hinders `weights` from taking the place of the model's `own`, a line a name."""
     lines = []
     for name in own.keys() | weights.keys():
         if name not in weights:
@@ -246,3 +335,9 @@ def _misfits(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
                 f"{name} is {list(weights[name].shape)} in the checkpoint and {list(own[name].shape)} in the model"
             )
     return sorted(lines)
+
+
+def shown(lines: list[str], separator: str) -> str:
+    """The first few of `lines` and how many more there are."""
+    more = [f"and {len(lines) - _NAMES_SHOWN} more"] if len(lines) > _NAMES_SHOWN else []
+    return separator.join(lines[:_NAMES_SHOWN] + more)

@@ -201,7 +201,8 @@ class TrainConfig:
     save_every             optimiser steps between saves inside an epoch; null: at epoch ends only
     precision, compile, channels_last   see `Precision`; torch.compile; memory format of images
     freeze                 parts of the model whose weights stay (a prefix of parameter names, e.g. patch_encoder)
-    init_from              checkpoint to start from: what fits is loaded, the rest is listed
+    init_from              checkpoint to start from: what fits is loaded (rows of words and attributes by their names),
+                           the rest is listed
     resume                 go on from results/<name>/last where it exists
     device                 auto, cpu or cuda
     """

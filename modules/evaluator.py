@@ -330,7 +330,7 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
         ),
         calibration_scores("region", *regions[1:], region_known),
         calibration_scores(
-            "attribute", *attributes[1:], _attributes_predicted(attributes[1], mentioned & region_known)
+            "attribute", *attributes[1:], _attributes_predicted(*attributes[1:], mentioned & region_known)
         ),
         calibration_scores("observation", *observations[1:]),
         sentence_scores(*_sentence_errors(records)),
@@ -341,12 +341,16 @@ def score_records(records: list[StudyRecord], meteor: bool = True, resamples: in
     ]).scored(len(records), resamples)
 
 
-def _attributes_predicted(probabilities: NDArray | None, told: NDArray) -> NDArray | None:
+def _attributes_predicted(probabilities: NDArray | None, reference: NDArray, told: NDArray) -> NDArray | None:
     """[N, R, A] bool: attributes that were predicted in the regions that the report tells of (`told` [N, R]).
 
-    Where no attribute was predicted, and in slots that stand for none, the probability is 0.
+    Where no attribute was predicted, and in slots that stand for none, the probability is 0. Where the reference
+    [N, R, A] gives no told region any attribute, it has none of this vocabulary: nothing is known of them.
     """
-    return None if probabilities is None else told[..., None] & (probabilities > 0)
+    if probabilities is None:
+        return None
+    told = told[..., None]
+    return told & (probabilities > 0) & (told & reference).any()
 
 
 def _sentence_errors(records: Sequence[StudyRecord]) -> tuple[NDArray, NDArray, NDArray]:

@@ -22,7 +22,7 @@ from data.tokenizer import UNKNOWN_WORD, Tokenizer
 from data.vocabulary import OBSERVATIONS, Anatomy, AttributeVocabulary, Vocabularies
 from models.outputs import BoxSource
 from modules.builders import build_model
-from modules.checkpoint import save_checkpoint
+from modules.checkpoint import check_replaceable, save_checkpoint, shown
 from modules.config import Config, load_config
 
 # Our name -> published name; applied in order, each as a regular expression on the whole name so far.
@@ -71,13 +71,22 @@ _TRUNK_RENAMES = (
 )
 _TRUNK_PREFIX = "visual_extractor.model."
 _SWIN = ("patch_encoder.trunk.features.", "patch_encoder.trunk.norm.")
-# A best score may have been saved as a NumPy number, under this or under NumPy 1's name of its constructor.
+# A score or an epoch may have been saved as a NumPy number: its types by their codes, and its constructor under this
+# and under NumPy 1's name.
 _PLAIN_NUMBERS = [
-    np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np._core.multiarray.scalar,
+    np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd"), np._core.multiarray.scalar,
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
 # Parameters and buffers that the release has nothing for.
 _OURS_ALONE = ("graph.localizer.", "graph.atlas")
+# Settings of `Config.model` whose weights no release checkpoint holds -> why.
+_NOT_IN_THE_RELEASE = {
+    ("localizer", True): "train one on the converted checkpoint, by train.init_from",
+    ("share_attribute_names", True): "its attributes share nothing",
+    ("gate", True): "its gate has no effect",
+    ("fuse", "concat"): "its formula is another one (docs/differences.md)",
+    ("sentence_attention", "hierarchical"): "its formula is another one (docs/differences.md)",
+}
 
 
 def official_trunk_name(name: str) -> str:
@@ -186,14 +195,17 @@ def convert(file: Path, vocabulary: Path, out: Path, overrides: list[str]) -> li
     vocabulary  the annotation.json that it was trained on (words are counted as the release does), or a JSON list of
                 its words in order of their ids from 1 on, or a dictionary word -> id
     overrides   key=value for what weights do not hold (model.encode=oa-pm, model.heads, ...), on model.md's defaults
-    Raises UserError with names and shapes where sizes disagree.
+    Raises UserError with published names and shapes where sizes disagree, and for an `out` that holds something else
+    than the result of an earlier conversion.
     """
+    out = out.resolve()  # "." has no name to put another one beside
+    check_replaceable(out)
     official = _read_release(file)
     config = _config_of(official, file, overrides)
     vocabularies = Vocabularies(
-        Anatomy.load(), _attributes_of(official), OBSERVATIONS, _read_words(vocabulary, config)
+        Anatomy.load(), _attributes_of(official, file), OBSERVATIONS, _read_words(vocabulary, config)
     )
-    words = len(official["word_embedding.word_embedding.lut.weight"])
+    words = _rows(official, "word_embedding.word_embedding.lut.weight", file)
     if len(vocabularies.tokenizer) != words:
         raise UserError(
             f"{vocabulary} gives {len(vocabularies.tokenizer)} ids, but {file} was trained with {words}: give the "
@@ -201,102 +213,157 @@ def convert(file: Path, vocabulary: Path, out: Path, overrides: list[str]) -> li
         )
     model = build_model(config, vocabularies)
     sizes = list(vocabularies.attributes.sizes)
+    _check_sizes(official, to_official(model.state_dict(), sizes), file)
     weights, unused = from_official(official, list(model.state_dict()), sizes)
-    own = model.state_dict()
-    wrong = [
-        f"{name} is {list(value.shape)} in {file} and {list(own[name].shape)} here"
-        for name, value in weights.items()
-        if value.shape != own[name].shape
-    ]
-    if wrong:
-        raise UserError(f"{len(wrong)} weights are of another size: {'; '.join(wrong[:5])}")
-    model.load_state_dict(weights, strict=False)
-    save_checkpoint(out, model, config, vocabularies)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    ours_alone = [name for name in missing if name != "graph.atlas" and not name.endswith("relative_position_index")]
+    assert not unexpected and not ours_alone, f"weights of the converted model are left random: {ours_alone}"
+    save_checkpoint(out, model, config, vocabularies, place="--out")
     return unused
 
 
 def _read_release(file: Path) -> dict[str, Tensor]:
-    """The state dict of a release checkpoint, read without executing anything; names as under one process."""
+    """The state dict of a release checkpoint, read without executing anything; names as under one process.
+
+    Raises UserError for anything but a dictionary of plain tensors with the weights that every release model has.
+    """
     if not file.is_file():
         raise UserError(f"No checkpoint at {file}: give the downloaded .pth file of the release")
     try:
         with torch.serialization.safe_globals(_PLAIN_NUMBERS):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile archive fails in a dozen ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{file} cannot be read as weights alone ({reason}): download it again") from error
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise UserError(
+                f"{file} cannot be read as weights alone: it holds a {refused[1]}, which could execute code. Take a "
+                "file whose origin you trust, load it with torch yourself, and save {'state_dict': ...} of it alone"
+            ) from error
+        raise UserError(
+            f"{file} cannot be read as weights alone ({type(error).__name__}): it is no .pth file or a damaged one, "
+            "download it again"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{file} has no state_dict: it is no checkpoint of the release")
-    state = {name.removeprefix("module."): value for name, value in content["state_dict"].items()}
-    needed = ("att_embed.0.weight", "word_embedding.word_embedding.lut.weight", _TRUNK_PREFIX + "norm.weight")
-    for name in needed:
-        if name not in state:
-            raise UserError(f"{file} lacks {name}: it is no checkpoint of the release with its Swin trunk")
+    state = {}
+    for name, value in content["state_dict"].items():
+        if not isinstance(name, str):
+            raise UserError(f"{file} calls a weight {name!r}: it is no checkpoint of the release")
+        if not (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"):
+            kind = value.layout if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{file} holds {name} as {kind}, not as a plain tensor: it is no checkpoint of the release")
+        state[name.removeprefix("module.")] = value
+    if _TRUNK_PREFIX + "norm.weight" not in state:
+        raise UserError(
+            f"{file} lacks {_TRUNK_PREFIX}norm.weight: it is no checkpoint of the release with its Swin trunk"
+        )
     return state
 
 
-def _layers(official: dict[str, Tensor], prefix: str) -> int:
-    """How many layers the published names have under `prefix`."""
-    found = {int(name[len(prefix) :].split(".")[0]) for name in official if name.startswith(prefix)}
-    return max(found, default=-1) + 1
+def _check_sizes(official: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> None:
+    """Raise UserError naming the published weights that are of another size than `expected`."""
+    wrong = [
+        f"{name} is {list(official[name].shape)} there and {list(value.shape)} here"
+        for name, value in expected.items()
+        if name in official and official[name].shape != value.shape
+    ]
+    if wrong:
+        raise UserError(f"{len(wrong)} weights of {file} are of another size: {shown(wrong, '; ')}")
+
+
+def _rows(official: dict[str, Tensor], name: str, file: Path) -> int:
+    """How many rows the published weight `name` has. Raises UserError where there is none, or no row."""
+    if name not in official:
+        raise UserError(f"{file} lacks {name}: it is no checkpoint of the release")
+    if not official[name].shape or not len(official[name]):
+        raise UserError(f"{name} of {file} has no rows: it is no checkpoint of the release")
+    return len(official[name])
+
+
+def _layers(official: dict[str, Tensor], prefix: str, file: Path) -> int:
+    """How many layers the published names have under `prefix`. Raises UserError where one between them is missing."""
+    numbered = (re.match(rf"{re.escape(prefix)}([0-9]{{1,6}})\.", name) for name in official)
+    found = {int(match[1]) for match in numbered if match}
+    missing = [number for number in range(len(found)) if number not in found]
+    if missing:
+        raise UserError(f"{file} has {prefix}{max(found)} but no {prefix}{missing[0]}: it is damaged")
+    return len(found)
 
 
 def _config_of(official: dict[str, Tensor], file: Path, overrides: list[str]) -> Config:
-    """The settings that the weights show; the rest by default, the release's lengths and cleaning, or `overrides`."""
+    """The settings that the weights show; the rest by default, the release's lengths and cleaning, or `overrides`.
+
+    Raises UserError for settings with weights that the release has not.
+    """
     has_graph = "scene_graph_encoder.proj.weight" in official
-    shown = {
+    seen = {
         "name": file.stem,
         "data.cleaning": "mimic_cxr",
         "data.min_word_count": 10,
         "data.distinct_special_tokens": False,
         "model.patch_encoder.backbone": "swin_b",
         "model.patch_encoder.weights": "none",
-        "model.width": len(official["att_embed.0.weight"]),
-        "model.feedforward": len(official["decoder.layers.0.feed_forward.w_1.weight"]),
-        "model.image_layers": _layers(official, "vision_encoder.layers."),
-        "model.decoder_layers": _layers(official, "decoder.layers."),
+        "model.width": _rows(official, "att_embed.0.weight", file),
+        "model.feedforward": _rows(official, "decoder.layers.0.feed_forward.w_1.weight", file),
+        "model.image_layers": _layers(official, "vision_encoder.layers.", file),
+        "model.decoder_layers": _layers(official, "decoder.layers.", file),
         "model.observation_head": "dis_head.disease_head.weight" in official,
         "model.localizer": False,
         "eval.box_source": BoxSource.ATLAS.value,
     }
     if has_graph:
         objects_attend = any(".cross_attn." in name for name in official if name.startswith("scene_graph_encoder."))
-        shown |= {
-            "model.graph_layers": _layers(official, "scene_graph_encoder.sg_encoder.layers."),
+        seen |= {
+            "model.graph_layers": _layers(official, "scene_graph_encoder.sg_encoder.layers.", file),
             "model.encode": "oa-d" if objects_attend else "oa-c",
             "model.memory": "region_selector.memory" in official,
         }
-        if shown["model.memory"]:
-            shown["model.memory_slots"] = len(official["region_selector.memory"])
+        if seen["model.memory"]:
+            seen["model.memory_slots"] = _rows(official, "region_selector.memory", file)
     else:
-        shown["model.graph_in"] = "none"
-    return load_config(None, [f"{key}={json.dumps(value)}" for key, value in shown.items()] + overrides)
+        seen["model.graph_in"] = "none"
+    config = load_config(None, [f"{key}={json.dumps(value)}" for key, value in seen.items()] + overrides)
+    for (name, value), reason in _NOT_IN_THE_RELEASE.items():
+        if getattr(config.model, name) == value:
+            setting = f"model.{name}={str(value).lower()}"
+            raise UserError(f"{setting} has no weights in a release checkpoint ({reason}): leave it out")
+    backbone = config.model.patch_encoder.backbone
+    if backbone != "swin_b":
+        raise UserError(f"model.patch_encoder.backbone={backbone} is not the release's trunk, swin_b: leave it out")
+    return config
 
 
-def _attributes_of(official: dict[str, Tensor]) -> AttributeVocabulary:
+def _attributes_of(official: dict[str, Tensor], file: Path) -> AttributeVocabulary:
     """A vocabulary of the published sizes. The release does not name its attributes: they are called region/id."""
     regions = Anatomy.load().names
     by_region = []
     for position, region in enumerate(regions):
-        head = official.get(f"attribute_predictor.attribute_heads.{position}.bias")
-        by_region.append(tuple(f"{region}/{index}" for index in range(0 if head is None else len(head))))
+        head = f"attribute_predictor.attribute_heads.{position}.bias"
+        size = _rows(official, head, file) if head in official else 0
+        by_region.append(tuple(f"{region}/{index}" for index in range(size)))
     return AttributeVocabulary(tuple(by_region), "release")
 
 
 def _read_words(path: Path, config: Config) -> Tokenizer:
     """The tokenizer of an annotation, or of a list or dictionary of words."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"Cannot read the vocabulary {path} ({type(error).__name__}): give JSON") from error
     distinct = config.data.distinct_special_tokens
     try:
-        if isinstance(content, dict) and "train" in content:
-            reports = [clean(sample["report"], config.data.cleaning) for sample in content["train"]]
-            return Tokenizer.from_reports(reports, config.data.min_word_count, distinct)
+        if isinstance(content, dict) and isinstance(content.get("train"), list):
+            reports = [sample["report"] for sample in content["train"]]
+            if not all(isinstance(report, str) for report in reports):
+                raise ValueError("a report is no text")
+            cleaned = [clean(report, config.data.cleaning) for report in reports]
+            return Tokenizer.from_reports(cleaned, config.data.min_word_count, distinct)
         words = sorted(content, key=content.get) if isinstance(content, dict) else content
         if isinstance(content, dict) and sorted(content.values()) != list(range(1, len(content) + 1)):
             raise ValueError(f"its ids are not 1 to {len(content)}")
+        odd = [word for word in words if not isinstance(word, str) or word.split() != [word]]
+        if odd:
+            raise ValueError(f"{repr(odd[0])[:40]} is no word")
         return Tokenizer(words, distinct)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -310,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the downloaded checkpoint of the release")
     parser.add_argument("--vocabulary", type=Path, required=True, help="training annotation, or words by id, as JSON")
-    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint folder goes")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write: new, empty, or an earlier result")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="what the weights do not hold")
     options = parser.parse_intermixed_args(arguments)
     try:

@@ -32,6 +32,7 @@ from data.loaders import batches_per_epoch, evaluation_loader, training_loader
 from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
 from modules.checkpoint import (
+    check_replaceable,
     has_checkpoint,
     init_weights_from,
     load_checkpoint,
@@ -493,7 +494,7 @@ class Trainer:
         state = self._resume() if going_on else None
         misfits = None
         if not going_on and self.settings.init_from is not None:
-            misfits = init_weights_from(self.model, self.settings.init_from)
+            misfits = init_weights_from(self.model, self.vocabularies, self.settings.init_from)
         self.log = RunLog(
             self.config.run_dir, self.total_steps, self.settings.log_every, epoch=self.position.epoch + 1,
             done_steps=self.position.step, rerun_validation=self.position.validation_pending,
@@ -528,6 +529,8 @@ class Trainer:
                 raise UserError(
                     f"{run_dir} already holds a run: go on with it by train.resume=true, or choose another name=..."
                 )
+            for directory in (run_dir / "best", self._last):
+                check_replaceable(directory, training=True)
             run_dir.mkdir(parents=True, exist_ok=True)
             partial = run_dir / ".config.yaml.partial"
             partial.write_text(config_to_yaml(self.config), encoding="utf-8")

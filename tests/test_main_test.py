@@ -59,9 +59,9 @@ def test_the_same_twice_and_other_sources_beside_it(run_folder):
     arguments = ["--checkpoint", str(run_folder / "best")]
     assert main_test.main(arguments) == 0
     first = read_metrics(run_folder / "metrics.json")
-    assert main_test.main([*arguments, "--graph", "oracle", "eval.beam_size=1", "--boxes", "atlas"]) == 0
-    oracle = read_metrics(run_folder / "metrics_oracle.json")
-    assert (oracle["graph_source"], oracle["box_source"], oracle["beam_size"]) == ("oracle", "atlas", 1)
+    assert main_test.main([*arguments, "--graph", "none", "eval.beam_size=1", "--boxes", "atlas"]) == 0
+    none = read_metrics(run_folder / "metrics_none.json")
+    assert (none["graph_source"], none["box_source"], none["beam_size"]) == ("none", "atlas", 1)
     assert main_test.main(arguments) == 0
     assert read_metrics(run_folder / "metrics.json") == first
 
@@ -84,9 +84,31 @@ def test_a_decoder_in_int8_writes_as_many_reports_and_says_so(run_folder, tmp_pa
         assert all(entry[part] == other[part] for part in ("id", "regions", "attributes", "observations"))
 
 
+@pytest.mark.parametrize("arguments", [["--graph", "oracle"], ["eval.graph_source=oracle", "eval.box_source=atlas"]])
+def test_the_oracle_graph_is_named_with_its_own_boxes_however_it_is_asked_for(run_folder, capsys, arguments):
+    assert main_test.main(["--checkpoint", str(run_folder), "eval.beam_size=1", *arguments]) == 0
+    said = capsys.readouterr()
+    assert "graph oracle, boxes oracle_boxes" in said.out and "annotated graphs name none" not in said.err
+    assert read_metrics(run_folder / "metrics_oracle.json")["box_source"] == "oracle_boxes"
+    assert "oracle_boxes" in (run_folder / "report_oracle.html").read_text()
+
+
+def test_an_oracle_graph_without_any_attribute_of_the_checkpoint_is_warned_of(trained, run_folder, tmp_path, capsys):
+    root = Path(shutil.copytree(trained[1], tmp_path / "renamed"))
+    lines = [json.loads(line) for line in (root / "records.jsonl").read_text().splitlines()]
+    for region in (region for line in lines if line["graph"] for region in line["graph"]["regions"].values()):
+        region["attributes"] = [f"other/{number}" for number, _ in enumerate(region["attributes"])]
+    (root / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["--checkpoint", str(run_folder), "--data", str(root), "--out", str(tmp_path / "out")]
+    assert main_test.main([*arguments, "--graph", "oracle", "eval.beam_size=1"]) == 0
+    assert "The annotated graphs name none of the checkpoint's attributes (which are called" in capsys.readouterr().err
+    metrics = read_metrics(tmp_path / "out" / "metrics_oracle.json")
+    assert metrics["scores"]["attribute_ece"] is None and metrics["scores"]["region_ece"] is not None
+
+
 def test_three_graphs_side_by_side(run_folder, capsys):
     arguments = ["--checkpoint", str(run_folder), "eval.beam_size=1", "--graph", "oracle,predicted,none"]
-    assert main_test.main(arguments) == 0
+    assert main_test.main([*arguments, "--boxes", "localizer"]) == 0
     printed = capsys.readouterr().out
     found = {name: read_metrics(run_folder / f"metrics{name}.json") for name in ("", "_predicted", "_none")}
     sources = ("oracle", "predicted", "none")
@@ -190,6 +212,7 @@ def test_images_alone_are_enough_and_the_rest_changes_no_prediction(trained, run
     (["--checkpoint", "{folder}", "--data", "{folder}/nodata"], "nodata"),
     (["--checkpoint", "{folder}", "eval.beam_sice=2"], "beam_sice"),
     (["--checkpoint", "{folder}", "--boxes", "file"], "boxes_file"),
+    (["--checkpoint", "{folder}", "--boxes", "atlas", "--graph", "oracle"], "--boxes atlas has no part in the oracle"),
     (["--checkpoint", "{folder}", "model.width=32"], "does not fit"),
 ])
 def test_what_a_user_can_mend_is_one_line(run_folder, capsys, arguments, said):

@@ -4,8 +4,11 @@
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -165,7 +168,41 @@ def inputs_of(batch: Batch, oracle: bool) -> ModelInputs:
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
 def recording(request) -> Recording:
+    with np.load(request.param) as file:
+        options = dict(line.split("=", 1) for line in file["config/text"].tolist())
+        margin = file["config/values"][file["config/names"].tolist().index("pos_margin")]
+    if options["fuse_opt"] not in FUSE:
+        pytest.skip(f"fuse_opt={options['fuse_opt']} is formed otherwise than ours (docs/differences.md)")
+    if margin != 0:
+        pytest.skip(f"pos_margin={margin}: our contrast has the published default of 0 alone")
     return load(request.param)
+
+
+@contextmanager
+def watched(recording: Recording) -> Iterator[dict[str, Tensor]]:
+    """What passes inside the model meanwhile, under its published name.
+
+    embedded_img [B, N, D]; with a graph box_feats [B, R, C] in our slots, and node_in and node_out [P, D], the valid
+    nodes of all sub-graphs, study by study and region by region.
+    """
+    seen: dict[str, Tensor] = {}
+    model = recording.model
+    inputs_of_layers, outputs_of = {"embedded_img": model.image_encoder.layers[0]}, {}
+    if recording.has_graph:
+        inputs_of_layers["node_in"] = model.graph.encoder.layers[0]
+        outputs_of = {"node_out": model.graph.encoder.norm, "box_feats": model.graph.pooler}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+        for name, layer in inputs_of_layers.items()
+    ] + [
+        module.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: output}))
+        for name, module in outputs_of.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def train_step(recording: Recording) -> tuple[object, Losses, Batch]:
@@ -175,7 +212,6 @@ def train_step(recording: Recording) -> tuple[object, Losses, Batch]:
         inputs_of(batch, recording.has_graph), batch.token_ids, batch.token_mask, source, BoxSource.FILE
     )
     numbers = recording.numbers
-    assert numbers["pos_margin"] == 0, "the published default, which our criterion has no setting for"
     weights = {
         term: 1.0 if weight is None else numbers[weight]
         for term, (published, weight) in TERMS.items() if f"loss/{published}" in recording.arrays
@@ -208,11 +244,37 @@ def check_subgraphs(recording: Recording, graph, recorded: Tensor, rows: list[tu
             next_row[study] += len(nodes)
 
 
+def check_features(ours: Tensor, recorded: Tensor, rows: list[tuple[int, int]]) -> None:
+    """Compare region features [B, R, C] with those recorded of sub-graphs `rows`, [rows, C]."""
+    study, region = torch.tensor(rows).T
+    torch.testing.assert_close(ours[study, region], recorded, **TENSOR)
+
+
+def check_nodes(recording: Recording, ours: Tensor, recorded: Tensor, rows: list[tuple[int, int]]) -> None:
+    """Compare packed nodes [P, D], study by study and region by region, with those recorded of sub-graphs `rows`.
+
+    They have a row each, object first; in `oa-pm` a row a study, one sub-graph after the other.
+    """
+    sizes = [1 + len(ids[ids >= 0]) for ids in recording["in/attribute_ids"]]
+    ordered = sorted(zip(rows, sizes, strict=True))
+    starts = dict(zip((pair for pair, _ in ordered), np.cumsum([0, *(size for _, size in ordered)]), strict=False))
+    assert len(ours) == sum(sizes)
+    next_node = [0] * len(recorded)
+    for row, ((study, region), size) in enumerate(zip(rows, sizes, strict=True)):
+        at = study if recording.options["encode_type"] == "oa-pm" else row
+        expected = recorded[at, next_node[at] : next_node[at] + size]
+        next_node[at] += size
+        start = starts[study, region]
+        torch.testing.assert_close(ours[start : start + size], expected, **TENSOR)
+
+
 def test_teacher_forcing(recording):
-    output, _, batch = train_step(recording)
+    with watched(recording) as seen:
+        output, _, batch = train_step(recording)
     encoded = output.encoded
     torch.testing.assert_close(output.word_logits[batch.token_mask[:, 1:]],
                                recording["train/rrg_logits"][batch.token_mask[:, 1:]], **TENSOR)
+    torch.testing.assert_close(seen["embedded_img"], recording["train/embedded_img"], **TENSOR)
     torch.testing.assert_close(encoded.memory, recording["train/encoded_img"], **TENSOR)
     if not recording.has_graph:
         return
@@ -224,6 +286,9 @@ def test_teacher_forcing(recording):
         size = recording.sizes[region]
         torch.testing.assert_close(encoded.attribute_logits[study, region, :size], recorded[:size], **TENSOR)
     check_subgraphs(recording, encoded.graph, recording["train/sg_embeds"], rows)
+    check_features(seen["box_feats"], recording["train/box_feats"], rows)
+    for name in ("node_in", "node_out"):
+        check_nodes(recording, seen[name], recording[f"train/{name}"], rows)
 
 
 def test_pooled_cells(recording):
@@ -269,13 +334,26 @@ def decode(recording: Recording, mode: str, beams: int):
 def test_decoding(recording, mode):
     if f"{mode}/greedy_ids" not in recording.arrays:
         pytest.skip(f"no '{mode}' decoding in this recording")
-    greedy = decode(recording, mode, beams=1)
+    logits, step = [], recording.model.decoder.step
+
+    def watched_step(*arguments) -> Tensor:
+        logits.append(step(*arguments))
+        return logits[-1]
+
+    with mock.patch.object(recording.model.decoder, "step", watched_step):
+        greedy = decode(recording, mode, beams=1)
     torch.testing.assert_close(greedy.token_ids, recording[f"{mode}/greedy_ids"])
     torch.testing.assert_close(greedy.encoded.memory, recording[f"{mode}/encoded_img"], **TENSOR)
+    log_probs = torch.stack(logits, 1).log_softmax(-1)  # [B, steps, W]
     for study, ids in enumerate(greedy.token_ids.tolist()):
-        steps = ids.index(0) + 1 if 0 in ids else len(ids)
-        recorded = recording[f"{mode}/greedy_logp"][study, torch.arange(steps), greedy.token_ids[study, :steps]]
-        torch.testing.assert_close(greedy.token_log_probs[study, :steps], recorded, **TENSOR)
+        steps = ids.index(0) + 1 if 0 in ids else len(ids)  # what follows the end has no meaning
+        recorded = recording[f"{mode}/greedy_logp"][study, :steps]
+        torch.testing.assert_close(log_probs[study, :steps], recorded, **TENSOR)
+        chosen = recorded[torch.arange(steps), greedy.token_ids[study, :steps]]
+        torch.testing.assert_close(greedy.token_log_probs[study, :steps], chosen, **TENSOR)
+    if mode == "gold":
+        rows = graph_rows(recording, greedy.encoded, recording["in/box_masks"])
+        check_subgraphs(recording, greedy.encoded.graph, recording["gold/sg_embeds"], rows)
     best = decode(recording, mode, beams=3)
     torch.testing.assert_close(best.token_ids, recording[f"{mode}/beam3_textbook_ids"])
     torch.testing.assert_close(best.scores, recording[f"{mode}/beam3_textbook_score"], **TENSOR)
@@ -299,12 +377,14 @@ def test_endless_beam_search(recording, mode):
 def test_predicted_graph(recording):
     if not recording.has_graph:
         pytest.skip("no graph in this recording")
-    encoded = decode(recording, "pred", beams=1).encoded
+    with watched(recording) as seen:
+        encoded = decode(recording, "pred", beams=1).encoded
     study, region = recording["pred/sel_boxes"][:, 0].long(), recording["pred/sel_labels"]
     selected = torch.zeros_like(encoded.graph.selected)
     selected[study, region] = True
     assert torch.equal(encoded.graph.selected, selected)
     torch.testing.assert_close(encoded.region_logits, recording["pred/region_logits"], **TENSOR)
+    torch.testing.assert_close(torch.sigmoid(encoded.region_logits), recording["pred/region_probs"], **TENSOR)
     offsets = np.cumsum([0, *recording.sizes])
     for row, (i, r) in enumerate(zip(study.tolist(), region.tolist(), strict=True)):
         size = recording.sizes[r]
@@ -315,3 +395,4 @@ def test_predicted_graph(recording):
         assert given.tolist() == ids[ids >= 0].tolist()
     rows = list(zip(study.tolist(), region.tolist(), strict=True))
     check_subgraphs(recording, encoded.graph, recording["pred/sg_embeds"], rows)
+    check_features(seen["box_feats"], recording["pred/box_feats"], rows)

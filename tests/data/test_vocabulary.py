@@ -139,7 +139,7 @@ def test_attributes_are_counted_by_region_and_category(tmp_path):
 
 def test_attributes_without_a_name_are_kept(tmp_path):
     root = write_records(tmp_path / "set", [{"spine": region(attributes=["spine/3", "spine/11", "severity|yes|mild"])}])
-    assert build_vocabularies(root, "corrected", 1, 1, True).attributes.by_region[28] == ("spine/11", "spine/3")
+    assert build_vocabularies(root, "corrected", 1, 1, True).attributes.by_region[28] == ("spine/3", "spine/11")
 
 
 def test_words_come_from_the_training_split_alone(tmp_path):
@@ -203,3 +203,12 @@ def test_the_same_seed_writes_the_same_tiny_data_set(tmp_path):
 ])
 def test_abnormal_attributes(attribute, abnormal):
     assert is_abnormal(attribute) == abnormal
+
+
+def test_numbered_attributes_are_in_the_order_of_their_numbers_and_others_in_that_of_their_letters(tmp_path):
+    numbered = [f"left lung/{number}" for number in range(12)]
+    named = ["anatomicalfinding|yes|t10/l1", "anatomicalfinding|yes|t9/l1", "disease|yes|10", "disease|yes|9"]
+    graph = {"left lung": region(attributes=reversed(numbered)), "spine": region(attributes=reversed(named))}
+    by_region = build_vocabularies(write_records(tmp_path, [graph]), "corrected", 1, 1, True).attributes.by_region
+    assert list(by_region[0]) == numbered
+    assert list(by_region[28]) == named == sorted(named)

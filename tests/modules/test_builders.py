@@ -298,3 +298,12 @@ def test_stride_that_a_trunk_cannot_have_is_an_error_for_the_user():
 def test_memory_heads_do_not_matter_without_memory():
     assert build("model.memory_heads=3", "model.memory=false").graph.selector.memory is None
     assert build("model.memory_heads=3", "model.graph_in=none").graph is None
+
+
+@pytest.mark.parametrize("graph_source, box_source, named", [
+    ("oracle", "localizer", "oracle_boxes"), ("oracle", "atlas", "oracle_boxes"), ("predicted", "atlas", "atlas"),
+    ("none", "localizer", "localizer"), ("predicted", "oracle_boxes", "oracle_boxes"),
+])
+def test_scores_of_the_oracle_graph_name_its_own_boxes(graph_source, box_source, named):
+    config = tiny_config(f"eval.graph_source={graph_source}", f"eval.box_source={box_source}")
+    assert builders.build_evaluator(config, tiny_vocabularies(), 1).box_source == named

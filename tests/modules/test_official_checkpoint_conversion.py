@@ -5,7 +5,7 @@ The release's side is written down here and in `benchmarks/published.py`, indepe
 
 import json
 import pickle
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import main_test
 import main_train
 from benchmarks.published import PublishedModel, published_batch
 from data.errors import UserError
+from data.vocabulary import Anatomy
 from models.outputs import BoxSource, GraphSource
 from models.patch_encoder import PatchEncoder, SwinTrunk
 from modules import builders
@@ -200,22 +201,41 @@ def test_the_command_lists_what_it_did_not_use_and_the_result_is_tested(
     assert metrics["scores"]["bleu_1"] is not None
 
 
-def test_training_starts_from_the_result(small_trunk, release, tokens, tmp_path, capsys):
+def test_training_on_other_words_starts_from_the_result_by_names(small_trunk, release, tokens, tmp_path, capsys):
+    """As README says; at a learning rate of 0 the weights of the run are those that it began with."""
     out = tmp_path / "out"
-    convert(release, tokens, out, UNSEEN)
+    convert(release, tokens, out, [*UNSEEN, "data.image_size=64"])
     root = write_tiny_dataset(tmp_path / "tiny", train=4, val=1, test=1, image_size=64)
+    records = [json.loads(line) for line in (root / "records.jsonl").read_text().splitlines()]
+    right = Anatomy.load().names[3]
+    for record in records:
+        record["report"] = "another word07 word01."
+        attributes = [f"{right}/{number}" for number in (3, 1)]
+        record["graph"] = {"regions": {right: {"box": None, "mentioned": True, "abnormal": False,
+                                               "attributes": attributes}}}
+    (root / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     own = [
-        f"data.root={root}", f"results={tmp_path / 'results'}", "name=run", "data.image_size=64", "data.workers=0",
-        "data.batch_size=2", "data.min_word_count=1", "data.min_attribute_count=1", "train.max_steps=1",
-        "train.epochs=1", "train.monitor=bleu_4", "eval.meteor_in_validation=false", "train.device=cpu",
-        "data.distinct_special_tokens=false", "model.patch_encoder.backbone=swin_b", "model.patch_encoder.weights=none",
-        f"model.width={WIDTH}", f"model.feedforward={HIDDEN}", f"model.memory_slots={SLOTS}", "model.image_layers=1",
-        "model.graph_layers=2", "model.decoder_layers=1", "model.localizer=false", "eval.box_source=atlas",
+        f"data.root={root}", f"results={tmp_path / 'results'}", "name=run", "data.workers=0", "data.batch_size=2",
+        "data.min_word_count=1", "data.min_attribute_count=1", "train.max_steps=1", "train.epochs=1", "optim.lr=0",
+        "optim.lr_patch_encoder=0", "train.monitor=bleu_4", "eval.meteor_in_validation=false", "train.device=cpu",
     ]
-    assert main_train.main([*UNSEEN, *own, f"train.init_from={out}"]) == 0
+    assert main_train.main(["--config", str(out / "config.yaml"), *own, f"train.init_from={out}"]) == 0
     said = capsys.readouterr()
     assert f"Started from {out}" in said.out + said.err
-    assert (tmp_path / "results/run/last/weights.pt").is_file()
+    assert "decoder.word_head.bias keeps 1 of its 6 rows, which the checkpoint has not: another" in said.out + said.err
+    given, run = load_checkpoint(out), load_checkpoint(tmp_path / "results/run/last")
+    words = run.vocabularies.tokenizer.words
+    assert words == (".", "<unk>", "another", "word01", "word07")
+    for name in ("decoder.embedding.tokens.weight", "decoder.word_head.weight", "decoder.word_head.bias"):
+        for word in (".", "<unk>", "word01", "word07"):
+            assert torch.equal(run.weights[name][1 + words.index(word)], given.weights[name][1 + WORDS.index(word)])
+        assert torch.equal(run.weights[name][0], given.weights[name][0])
+    assert run.vocabularies.attributes.by_region[3] == (f"{right}/1", f"{right}/3")
+    for part in ("weight", "bias"):
+        heads, trained = (each.weights[f"graph.attribute_predictor.{part}"][3] for each in (run, given))
+        assert torch.equal(heads[:2], trained[[1, 3]])
+    embeddings, trained = (each.weights["graph.encoder.attribute_embedding.weight"] for each in (run, given))
+    assert torch.equal(embeddings, trained[sum(ATTRIBUTES[:3]) + torch.tensor([1, 3])])
 
 
 def test_names_of_several_processes(small_trunk, tokens, tmp_path):
@@ -255,17 +275,104 @@ def test_objects_that_attend_are_seen_in_the_weights(small_trunk, tokens, tmp_pa
 # What is refused
 
 
-def test_weights_of_another_size_are_refused_with_names_and_shapes(small_trunk, tokens, tmp_path, capsys):
+def refusal(capsys, state: dict | Path, tokens: Path, *overrides: str) -> str:
+    """The one line on stderr of a conversion that is refused, and that leaves no folder."""
+    folder = tokens.parent
+    file = write_release(folder / "other.pth", state) if isinstance(state, dict) else state
+    assert main([str(file), "--vocabulary", str(tokens), "--out", str(folder / "out"), *UNSEEN, *overrides]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and not (folder / "out").exists()
+    return said
+
+
+def test_weights_of_another_size_are_refused_with_published_names_and_shapes(small_trunk, tokens, capsys):
     state = release_state()
     state["decoder.layers.0.cross_attn_img.linears.2.weight"] = torch.zeros(WIDTH, WIDTH + 1)
     state[TRUNK + "norm.weight"] = torch.zeros(65)
-    file = write_release(tmp_path / "other.pth", state)
-    assert main([str(file), "--vocabulary", str(tokens), "--out", str(tmp_path / "out"), *UNSEEN]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "decoder.layers.0.image_attention.value.weight is [16, 17]" in said and "[16, 16] here" in said
-    assert "patch_encoder.trunk.norm.weight is [65]" in said and "[64] here" in said
-    assert not (tmp_path / "out").exists()
+    said = refusal(capsys, state, tokens)
+    assert "2 weights of" in said and "more" not in said
+    assert "decoder.layers.0.cross_attn_img.linears.2.weight is [16, 17] there and [16, 16] here" in said
+    assert f"{TRUNK}norm.weight is [65] there and [64] here" in said
+    said = refusal(capsys, release_state(), tokens, "model.width=32")
+    assert "att_embed.0.weight is [16, 64] there and [32, 64] here" in said and said.endswith("; and 93 more\n")
+
+
+@pytest.mark.parametrize("name, shape, expected", [
+    ("attribute_predictor.attribute_heads.3.weight", (1, 64), "[4, 64]"),
+    ("attribute_predictor.attribute_heads.0.weight", (3, 64), "[1, 64]"),
+    ("attribute_predictor.attribute_heads.3.weight", (4, 65), "[4, 64]"),
+    ("scene_graph_encoder.att_embedding.weight", (sum(ATTRIBUTES), WIDTH), f"[{sum(ATTRIBUTES) + 1}, {WIDTH}]"),
+    ("scene_graph_encoder.att_embedding.weight", (), f"[{sum(ATTRIBUTES) + 1}, {WIDTH}]"),
+])
+def test_attribute_heads_and_embeddings_have_published_sizes(name, shape, expected, small_trunk, tokens, capsys):
+    said = refusal(capsys, release_state() | {name: torch.zeros(shape)}, tokens)
+    assert f"{name} is {list(shape)} there and {expected} here" in said
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"decoder.layers.0.feed_forward.w_1.weight": None}, "lacks decoder.layers.0.feed_forward.w_1.weight"),
+    ({"rrg_head.weight": "text"}, "holds rrg_head.weight as str, not as a plain tensor"),
+    ({"att_embed.0.weight": [1, 2]}, "holds att_embed.0.weight as list"),
+    ({"att_embed.0.weight": 3}, "holds att_embed.0.weight as int"),
+    ({"rrg_head.weight": torch.zeros(21, WIDTH).to_sparse()}, "holds rrg_head.weight as torch.sparse_coo"),
+    ({5: torch.zeros(2)}, "calls a weight 5"),
+    ({"attribute_predictor.attribute_heads.3.bias": torch.tensor(1.0)}, "attribute_heads.3.bias of"),
+    ({"att_embed.0.weight": torch.tensor(1.0)}, "has no rows"),
+    ({"vision_encoder.layers.7.norm": torch.zeros(2)}, "has vision_encoder.layers.7 but no vision_encoder.layers.1"),
+])
+def test_a_damaged_file_is_refused_in_one_line(change, said, small_trunk, tokens, tmp_path, capsys):
+    state = {name: value for name, value in (release_state() | change).items() if value is not None}
+    torch.save({"state_dict": state}, tmp_path / "damaged.pth")
+    assert said in refusal(capsys, tmp_path / "damaged.pth", tokens)
+
+
+def test_a_name_without_the_number_of_its_layer_is_not_used(small_trunk, tokens, tmp_path):
+    file = write_release(tmp_path / "odd.pth", release_state() | {"vision_encoder.layers.x.norm": torch.zeros(2)})
+    assert "vision_encoder.layers.x.norm" in convert(file, tokens, tmp_path / "out", UNSEEN)
+
+
+@pytest.mark.parametrize("overrides, said", [
+    (["model.localizer=true", "eval.box_source=localizer"], "model.localizer=true has no weights in a release"),
+    (["model.share_attribute_names=true"], "model.share_attribute_names=true has no weights in a release"),
+    (["model.gate=true"], "model.gate=true has no weights in a release"),
+    (["model.fuse=concat"], "model.fuse=concat has no weights in a release"),
+    (["model.sentence_attention=hierarchical"], "model.sentence_attention=hierarchical has no weights in a release"),
+    (["model.patch_encoder.backbone=densenet121"], "backbone=densenet121 is not the release's trunk"),
+])
+def test_settings_that_would_leave_weights_random_are_refused(overrides, said, small_trunk, release, tokens, capsys):
+    assert said in refusal(capsys, release, tokens, *overrides)
+
+
+# Where the result goes
+
+
+@pytest.mark.parametrize("out, said", [
+    ("mydata", "holds sub, which a checkpoint there would replace"), (".", "which a checkpoint there would replace"),
+    ("mydata/sub/..", "holds sub, which"), ("/", "which a checkpoint there would replace"),
+    ("mydata/thesis.txt", "thesis.txt is no folder to write a checkpoint to"),
+    ("mydata/thesis.txt/out", "or choose another place with --out"),
+])
+def test_nothing_of_others_is_replaced(out, said, small_trunk, release, tokens, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mydata/sub").mkdir(parents=True)
+    (tmp_path / "mydata/sub/run.txt").write_text("precious")
+    (tmp_path / "mydata/thesis.txt").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert main([str(release), "--vocabulary", str(tokens), "--out", out, *UNSEEN]) == 1
+    printed = capsys.readouterr().err
+    assert said in printed and printed.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_and_an_earlier_result_are_written_to(small_trunk, release, tokens, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    convert(release, tokens, Path("."), UNSEEN)
+    assert load_checkpoint(out).config.model.encode == "oa-c"
+    convert(release, tokens, out, [*UNSEEN, "model.encode=oa-pm"])
+    assert load_checkpoint(out).config.model.encode == "oa-pm"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_best.pth", "out", "tokens.json"]
 
 
 def test_a_missing_weight_is_named(small_trunk, tokens, tmp_path):
@@ -299,6 +406,24 @@ def test_nothing_in_the_file_is_executed(tokens, tmp_path):
         with pytest.raises(UserError, match="weights alone"):
             convert(tmp_path / name, tokens, tmp_path / "out", UNSEEN)
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.bool_(True), np.float16(0.5), np.float32(0.5)], ids=str)
+def test_numbers_of_numpy_are_read(value, small_trunk, tokens, tmp_path):
+    torch.save({"state_dict": release_state(), "best_epoch": value}, tmp_path / "file.pth")
+    assert convert(tmp_path / "file.pth", tokens, tmp_path / "out", UNSEEN) == UNUSED
+    with pytest.raises(pickle.UnpicklingError):  # allowed for the conversion alone
+        torch.load(tmp_path / "file.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("value, kind", [
+    (defaultdict(dict), "collections.defaultdict"), (np.zeros(2), "numpy._core.multiarray._reconstruct"),
+])
+def test_what_is_not_read_for_safety_is_named(value, kind, tokens, tmp_path, capsys):
+    torch.save({"state_dict": release_state(), "other": value}, tmp_path / "file.pth")
+    said = refusal(capsys, tmp_path / "file.pth", tokens)
+    assert f"weights alone: it holds a {kind}, which could execute code" in said
+    assert "download" not in said and "\x1b" not in said
 
 
 @pytest.mark.parametrize("content, said", [
@@ -350,6 +475,13 @@ def test_words_by_list_by_id_and_by_annotation(vocabulary, small_trunk, release,
     ({word: index * 2 for index, word in enumerate(WORDS, start=1)}, "ids are not 1 to 20"),
     ({word: [index] for index, word in enumerate(WORDS, start=1)}, "ids are not 1 to 20"),
     ({"train": [{"id": "1"}]}, "report"),
+    ({"train": [{"report": None}]}, "a report is no text"),
+    ({"train": [{"report": 5}]}, "a report is no text"),
+    ([*WORDS[:-1], 7], "7 is no word"),
+    ([*WORDS[:-1], None], "None is no word"),
+    ([*WORDS[:-1], True], "True is no word"),
+    ([*WORDS[:-1], ""], "'' is no word"),
+    ([*WORDS[:-1], "two words"], "'two words' is no word"),
     (3, "no vocabulary"),
 ])
 def test_a_vocabulary_that_cannot_be_the_trained_one_is_refused(vocabulary, said, small_trunk, release, tmp_path):
@@ -359,7 +491,22 @@ def test_a_vocabulary_that_cannot_be_the_trained_one_is_refused(vocabulary, said
         convert(release, path, tmp_path / "out", UNSEEN)
 
 
-@pytest.mark.parametrize("content", [None, "not json"])
+def test_an_annotation_may_begin_with_a_byte_order_mark(small_trunk, release, tmp_path):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps(annotation(WORDS[2:])), encoding="utf-8-sig")
+    convert(release, path, tmp_path / "out", UNSEEN)
+    assert load_checkpoint(tmp_path / "out").vocabularies.tokenizer.words == tuple(WORDS)
+
+
+def test_a_word_may_be_called_train(small_trunk, release, tmp_path):
+    path = tmp_path / "vocabulary.json"
+    words = [*WORDS[:-1], "train"]
+    path.write_text(json.dumps({word: index for index, word in enumerate(words, start=1)}))
+    convert(release, path, tmp_path / "out", UNSEEN)
+    assert load_checkpoint(tmp_path / "out").vocabularies.tokenizer.words == tuple(words)
+
+
+@pytest.mark.parametrize("content", [None, "not json", "[" * 100_000], ids=["absent", "text", "deep"])
 def test_a_vocabulary_that_cannot_be_read_is_refused(content, small_trunk, release, tmp_path):
     path = tmp_path / "vocabulary.json"
     if content is not None:

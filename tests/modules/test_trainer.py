@@ -186,6 +186,16 @@ def test_init_from_loads_what_fits_and_lists_the_rest(tmp_path):
 # What stops a run
 
 
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_files_of_others_in_a_checkpoint_stop_a_run_before_it_replaces_them(tmp_path, name):
+    note = tmp_path / "results/run" / name / "notes.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("precious")
+    with pytest.raises(UserError, match=f"{name} holds notes.txt, which a checkpoint there would replace"):
+        tiny_trainer(tmp_path, "train.resume=true").fit()
+    assert note.read_text() == "precious"
+
+
 def test_non_finite_loss_names_terms_and_studies_and_leaves_the_checkpoint(tmp_path):
     trainer = tiny_trainer(tmp_path, spoil_at=MICRO_BATCHES + 2)
     with pytest.raises(UserError) as caught:
