@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.console import print_to_reader
 from data.errors import UserError
 from data.report_tables import csv_lines, write_lines
 from modules.metrics.text_scores import TEXT_NAMES, Readings, text_scores
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print("\n".join([*text_lines(heading, rows), *(f"{name} is absent: {reason}" for name, reason in absent.items())]))
+    lines = [*text_lines(heading, rows), *(f"{name} is absent: {reason}" for name, reason in absent.items())]
+    print_to_reader("\n".join(lines))
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data.console import print_to_reader
 from data.errors import UserError
 from data.label_tables import read_label_table
 from data.report_tables import write_lines
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print(score_text_table(results))
+    print_to_reader(score_text_table(results))
     return 0
 
 
