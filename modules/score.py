@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data.console import print_to_reader
 from data.errors import UserError
 from data.label_tables import read_label_table
@@ -24,7 +22,7 @@ from data.vocabulary import OBSERVATIONS
 from data.worker_pool import available_cores
 from modules.metrics.chexbert import load_chexbert
 from modules.metrics.comparers import RadGraphComparer, comparer_scores
-from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study
+from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
 from modules.metrics.report_observations import report_observation_scores, truth_observation_scores
 from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
 from modules.metrics.weighted import RESAMPLES, Scored
@@ -112,14 +110,11 @@ def score(options: Namespace) -> dict[str, Any]:
 def _study_level(predictions: Predictions, references: Readings, generated: Readings, resamples: int) -> Scored:
     """Observation scores of studies: the labels of all reports of a study together."""
     studies = predictions.studies
-    by_texts = [by_study(readings.labels, studies) for readings in (references, generated)]
-    truth, known = predictions.truth()
-    count = int(studies.max()) + 1
-    if truth is not None:
-        images = [studies == study for study in range(count)]
-        truth, known = (np.stack([array[chosen].any(axis=0) for chosen in images]) for array in (truth & known, known))
+    by_texts = [by_study(called_normal_or_not(readings.labels), studies) for readings in (references, generated)]
+    labels = None if predictions.labels is None else by_study(predictions.labels, studies)
+    truth, known = replace(predictions, labels=labels).truth()
     scores = report_observation_scores(*by_texts) | truth_observation_scores(truth, known, by_texts[1])
-    return scores.scored(count, resamples)
+    return scores.scored(int(studies.max()) + 1, resamples)
 
 
 def _with_labels(predictions: Predictions, path: Path) -> Predictions:

@@ -91,6 +91,21 @@ def test_the_data_sets_own_labels_are_compared_where_they_are_given(tmp_path):
     assert results["tables"]["observations against the data set"]["Fracture"]["recall"] == 0
 
 
+def test_the_labels_of_a_study_are_merged_as_those_of_its_texts_are(tmp_path):
+    """s1 has a finding in one image and none in the other: neither its texts nor its labels call it normal."""
+    rows = [
+        ("a", "The heart is enlarged.", "The heart is enlarged.", "s1"),
+        ("b", "The lungs are clear.", "The lungs are clear.", "s1"),
+        ("c", "The lungs are clear.", "The lungs are clear.", "s2"),
+    ]
+    positives = {"a": "Cardiomegaly", "b": "No Finding", "c": "No Finding"}
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({name: {positive: 1} for name, positive in positives.items()}))
+    results = run(write_table(tmp_path / "table.csv", rows), "--labels", labels, "--studies", "study")
+    for scores in (results["scores"], results["study_level"]["scores"]):
+        assert scores["truth_14_micro_f1"] == scores["report_14_micro_f1"] == 1
+
+
 def test_our_predictions_have_the_scores_of_their_evaluation(tmp_path):
     rows = [
         {"id": name, "reference": reference, "generated": generated, "scored_reference": reference[:9],
