@@ -42,13 +42,16 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def truth(self) -> tuple[NDArray | None, NDArray | None]:
-        """[N, 14] bool each: the data set's observations, uncertain as positive, and which are known; None without."""
+    def truth(self, uncertain: bool = True) -> tuple[NDArray | None, NDArray | None]:
+        """[N, 14] bool each: the data set's observations, with those that are `uncertain` or without, and which are
+        known; None without labels.
+        """
         if self.labels is None:
             return None, None
+        positive = (1, -1) if uncertain else (1,)
         values = [[labels.get(name) for name in OBSERVATIONS] for labels in self.labels]
         known = np.array([[value is not None for value in row] for row in values], dtype=bool)
-        return np.array([[value in (1, -1) for value in row] for row in values], dtype=bool), known
+        return np.array([[value in positive for value in row] for row in values], dtype=bool), known
 
 
 def predictions_file(path: Path) -> Path:

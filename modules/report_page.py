@@ -58,7 +58,8 @@ def chosen_studies(evaluation: Evaluation) -> list[tuple[int, str]]:
     extremes = min(EXTREMES, len(ranked) // 2)
 
     def scored(study: int) -> str:
-        return ", ".join(f"{name} {evaluation.per_study[name][study]:.2f}" for name in known)
+        values = {name: evaluation.per_study[name][study] for name in known}
+        return ", ".join(f"{name} {value:.2f}" for name, value in values.items() if np.isfinite(value))
 
     chosen = {study: f"among the best: {scored(study)}" for study in ranked[:extremes]}
     chosen |= {study: f"among the worst: {scored(study)}" for study in ranked[len(ranked) - extremes :]}

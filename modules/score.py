@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data.console import print_to_reader
 from data.errors import UserError
 from data.label_tables import read_label_table
@@ -23,9 +26,9 @@ from data.worker_pool import available_cores
 from modules.metrics.chexbert import load_chexbert
 from modules.metrics.comparers import RadGraphComparer, comparer_scores
 from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
-from modules.metrics.report_observations import report_observation_scores, truth_observation_scores
-from modules.metrics.text_scores import TEXT_GROUPS, Readings, text_scores
-from modules.metrics.weighted import RESAMPLES, Scored
+from modules.metrics.report_observations import REPORT_NAMES, report_observation_scores, truth_observation_scores
+from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, text_scores, with_reference
+from modules.metrics.weighted import RESAMPLES, Scored, absent
 from modules.predictions import Predictions, read_predictions
 from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
 
@@ -92,7 +95,8 @@ def score(options: Namespace) -> dict[str, Any]:
     generated = Readings.of(texts.generated, labeler, options.workers)
     truth, known = predictions.truth()
     scores = text_scores(
-        references, generated, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies
+        references, generated, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies,
+        predictions.truth(uncertain=False)[0],
     )
     if comparer is not None:
         scores |= comparer_scores(comparer, texts.references, texts.generated)
@@ -103,18 +107,36 @@ def score(options: Namespace) -> dict[str, Any]:
         "tables": scored.tables,
     }
     if predictions.studies is not None:
-        results["study_level"] = _plain(_study_level(predictions, references, generated, options.resamples))
+        kept = with_reference(texts.references, texts.scored_references)
+        results["study_level"] = _plain(_study_level(predictions, references, generated, kept, options.resamples))
     return results
 
 
-def _study_level(predictions: Predictions, references: Readings, generated: Readings, resamples: int) -> Scored:
-    """Observation scores of studies: the labels of all reports of a study together."""
+def _study_level(
+    predictions: Predictions, references: Readings, generated: Readings, kept: NDArray, resamples: int
+) -> Scored:
+    """Observation scores of studies: the labels of all reports of a study together.
+
+    kept   [N] bool: the reports that have a reference; the others count against the data set's labels alone
+    """
     studies = predictions.studies
-    by_texts = [by_study(called_normal_or_not(readings.labels), studies) for readings in (references, generated)]
+    count = int(studies.max()) + 1
+    compared = absent(REPORT_NAMES, NO_REFERENCE)
+    if kept.any():
+        described, renumbered = np.unique(studies[kept], return_inverse=True)
+        compared = report_observation_scores(
+            *(_labels_by_study(readings.among(kept), renumbered) for readings in (references, generated))
+        ).among(np.isin(np.arange(count), described))
     labels = None if predictions.labels is None else by_study(predictions.labels, studies)
-    truth, known = replace(predictions, labels=labels).truth()
-    scores = report_observation_scores(*by_texts) | truth_observation_scores(truth, known, by_texts[1])
-    return scores.scored(int(studies.max()) + 1, resamples)
+    merged = replace(predictions, labels=labels)
+    truth = truth_observation_scores(
+        *merged.truth(), _labels_by_study(generated, studies), merged.truth(uncertain=False)[0]
+    )
+    return (compared | truth).scored(count, resamples)
+
+
+def _labels_by_study(readings: Readings, studies: NDArray) -> list[dict[str, int]]:
+    return by_study(called_normal_or_not(readings.labels), studies)
 
 
 def _with_labels(predictions: Predictions, path: Path) -> Predictions:
@@ -134,6 +156,9 @@ def _applied(
 ) -> dict[str, str]:
     """What was done, in words."""
     applied = texts.applied | {"observations": f"read by the labeler '{labeler.name}' from complete reports"}
+    empty = int((~with_reference(texts.references, texts.scored_references)).sum())
+    if empty:
+        applied["empty references"] = f"{empty} of {len(predictions)} reports are in no score that compares with them"
     if options.resamples:
         drawn = "reports" if predictions.studies is None else "studies with all their reports"
         applied["intervals"] = f"95 % percentile bootstrap, {options.resamples} resamples of {drawn}"
@@ -159,9 +184,10 @@ def score_text_table(results: dict[str, Any]) -> str:
     if "study_level" in results:
         study_level = results["study_level"]
         lines += ["", "Observations by study", *_rows(study_level, tuple(study_level["scores"]), results["protocol"])]
-    absent = results["absent"]
-    for reason in dict.fromkeys(absent.values()):
-        lines += ["", f"Absent, because {reason}: {', '.join(name for name, why in absent.items() if why == reason)}"]
+    reasons = results["absent"]
+    for reason in dict.fromkeys(reasons.values()):
+        names = ", ".join(name for name, why in reasons.items() if why == reason)
+        lines += ["", f"Absent, because {reason}: {names}"]
     return "\n".join(lines).rstrip()
 
 

@@ -101,7 +101,7 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
     if options.document_frequencies == "training":
         frequencies = DocumentFrequencies.of(training, "training reports")
     else:
-        frequencies = DocumentFrequencies.of(scored, "references")
+        frequencies = DocumentFrequencies.of([text for text in scored if text.strip()], "references")
     applied["CIDEr's document frequencies"] = f"of the {frequencies.documents} {frequencies.source}"
     generated = [clean_keeping_unknown(text, cleaning) for text in predictions.generated]
     return PreparedTexts(references, scored, generated, frequencies, protocol, applied)

@@ -32,16 +32,19 @@ class ReportComparer(Protocol):
 
 
 def comparer_scores(comparer: ReportComparer, references: Sequence[str], generated: Sequence[str]) -> ScoreSet:
-    """The means of the comparer's numbers over N pairs."""
-    values = {name: np.asarray(each, dtype=float) for name, each in comparer.compare(references, generated).items()}
-    return ScoreSet({name: mean_of(each) for name, each in values.items()}, per_study=values)
+    """The means of the comparer's numbers over N pairs, those without a reference left out."""
+    told = np.array([bool(reference.strip()) for reference in references], dtype=bool)
+    compared = comparer.compare(references, generated)
+    values = {name: np.where(told, np.asarray(each, dtype=float), np.nan) for name, each in compared.items()}
+    undefined = "no report that has a reference counts"
+    return ScoreSet({name: mean_of(each, undefined) for name, each in values.items()}, per_study=values)
 
 
 class RadGraphComparer:
     """RadGraph F1 (Jain et al., 2021; Delbrouck et al., ACL Findings 2024) by the package radgraph.
 
     Agreement of the entities alone (simple), with whether each has a relation (partial), and with the relations
-    themselves (complete). The package gives 0 to a pair with an empty report.
+    themselves (complete). The package gives 0 to an empty report.
     """
 
     name = "radgraph"

@@ -9,7 +9,7 @@ Intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduct
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,20 @@ class ScoreSet:
         """Both together; names must differ."""
         parts = {name: getattr(self, name) | getattr(other, name) for name in vars(self)}
         return ScoreSet(**parts)
+
+    def among(self, kept: NDArray) -> "ScoreSet":
+        """These scores, which are of the studies `kept` [N] bool, as scores of all N: the others never count."""
+        if kept.all():
+            return self
+
+        def of(score: Score) -> Callable[[NDArray], NDArray]:
+            return lambda weights: np.where(weights[:, kept].any(axis=1), score.of(weights[:, kept]), np.nan)
+
+        per_study = {name: np.full(len(kept), np.nan) for name in self.per_study}
+        for name, values in self.per_study.items():
+            per_study[name][kept] = values
+        scores = {name: replace(score, of=of(score)) for name, score in self.scores.items()}
+        return replace(self, scores=scores, per_study=per_study)
 
     def values(self, studies: int) -> tuple[dict[str, float | None], dict[str, str]]:
         """The scores over all `studies`, None for absent ones, and why those are absent."""

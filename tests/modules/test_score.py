@@ -106,6 +106,27 @@ def test_the_labels_of_a_study_are_merged_as_those_of_its_texts_are(tmp_path):
         assert scores["truth_14_micro_f1"] == scores["report_14_micro_f1"] == 1
 
 
+def test_reports_without_a_reference_are_in_no_score_that_compares_with_it(tmp_path, capsys):
+    path = write_table(tmp_path / "table.csv")
+    whole = run(path, "--studies", "study")
+    lost = [("e", "", "The lungs are clear.", "s3"), ("f", " ", "Mild pulmonary edema.", "s4")]
+    results = run(write_table(path, ROWS + lost), "--studies", "study")
+    alone = ("distinct_reports", "most_frequent_share", "generated_words", "reference_words", "empty_references")
+    for level in (whole["scores"], whole["study_level"]["scores"]):
+        scores = results["scores"] if level is whole["scores"] else results["study_level"]["scores"]
+        assert {name: value for name, value in scores.items() if not name.startswith(alone)} == {
+            name: value for name, value in level.items() if not name.startswith(alone)
+        }
+    assert whole["scores"]["empty_references"] == 0 and results["scores"]["empty_references"] == 2
+    assert "empty references: 2 of 6 reports" in capsys.readouterr().out
+
+    results = run(write_table(path, lost), "--studies", "study")
+    for scores in (results, results["study_level"]):
+        for name in ("report_14_example_f1", "report_5_micro_f1_certain"):
+            assert scores["scores"][name] is None and scores["absent"][name] == "every reference is empty"
+    assert {results["absent"][name] for name in ("bleu_4", "cider", "triple_f1")} == {"every reference is empty"}
+
+
 def test_our_predictions_have_the_scores_of_their_evaluation(tmp_path):
     rows = [
         {"id": name, "reference": reference, "generated": generated, "scored_reference": reference[:9],

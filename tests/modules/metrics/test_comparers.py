@@ -53,6 +53,14 @@ def test_scores_are_means_over_the_pairs(package, tmp_path):
     assert (low, high) == (0.5, 1)
 
 
+def test_a_pair_without_a_reference_is_left_out(package, tmp_path):
+    comparer = RadGraphComparer(write_model(tmp_path / "models"))
+    part = comparer_scores(comparer, ["a b", " "], ["a x", "c"])
+    assert part.values(2)[0]["radgraph_simple"] == 0.5 and np.isnan(part.per_study["radgraph_simple"][1])
+    scores, absent = comparer_scores(comparer, ["", ""], ["a", "b"]).values(2)
+    assert set(scores.values()) == {None} and "reference" in absent["radgraph_simple"]
+
+
 def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"weights\.th, which is not there: unpack radgraph-xl\.tar\.gz"):
         RadGraphComparer(tmp_path)
