@@ -28,9 +28,11 @@ from modules.builders import build_dataset, build_evaluator, load_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
+from modules.metrics.weighted import RESAMPLES
 from modules.report_page import chosen_studies, write_report_page
 from modules.run_log import read_curves
 from modules.study_panel import Case, grey_picture
+from modules.text_protocol import FULL_APPLIED, r2gen_applied
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,6 +103,7 @@ def test(options: argparse.Namespace) -> None:
             "annotated_graphs": sum(bool(record.annotation.graph_known) for record in evaluation.records),
             "box_source": evaluator.box_source.value,
             "protocol": evaluator.protocol,
+            "applied": applied(evaluator, evaluation, config),
             "beam_size": evaluator.beam_size,
             "precision": evaluator.precision.value,
             "int8": config.eval.int8,
@@ -118,6 +121,20 @@ def test(options: argparse.Namespace) -> None:
         }
     out = Path(options.out) if options.out else default_folder(checkpoint, config)
     write(out, by_source, evaluations, dataset, read_curves(run_folder(checkpoint)))
+
+
+def applied(evaluator: Evaluator, evaluation: Evaluation, config: Config) -> dict[str, str]:
+    """What was done to the texts, in words, as `modules.score` says it."""
+    done = FULL_APPLIED
+    if evaluator.protocol == "r2gen":
+        done = r2gen_applied(evaluator.max_tokens, "those outside the checkpoint's vocabulary")
+    told = sum(bool(record.reference.strip()) for record in evaluation.records)
+    return {
+        "cleaning": f"references by the rules '{config.data.cleaning}'", **done,
+        "CIDEr's document frequencies": f"of the {told} references",
+        "observations": "read by the labeler 'rules' from complete reports",
+        "intervals": f"95 % percentile bootstrap, {RESAMPLES} resamples of studies",
+    }
 
 
 def graph_sources(text: str) -> list[GraphSource]:

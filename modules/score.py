@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data.console import print_to_reader
 from data.errors import UserError
-from data.label_tables import read_label_table
+from data.label_tables import LabelTable, read_label_table
 from data.report_tables import write_lines
 from data.vocabulary import OBSERVATIONS
 from data.worker_pool import available_cores
@@ -27,7 +27,7 @@ from modules.metrics.chexbert import load_chexbert
 from modules.metrics.comparers import RadGraphComparer, comparer_scores
 from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
 from modules.metrics.report_observations import REPORT_NAMES, report_observation_scores, truth_observation_scores
-from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, text_scores, with_reference
+from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, compared_with, text_scores, with_reference
 from modules.metrics.weighted import RESAMPLES, Scored, absent
 from modules.predictions import Predictions, read_predictions
 from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="CSV, predictions.jsonl or run folder")
     add_protocol_options(parser)
     add_reading_options(parser)
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="the data set's own observations: truth_* scores")
-    parser.add_argument("--studies", metavar="COLUMN", help="column of the study of a report: study-level scores too")
+    add_data_options(parser)
     parser.add_argument("--radgraph", type=Path, metavar="DIR", help="RadGraph F1 with the model in DIR")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of studies, for intervals")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write scores, intervals and tables")
@@ -56,6 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print_to_reader(score_text_table(results))
     return 0
+
+
+def add_data_options(parser: ArgumentParser) -> None:
+    """What is known of the reports beside their texts; `predictions_of` reads it."""
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="the data set's own observations: truth_* scores")
+    parser.add_argument(
+        "--studies", metavar="COLUMN", help="column of the study of a report, whose images belong together"
+    )
 
 
 def add_reading_options(parser: ArgumentParser) -> None:
@@ -81,13 +88,12 @@ def score(options: Namespace) -> dict[str, Any]:
     """All scores as plain JSON. Raises UserError for what the user can mend.
 
     Keys: predictions, reports, protocol and applied (what was done to the texts), labeler; scores, absent, intervals
-    and tables as in metrics.json; study_level with the first three, for reports that belong to studies.
+    and tables as in metrics.json, and compared_with, by score; study_level with scores, absent and intervals, for
+    reports that belong to studies.
     """
     if options.workers < 1 or options.resamples < 0:
         raise UserError("--workers takes 1 or more, --resamples 0 or more")
-    predictions = read_predictions(options.predictions, options.studies)
-    if options.labels is not None:
-        predictions = _with_labels(predictions, options.labels)
+    (predictions,) = predictions_of([options.predictions], options)
     labeler = chosen_labeler(options)
     comparer = None if options.radgraph is None else RadGraphComparer(options.radgraph)
     texts = prepare_texts(predictions, options)
@@ -104,7 +110,7 @@ def score(options: Namespace) -> dict[str, Any]:
     results = {
         "predictions": str(predictions.path), "reports": len(predictions), "protocol": texts.protocol,
         "applied": _applied(texts, labeler, predictions, options), "labeler": labeler.name, **_plain(scored),
-        "tables": scored.tables,
+        "tables": scored.tables, "compared_with": {name: compared_with(name, texts.words) for name in scored.scores},
     }
     if predictions.studies is not None:
         kept = with_reference(texts.references, texts.scored_references)
@@ -139,13 +145,26 @@ def _labels_by_study(readings: Readings, studies: NDArray) -> list[dict[str, int
     return by_study(called_normal_or_not(readings.labels), studies)
 
 
-def _with_labels(predictions: Predictions, path: Path) -> Predictions:
-    """`predictions` with the observations of the table at `path`. Raises UserError where it knows none of them."""
-    table = read_label_table(path)
+def predictions_of(paths: Sequence[Path], options: Namespace) -> list[Predictions]:
+    """The predictions at `paths` with what the options of `add_data_options` tell about them.
+
+    Raises UserError as `read_predictions` and `read_label_table` do, and where the labels are of other reports.
+    """
+    predictions = [read_predictions(path, options.studies) for path in paths]
+    if options.labels is None:
+        return predictions
+    table = read_label_table(options.labels)
+    return [_with_labels(each, table, options.labels) for each in predictions]
+
+
+def _with_labels(predictions: Predictions, table: LabelTable, path: Path) -> Predictions:
+    """`predictions` with the observations of the `table` at `path`. Raises UserError where it knows none of them."""
     pairs = zip(predictions.ids, predictions.references, strict=True)
     found = [table.find(name, reference) for name, reference in pairs]
     if all(each is None for each in found):
-        raise UserError(f"{path} has labels for none of the reports: do both files have the same ids?")
+        raise UserError(
+            f"{path} has labels for none of the reports of {predictions.path}: do both files have the same ids?"
+        )
     # A study that the table lacks has no known label; what a row leaves blank is absent, as a labeler leaves it.
     labels = [{} if each is None else dict.fromkeys(OBSERVATIONS, 0) | each for each in found]
     return replace(predictions, labels=labels)
@@ -170,7 +189,7 @@ def _plain(scored: Scored) -> dict[str, Any]:
 
 
 def score_text_table(results: dict[str, Any]) -> str:
-    """The scores as text, a line each, every one with its protocol."""
+    """The scores as text, a line each, every one with what it compares with."""
     lines = [f"{results['reports']} reports of {results['predictions']}"]
     lines += [f"  {what}: {how}" for what, how in results["applied"].items()]
     groups = dict(TEXT_GROUPS)
@@ -179,11 +198,12 @@ def score_text_table(results: dict[str, Any]) -> str:
     if others:
         groups["By other models"] = others
     for title, names in groups.items():
-        rows = _rows(results, names, results["protocol"])
+        rows = _rows(results, names, results["compared_with"])
         lines += ["", title, *rows] if rows else []
     if "study_level" in results:
         study_level = results["study_level"]
-        lines += ["", "Observations by study", *_rows(study_level, tuple(study_level["scores"]), results["protocol"])]
+        rows = _rows(study_level, tuple(study_level["scores"]), results["compared_with"])
+        lines += ["", "Observations by study", *rows]
     reasons = results["absent"]
     for reason in dict.fromkeys(reasons.values()):
         names = ", ".join(name for name, why in reasons.items() if why == reason)
@@ -191,14 +211,14 @@ def score_text_table(results: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _rows(results: dict[str, Any], names: Sequence[str], protocol: str) -> list[str]:
+def _rows(results: dict[str, Any], names: Sequence[str], compared: dict[str, str]) -> list[str]:
     """A line for each of the scores that there are."""
     rows = []
     for name in names:
         value, interval = results["scores"][name], results["intervals"].get(name)
         if value is not None:
             between = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-            rows.append(f"  {name:40}{value:10.3f}  {between:22}  {protocol}")
+            rows.append(f"  {name:40}{value:10.3f}  {between:22}  {compared[name]}")
     return rows
 
 

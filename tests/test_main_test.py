@@ -41,6 +41,9 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
         "seed": 5, "studies": 3, "dataset": "tiny",
     }
     assert metrics["checkpoint"] == str(run_folder / "best")
+    assert metrics["applied"]["CIDEr's document frequencies"] == "of the 3 references"
+    assert metrics["applied"]["rare words"] == "<unk> for those outside the checkpoint's vocabulary"
+    assert metrics["applied"]["references"].startswith("cut to ") and "'corrected'" in metrics["applied"]["cleaning"]
     assert set(metrics["scores"]) == set(SCORE_NAMES)
     assert "Java" in metrics["absent"]["meteor"]
     assert set(metrics["absent"]) == {name for name, value in metrics["scores"].items() if value is None}

@@ -29,6 +29,16 @@ _COMPARED_NAMES = nlg.NAMES + report_observations.REPORT_NAMES + triples.NAMES
 NO_REFERENCE = "every reference is empty"
 
 
+def compared_with(name: str, protocol: str) -> str:
+    """What the score `name` compares generated reports with, in short; only scores of words follow the `protocol`."""
+    if name in nlg.NAMES:
+        return protocol
+    if name in report_observations.TRUTH_NAMES:
+        return "data set's labels"
+    alone = name.startswith("generated_words") or name in ("distinct_reports", "most_frequent_share")
+    return "nothing" if alone else "complete references"
+
+
 @dataclass(frozen=True)
 class Readings:
     """What is read from N reports.

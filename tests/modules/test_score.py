@@ -42,7 +42,16 @@ def run(path, *arguments):
     return json.loads(out.read_text())
 
 
-def test_every_score_comes_with_an_interval_and_its_protocol(tmp_path, capsys):
+def beside(name):
+    """What is printed beside the score `name` under r2gen without training reports."""
+    if name.startswith(("bleu", "meteor", "rouge", "cider")):
+        return "r2gen without <unk>"
+    if name.startswith("truth_"):
+        return "data set's labels"
+    return "nothing" if name.startswith(("generated", "distinct", "most")) else "complete references"
+
+
+def test_every_score_comes_with_an_interval_and_what_it_compares_with(tmp_path, capsys):
     results = run(write_table(tmp_path / "table.csv"), "--protocol", "r2gen")
     assert set(results["scores"]) == set(results["intervals"]) == set(TEXT_NAMES)
     assert results["reports"] == 4 and results["protocol"] == "r2gen" and results["labeler"] == "rules"
@@ -55,8 +64,9 @@ def test_every_score_comes_with_an_interval_and_its_protocol(tmp_path, capsys):
     assert results["scores"]["abnormal_as_normal"] == pytest.approx(1 / 3)
     printed = capsys.readouterr().out
     for name, value in results["scores"].items():
-        lines = [line.split() for line in printed.splitlines() if line.startswith(f"  {name} ")]
-        assert [line[-1] for line in lines] == (["r2gen"] if value is not None else [])
+        lines = [line for line in printed.splitlines() if line.startswith(f"  {name} ")]
+        assert len(lines) == (value is not None) and all(line.endswith(f"  {beside(name)}") for line in lines)
+        assert results["compared_with"][name] == beside(name)
     assert "rare words: left as they are" in printed and "Absent, because METEOR needs Java" in printed
 
 
