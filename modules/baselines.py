@@ -165,6 +165,11 @@ def random_reports(reports: Sequence[str], studies: int) -> list[str]:
     return [reports[position] for position in drawn]
 
 
+def report_baselines(reports: Sequence[str], studies: int) -> dict[str, list[str]]:
+    """Baseline -> its report of every study, for those that need training `reports` alone; there must be one."""
+    return {MOST_FREQUENT: [most_frequent_report(reports)] * studies, RANDOM: random_reports(reports, studies)}
+
+
 def score_baselines(
     model: nn.Module,
     evaluator: Evaluator,
@@ -191,8 +196,7 @@ def score_baselines(
     nearest = nearest_studies(patch_features(model, loader, device, evaluator.precision), training.features)
     answers = {
         BLIND: (blind_prediction(training), [blind_report] * len(records)),
-        MOST_FREQUENT: (Prediction(), [most_frequent_report(candidates)] * len(records)),
-        RANDOM: (Prediction(), random_reports(candidates, len(records))),
+        **{name: (Prediction(), reports) for name, reports in report_baselines(candidates, len(records)).items()},
         NEAREST_IMAGE: (Prediction(), [candidates[position] for position in nearest]),
     }
     scores, absent = {}, {}

@@ -23,13 +23,15 @@ from data.label_tables import LabelTable, read_label_table
 from data.report_tables import write_lines
 from data.vocabulary import OBSERVATIONS
 from data.worker_pool import available_cores
+from modules.baselines import report_baselines
 from modules.metrics.chexbert import load_chexbert
 from modules.metrics.comparers import RadGraphComparer, comparer_scores
 from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
 from modules.metrics.report_observations import REPORT_NAMES, report_observation_scores, truth_observation_scores
 from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, compared_with, text_scores, with_reference
-from modules.metrics.weighted import RESAMPLES, Scored, absent
+from modules.metrics.weighted import RESAMPLES, Scored, ScoreSet, absent
 from modules.predictions import Predictions, read_predictions
+from modules.results import COLUMNS, score_text
 from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
 
 
@@ -88,8 +90,8 @@ def score(options: Namespace) -> dict[str, Any]:
     """All scores as plain JSON. Raises UserError for what the user can mend.
 
     Keys: predictions, reports, protocol and applied (what was done to the texts), labeler; scores, absent, intervals
-    and tables as in metrics.json, and compared_with, by score; study_level with scores, absent and intervals, for
-    reports that belong to studies.
+    and tables as in metrics.json, and compared_with, by score; baselines and absent_baselines as there, of training
+    reports, where those are given; study_level with scores, absent and intervals, for reports that belong to studies.
     """
     if options.workers < 1 or options.resamples < 0:
         raise UserError("--workers takes 1 or more, --resamples 0 or more")
@@ -99,18 +101,27 @@ def score(options: Namespace) -> dict[str, Any]:
     texts = prepare_texts(predictions, options)
     references = Readings.of(texts.references, labeler, options.workers)
     generated = Readings.of(texts.generated, labeler, options.workers)
-    truth, known = predictions.truth()
-    scores = text_scores(
-        references, generated, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies,
-        predictions.truth(uncertain=False)[0],
-    )
-    if comparer is not None:
-        scores |= comparer_scores(comparer, texts.references, texts.generated)
-    scored = scores.scored(len(predictions), options.resamples, predictions.studies)
+    (truth, known), (certain, _) = predictions.truth(), predictions.truth(uncertain=False)
+
+    def scores_of(written: Readings) -> ScoreSet:
+        scores = text_scores(
+            references, written, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies,
+            certain,
+        )
+        return scores if comparer is None else scores | comparer_scores(comparer, texts.references, written.texts)
+
+    scored = scores_of(generated).scored(len(predictions), options.resamples, predictions.studies)
+    baselines = {}
+    if texts.training is not None:
+        for name, reports in report_baselines(texts.training, len(predictions)).items():
+            answered = Readings.of(reports, labeler, options.workers)
+            baselines[name] = scores_of(answered).scored(len(predictions), resamples=0)
     results = {
         "predictions": str(predictions.path), "reports": len(predictions), "protocol": texts.protocol,
         "applied": _applied(texts, labeler, predictions, options), "labeler": labeler.name, **_plain(scored),
         "tables": scored.tables, "compared_with": {name: compared_with(name, texts.words) for name in scored.scores},
+        "baselines": {name: each.scores for name, each in baselines.items()},
+        "absent_baselines": {name: each.absent for name, each in baselines.items()},
     }
     if predictions.studies is not None:
         kept = with_reference(texts.references, texts.scored_references)
@@ -198,11 +209,12 @@ def score_text_table(results: dict[str, Any]) -> str:
     if others:
         groups["By other models"] = others
     for title, names in groups.items():
-        rows = _rows(results, names, results["compared_with"])
-        lines += ["", title, *rows] if rows else []
+        rows = _rows(results, names, results["compared_with"], results["baselines"])
+        columns = "".join(f"{COLUMNS[name]:>15}" for name in results["baselines"])
+        lines += ["", f"{title:77}{columns}".rstrip(), *rows] if rows else []
     if "study_level" in results:
         study_level = results["study_level"]
-        rows = _rows(study_level, tuple(study_level["scores"]), results["compared_with"])
+        rows = _rows(study_level, tuple(study_level["scores"]), results["compared_with"], {})
         lines += ["", "Observations by study", *rows]
     reasons = results["absent"]
     for reason in dict.fromkeys(reasons.values()):
@@ -211,14 +223,17 @@ def score_text_table(results: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _rows(results: dict[str, Any], names: Sequence[str], compared: dict[str, str]) -> list[str]:
-    """A line for each of the scores that there are."""
+def _rows(
+    results: dict[str, Any], names: Sequence[str], compared: dict[str, str], baselines: dict[str, dict[str, Any]]
+) -> list[str]:
+    """A line for each of the scores that there are: value, interval, those of the baselines, what it compares with."""
     rows = []
     for name in names:
         value, interval = results["scores"][name], results["intervals"].get(name)
         if value is not None:
             between = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-            rows.append(f"  {name:40}{value:10.3f}  {between:22}  {compared[name]}")
+            others = "".join(f"{score_text(scores[name]):>15}" for scores in baselines.values())
+            rows.append(f"  {name:40}{value:10.3f}  {between:22} {others}  {compared[name]}")
     return rows
 
 

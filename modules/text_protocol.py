@@ -33,6 +33,8 @@ class PreparedTexts:
     references         complete cleaned reports, for labels and triples
     scored_references  what words are compared with
     generated          cleaned as the references were
+    training           training reports as the protocol treats references, complete for predictions.jsonl without a
+                       named protocol; None without any
     frequencies        CIDEr's document frequencies
     protocol           its name
     words              the protocol as scores of words name it, which says what could not be done
@@ -42,6 +44,7 @@ class PreparedTexts:
     references: list[str]
     scored_references: list[str]
     generated: list[str]
+    training: list[str] | None
     frequencies: DocumentFrequencies
     protocol: str
     words: str
@@ -62,7 +65,7 @@ def add_protocol_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--training-reports", type=Path, metavar="FILE|DIR",
-        help="CSV with columns id and report, or a prepared data set: training reports for <unk> and for CIDEr",
+        help="CSV with columns id and report, or a prepared data set: training reports for <unk>, CIDEr and baselines",
     )
     parser.add_argument(
         "--min-count", type=int, metavar="N",
@@ -93,6 +96,7 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
     elif options.document_frequencies == "training":
         raise UserError("--document-frequencies training needs --training-reports FILE")
     references = [clean_keeping_unknown(text, cleaning) for text in predictions.references]
+    written = training
     applied = {"cleaning": f"both texts by the rules '{cleaning}'" if cleaning != "none" else "none: texts as they are"}
     if as_evaluated:
         scored = list(predictions.scored_references)
@@ -102,6 +106,7 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
         applied |= {name: done[name] for name in ("cleaning", "references", "rare words") if name in done}
     elif options.protocol == "r2gen":
         scored, protocol, words = _as_r2gen(references, training, options), "r2gen", "r2gen"
+        written = None if training is None else _as_r2gen(training, training, options)
         rare = f"those with fewer than {_min_count(options)} occurrences in {options.training_reports}"
         applied |= r2gen_applied(_max_tokens(options), rare)
         if training is None:
@@ -116,7 +121,7 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
         frequencies = DocumentFrequencies.of([text for text in scored if text.strip()], "references")
     applied["CIDEr's document frequencies"] = f"of the {frequencies.documents} {frequencies.source}"
     generated = [clean_keeping_unknown(text, cleaning) for text in predictions.generated]
-    return PreparedTexts(references, scored, generated, frequencies, protocol, words, applied)
+    return PreparedTexts(references, scored, generated, written, frequencies, protocol, words, applied)
 
 
 def r2gen_applied(max_tokens: int, rare: str) -> dict[str, str]:

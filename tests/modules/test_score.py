@@ -70,6 +70,29 @@ def test_every_score_comes_with_an_interval_and_what_it_compares_with(tmp_path, 
     assert "rare words: left as they are" in printed and "Absent, because METEOR needs Java" in printed
 
 
+def test_the_most_frequent_and_a_random_training_report_stand_beside_the_result(tmp_path, capsys):
+    reports = ["The lungs are clear.", "Mild pulmonary edema.", "The lungs are clear.", "Right basilar pneumonia."]
+    training = tmp_path / "training.csv"
+    with training.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "report"), *enumerate(reports)])
+    path = write_table(tmp_path / "table.csv")
+    results = run(path, "--training-reports", training)
+    assert results["scores"] == run(path)["scores"]
+    frequent, random = results["baselines"]["most_frequent_report"], results["baselines"]["random_report"]
+    constant = [(name, reference, "The lungs are clear.", study) for name, reference, _, study in ROWS]
+    assert frequent == run(write_table(tmp_path / "constant.csv", constant))["scores"]
+    assert random != frequent and random["distinct_reports"] > 1 / 4
+    assert "Java" in results["absent_baselines"]["random_report"]["meteor"]
+    assert run(path, "--training-reports", training)["baselines"] == results["baselines"]
+    capsys.readouterr()
+    run(path, "--training-reports", training)
+    printed = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["Language", "most", "frequent", "random"] for line in printed)
+    (line,) = [line for line in printed if line.startswith("  bleu_1 ")]
+    assert line.split()[-3:] == [f"{frequent['bleu_1']:.3f}", f"{random['bleu_1']:.3f}", "full"]
+    assert run(path)["baselines"] == {}
+
+
 def test_the_same_twice_and_with_any_number_of_workers(tmp_path):
     rows = [(f"{number}{row[0]}", *row[1:]) for number in range(40) for row in ROWS]
     path = write_table(tmp_path / "table.csv", rows)

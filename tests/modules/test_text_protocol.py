@@ -54,6 +54,9 @@ def test_r2gen_cuts_references_and_replaces_rare_words_with_training_reports(tmp
     assert "fewer than 2 occurrences" in texts.applied["rare words"]
     tokenizer = Tokenizer.from_reports(["the heart is big .", "the heart is clear . big ."], 2, True)
     assert texts.scored_references == [tokenizer.protocol_reference(text, 7) for text in texts.references]
+    assert texts.training == ["the heart is big .", "the heart is <unk> . big"]
+    assert prepared(RAW, "--training-reports", training_file(tmp_path)).training[1] == "the heart is clear . big ."
+    assert prepared(RAW).training is None
 
 
 def test_r2gen_without_training_reports_says_what_it_cannot_do():
