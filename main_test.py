@@ -210,7 +210,8 @@ def write(
     """
     first, *others = by_source
     if others:
-        by_source[first]["graph_sources"] = results.graph_comparison(by_source)
+        resampled = {source: each.resampled for source, each in zip(by_source, evaluations, strict=True)}
+        by_source[first]["graph_sources"] = results.graph_comparison(by_source, resampled)
     plain = GraphSource(first) if others else GraphSource.PREDICTED
     paths = []
     for (source, metrics), evaluation in zip(by_source.items(), evaluations, strict=True):

@@ -121,6 +121,7 @@ class Evaluation:
     absent: dict[str, str]
     records: list[StudyRecord]
     intervals: dict[str, Interval | None] = field(default_factory=dict)
+    resampled: dict[str, NDArray] = field(default_factory=dict, compare=False)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)

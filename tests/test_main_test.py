@@ -102,6 +102,8 @@ def test_three_graphs_side_by_side(run_folder, capsys):
         assert metrics["baselines"] == found[""]["baselines"]
     value = found["_none"]["scores"]["bleu_1"] - found[""]["scores"]["bleu_1"]
     assert compared["none"]["difference"]["bleu_1"] == pytest.approx(value)
+    low, high = compared["none"]["interval"]["bleu_1"]
+    assert low <= value <= high and compared["none"]["interval"]["attribute_micro_f1"] is None
     assert "What the graph is worth" in printed and "3 of 3 studies have an annotated graph" in printed
     for name in ("predictions.jsonl", "predictions_predicted.jsonl", "predictions_none.jsonl", "report.html"):
         assert (run_folder / name).is_file() and f"written: {run_folder / name}" in printed

@@ -72,8 +72,11 @@ def evaluation(dataset):
 def page(dataset, evaluation, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     metrics = metrics_of(evaluation)
-    without = metrics_of(evaluate(dataset, GraphSource.NONE), "none")
-    metrics["graph_sources"] = graph_comparison({"predicted": metrics, "none": without})
+    other = evaluate(dataset, GraphSource.NONE)
+    metrics["graph_sources"] = graph_comparison(
+        {"predicted": metrics, "none": metrics_of(other, "none")},
+        {"predicted": evaluation.resampled, "none": other.resampled},
+    )
     text, tree = write_page(dataset, path, evaluation, metrics)
     return path, text, tree, metrics
 
@@ -108,10 +111,12 @@ def test_scores_have_intervals_and_baselines_beside_them(page):
 def test_graph_sources_stand_side_by_side(page, dataset, evaluation, tmp_path):
     _, _, tree, metrics = page
     rows = rows_of(tree, "Main scores by graph source")
-    assert rows["score"] == ["predicted", "none", "none − predicted"]
+    assert rows["score"] == ["predicted", "none", "none − predicted", "95 % interval"]
     difference = metrics["graph_sources"]["none"]["difference"]["region_micro_f1"]
     assert rows["region_micro_f1"][2] == f"{difference:+.3f}"
-    assert rows["attribute_micro_f1"][1:] == ["-", "-"]
+    low, high = metrics["graph_sources"]["none"]["interval"]["rouge_l"]
+    assert rows["rouge_l"][3] == f"[{low:.3f}, {high:.3f}]"
+    assert rows["attribute_micro_f1"][1:] == ["-", "-", ""]
     text, _ = write_page(dataset, tmp_path / "one.html", evaluation, metrics_of(evaluation))
     assert "by graph source" not in text
 

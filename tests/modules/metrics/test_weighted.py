@@ -97,6 +97,15 @@ def test_a_centred_score_has_its_value_in_the_middle():
     assert scored.scores["drawn"] == 1 and 0.9 < low < high == 1
 
 
+def test_systems_on_the_same_studies_have_the_same_resamples():
+    values = np.random.default_rng(1).normal(size=50)
+    one, other = mean_score(values).scored(50), mean_score(values + 0.25).scored(50)
+    assert len(one.resampled["mean"]) == 1000
+    np.testing.assert_allclose(other.resampled["mean"] - one.resampled["mean"], 0.25)
+    assert percentile_interval(one.resampled["mean"]) == one.intervals["mean"]
+    assert mean_score(values).scored(50, resamples=0).resampled == mean_score([1]).scored(1).resampled == {}
+
+
 def test_sets_are_put_together():
     parts = [mean_score([1, 2]), ScoreSet(absent={"other": "why"}, per_study={"x": np.ones(2)}, tables={"t": {}})]
     whole = merged(parts)
