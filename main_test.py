@@ -32,7 +32,7 @@ from modules.metrics.weighted import RESAMPLES
 from modules.report_page import chosen_studies, write_report_page
 from modules.run_log import read_curves
 from modules.study_panel import Case, grey_picture
-from modules.text_protocol import FULL_APPLIED, r2gen_applied
+from modules.text_protocol import FULL_APPLIED, intervals_applied, r2gen_applied
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,7 +133,7 @@ def applied(evaluator: Evaluator, evaluation: Evaluation, config: Config) -> dic
         "cleaning": f"references by the rules '{config.data.cleaning}'", **done,
         "CIDEr's document frequencies": f"of the {told} references",
         "observations": "read by the labeler 'rules' from complete reports",
-        "intervals": f"95 % percentile bootstrap, {RESAMPLES} resamples of studies",
+        **intervals_applied(RESAMPLES, "studies", len(evaluation.records)),
     }
 
 

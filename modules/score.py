@@ -32,7 +32,7 @@ from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, com
 from modules.metrics.weighted import RESAMPLES, Scored, ScoreSet, absent
 from modules.predictions import Predictions, read_predictions
 from modules.results import COLUMNS, score_text
-from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
+from modules.text_protocol import PreparedTexts, add_protocol_options, intervals_applied, prepare_texts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,10 +189,11 @@ def _applied(
     empty = int((~with_reference(texts.references, texts.scored_references)).sum())
     if empty:
         applied["empty references"] = f"{empty} of {len(predictions)} reports are in no score that compares with them"
-    if options.resamples:
-        drawn = "reports" if predictions.studies is None else "studies with all their reports"
-        applied["intervals"] = f"95 % percentile bootstrap, {options.resamples} resamples of {drawn}"
-    return applied
+    studies = predictions.studies
+    drawn = ("reports", len(predictions))
+    if studies is not None:
+        drawn = ("studies with all their reports", int(studies.max()) + 1)
+    return applied | intervals_applied(options.resamples, *drawn)
 
 
 def _plain(scored: Scored) -> dict[str, Any]:

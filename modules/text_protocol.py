@@ -129,6 +129,13 @@ def r2gen_applied(max_tokens: int, rare: str) -> dict[str, str]:
     return {"references": f"cut to {max_tokens - 1} words", "rare words": f"<unk> for {rare}"}
 
 
+def intervals_applied(resamples: int, drawn: str, count: int) -> dict[str, str]:
+    """How intervals were made, in words: from so many `resamples` of what was `drawn`, of which there are `count`."""
+    if resamples and count > 1:
+        return {"intervals": f"95 % percentile bootstrap, {resamples} resamples of {drawn}"}
+    return {"intervals": f"none: there is one of the {drawn} only" if resamples else "none: --resamples 0"}
+
+
 def clean_keeping_unknown(text: str, rules: str) -> str:
     """`text` cleaned by `rules` ("none" for not at all) with its <unk> left whole."""
     if rules == "none":

@@ -9,6 +9,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 
 from modules.compare import MAIN_SCORES, main
 from modules.metrics.text_scores import TEXT_NAMES
+from tests.tiny_chexbert import published_weights, write_folder
 
 FINDINGS = ("the heart is enlarged .", "there is pulmonary edema .", "there is a left pleural effusion .",
             "the lungs are clear .", "no pneumothorax .")
@@ -177,6 +178,31 @@ def test_the_images_of_a_study_are_drawn_and_exchanged_together(tmp_path, capsys
     assert "has another study for s3 than" in capsys.readouterr().err
     row = run(tmp_path, changed(one, study=3), other, "--scores", "rouge_l", "--studies", "study")["rouge_l", "other"]
     assert row["low"] == row["high"] == ""  # of a single study
+
+
+def test_chexbert_reads_the_reports_where_it_is_asked_for(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="CheXbert needs transformers (requirements-metrics.txt)")
+    one, other = write_run(tmp_path / "one", 0.2, 1), write_run(tmp_path / "other", 0.9, 2)
+    weights = write_folder(tmp_path, published_weights([1] * 14))
+    rows = run(tmp_path, one, other, "--labeler", "chexbert", "--weights", weights, "--scores", "report_14_micro_f1")
+    assert [float(row["value"]) for row in rows.values()] == [1, 1]  # this one calls everything present
+    assert "observations by chexbert" in capsys.readouterr().out
+
+
+def test_training_reports_give_rare_words_and_document_frequencies(tmp_path, capsys):
+    one, other = write_run(tmp_path / "one", 0.2, 1), write_run(tmp_path / "other", 0.9, 2)
+    training = tmp_path / "training.csv"
+    training.write_text("id,report\n1,the lungs are clear .\n2,the lungs are clear . no pneumothorax .\n")
+    asked = ("--scores", "bleu_1", "cider", "--protocol", "r2gen")
+    plain = run(tmp_path, one, other, *asked)
+    trained = run(
+        tmp_path, one, other, *asked, "--training-reports", training, "--min-count", "2",
+        "--document-frequencies", "training",
+    )
+    assert plain["bleu_1", "other"]["compared_with"] == "r2gen without <unk>"
+    assert trained["bleu_1", "other"]["compared_with"] == "r2gen"
+    assert float(trained["bleu_1", "other"]["value"]) < float(plain["bleu_1", "other"]["value"])
+    assert "CIDEr's document frequencies: of the 2 training reports" in capsys.readouterr().out
 
 
 def test_latex_is_a_table(tmp_path):

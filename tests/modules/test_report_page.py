@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 
@@ -12,6 +11,7 @@ import torch
 
 from data.dataset import StudyDataset
 from data.vocabulary import build_vocabularies
+from docs.chromium import MISSING, find_chromium
 from models.outputs import BoxSource, GraphSource
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
 from modules.report_page import HEADLINES, PICTURES, chosen_studies, write_report_page
@@ -24,7 +24,7 @@ COURSE = {
     "Training losses": {"total": [(1, 3.0), (2, 2.0)], "report": [(1, 2.0), (2, 1.0)]},
     "Validation scores": {"bleu_4": [(2, 0.5)], "bleu_1": [(2, 0.625)]},
 }
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = find_chromium()
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ FRAME = """<!DOCTYPE html><html><body>
 </body></html>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser_it_fits_the_screen_and_a_sentence_lifts_out_its_boxes(page, tmp_path, width):
     (tmp_path / "probed.html").write_text(page[1].replace("</body>", f"{PROBE}</body>"), encoding="utf-8")

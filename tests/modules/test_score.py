@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data.vocabulary import OBSERVATIONS
 from modules.metrics.text_scores import TEXT_NAMES
 from modules.score import main
+from tests.tiny_chexbert import published_weights, write_folder
 
 ROWS = [
     ("a", "Small left pleural effusion. The heart is enlarged.", "Left pleural effusion. Normal heart.", "s1"),
@@ -200,11 +201,35 @@ def test_radgraph_adds_its_scores(tmp_path, monkeypatch, capsys):
     (["--labels", "nowhere.csv"], "nowhere.csv"),
     (["--studies", "patient"], "no 'patient'"),
     (["--workers", "0"], "--workers"),
+    (["--resamples", "-1"], "--resamples"),
 ])
 def test_what_a_user_can_mend_is_one_line(tmp_path, capsys, arguments, said):
     assert main([str(write_table(tmp_path / "table.csv")), *arguments]) == 1
     captured = capsys.readouterr()
     assert said in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
+
+
+def test_another_protocol_than_there_are_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(write_table(tmp_path / "table.csv")), "--protocol", "rgen"])
+    assert stopped.value.code == 2 and "invalid choice: 'rgen'" in capsys.readouterr().err
+
+
+def test_meteor_and_intervals_can_be_left_out(tmp_path):
+    results = run(write_table(tmp_path / "table.csv"), "--no-meteor", "--resamples", "0")
+    assert results["absent"]["meteor"] == "switched off for this evaluation" and results["intervals"] == {}
+    assert results["applied"]["intervals"] == "none: --resamples 0"
+    alone = run(write_table(tmp_path / "table.csv", ROWS[:1]))
+    assert set(alone["intervals"].values()) == {None} and alone["applied"]["intervals"].startswith("none: there is one")
+
+
+def test_chexbert_reads_the_reports_where_it_is_asked_for(tmp_path):
+    pytest.importorskip("transformers", reason="CheXbert needs transformers (requirements-metrics.txt)")
+    # Whatever it reads, this one calls everything present.
+    folder = write_folder(tmp_path, published_weights([1] * 14))
+    results = run(write_table(tmp_path / "table.csv"), "--labeler", "chexbert", "--weights", folder)
+    assert results["labeler"] == "chexbert" and results["scores"]["report_14_micro_f1"] == 1
+    assert results["tables"]["observations of the reports"]["Fracture"]["positives"] == len(ROWS)
 
 
 TEXT = st.sampled_from(["", " ", ".", "No pneumothorax.", "Edema.", "<unk>", "___", "The lungs are clear.", "x " * 30])
