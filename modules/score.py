@@ -25,11 +25,11 @@ from data.vocabulary import OBSERVATIONS
 from data.worker_pool import available_cores
 from modules.baselines import report_baselines
 from modules.metrics.chexbert import load_chexbert
-from modules.metrics.comparers import RadGraphComparer, comparer_scores
+from modules.metrics.comparers import RadEvalComparer, RadGraphComparer, ReportComparer, comparer_scores
 from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
 from modules.metrics.report_observations import REPORT_NAMES, report_observation_scores, truth_observation_scores
 from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, compared_with, text_scores, with_reference
-from modules.metrics.weighted import RESAMPLES, Scored, ScoreSet, absent
+from modules.metrics.weighted import RESAMPLES, Scored, ScoreSet, absent, merged
 from modules.predictions import Predictions, read_predictions
 from modules.results import COLUMNS, score_text
 from modules.text_protocol import PreparedTexts, add_protocol_options, intervals_applied, prepare_texts
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_reading_options(parser)
     add_data_options(parser)
     parser.add_argument("--radgraph", type=Path, metavar="DIR", help="RadGraph F1 with the model in DIR")
+    parser.add_argument("--radeval", nargs="+", metavar="METRIC", help="scores of the package RadEval, by its names")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of studies, for intervals")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write scores, intervals and tables")
     options = parser.parse_args(arguments)
@@ -97,7 +98,8 @@ def score(options: Namespace) -> dict[str, Any]:
         raise UserError("--workers takes 1 or more, --resamples 0 or more")
     (predictions,) = predictions_of([options.predictions], options)
     labeler = chosen_labeler(options)
-    comparer = None if options.radgraph is None else RadGraphComparer(options.radgraph)
+    comparers: list[ReportComparer] = [] if options.radgraph is None else [RadGraphComparer(options.radgraph)]
+    comparers += [] if options.radeval is None else [RadEvalComparer(options.radeval)]
     texts = prepare_texts(predictions, options)
     references = Readings.of(texts.references, labeler, options.workers)
     generated = Readings.of(texts.generated, labeler, options.workers)
@@ -108,7 +110,8 @@ def score(options: Namespace) -> dict[str, Any]:
             references, written, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies,
             certain,
         )
-        return scores if comparer is None else scores | comparer_scores(comparer, texts.references, written.texts)
+        others = (comparer_scores(comparer, texts.references, written.texts) for comparer in comparers)
+        return merged([scores, *others])
 
     scored = scores_of(generated).scored(len(predictions), options.resamples, predictions.studies)
     baselines = {}
@@ -145,9 +148,9 @@ def _study_level(
             *(_labels_by_study(readings.among(kept), renumbered) for readings in (references, generated))
         ).among(np.isin(np.arange(count), described))
     labels = None if predictions.labels is None else by_study(predictions.labels, studies)
-    merged = replace(predictions, labels=labels)
+    by_label = replace(predictions, labels=labels)
     truth = truth_observation_scores(
-        *merged.truth(), _labels_by_study(generated, studies), merged.truth(uncertain=False)[0]
+        *by_label.truth(), _labels_by_study(generated, studies), by_label.truth(uncertain=False)[0]
     )
     return (compared | truth).scored(count, resamples)
 

@@ -193,10 +193,24 @@ def test_radgraph_adds_its_scores(tmp_path, monkeypatch, capsys):
     assert "radgraph_complete" in capsys.readouterr().out
 
 
+def test_radeval_adds_its_scores(tmp_path, monkeypatch, capsys):
+    def evaluator(metrics, per_sample, show_progress):
+        return lambda refs, hyps: {name: [0.75] * len(refs) for name in metrics}
+
+    module = ModuleType("radeval")
+    module.__spec__, module.RadEval = ModuleSpec("radeval", loader=None), evaluator
+    monkeypatch.setitem(sys.modules, "radeval", module)
+    results = run(write_table(tmp_path / "table.csv"), "--radeval", "bertscore", "green")
+    assert results["scores"]["radeval_bertscore"] == results["scores"]["radeval_green"] == 0.75
+    assert results["intervals"]["radeval_green"] == [0.75, 0.75]
+    assert "By other models" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--labeler", "chexbert"], "--weights"),
     (["--labeler", "chexbert", "--weights", "nowhere"], "CheXbert needs"),
     (["--radgraph", "nowhere"], "RadGraph needs"),
+    (["--radeval", "bleu"], "RadEval needs the package radeval"),
     (["--document-frequencies", "training"], "--training-reports"),
     (["--labels", "nowhere.csv"], "nowhere.csv"),
     (["--studies", "patient"], "no 'patient'"),
