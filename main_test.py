@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from data.console import print_to_reader
 from data.dataset import StudyDataset
 from data.errors import UserError
 from data.loaders import StudyLoader, evaluation_loader
@@ -28,7 +29,7 @@ from modules.builders import build_dataset, build_evaluator, load_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
-from modules.metrics.weighted import RESAMPLES
+from modules.metrics.weighted import RESAMPLES, Scored, absent
 from modules.report_page import chosen_studies, write_report_page
 from modules.run_log import read_curves
 from modules.study_panel import Case, grey_picture
@@ -93,7 +94,7 @@ def test(options: argparse.Namespace) -> None:
         if not runtime.is_first_process():
             return
     # They look at no graph: one answer for all graph sources.
-    compared, absent = compare(model, evaluators[0], evaluations[0], dataset, config, device)
+    compared = compare(model, evaluators[0], evaluations[0], dataset, config, device)
     by_source = {}
     for evaluator, evaluation in zip(evaluators, evaluations, strict=True):
         by_source[evaluator.graph_source.value] = {
@@ -116,8 +117,9 @@ def test(options: argparse.Namespace) -> None:
             "intervals": evaluation.intervals,
             "tables": evaluation.tables,
             "curves": evaluation.curves,
-            "baselines": compared,
-            "absent_baselines": absent,
+            "baselines": {name: scored.scores for name, scored in compared.items()},
+            "baseline_intervals": {name: scored.intervals for name, scored in compared.items()},
+            "absent_baselines": {name: scored.absent for name, scored in compared.items()},
         }
     out = Path(options.out) if options.out else default_folder(checkpoint, config)
     write(out, by_source, evaluations, dataset, read_curves(run_folder(checkpoint)))
@@ -158,8 +160,8 @@ def configured(checkpoint: Checkpoint, options: argparse.Namespace, graph_source
 def compare(
     model: nn.Module, evaluator: Evaluator, evaluation: Evaluation, dataset: StudyDataset, config: Config,
     device: torch.device,
-) -> tuple[dict[str, baselines.Scores], dict[str, dict[str, str]]]:
-    """The baselines' scores on the data set's own training and validation split, and why absent ones are absent."""
+) -> dict[str, Scored]:
+    """The baselines' scores on the data set's own training and validation split."""
     # The studies that a run with this config trains on, as they are: `train_limit`, but no augmentation.
     fitted = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_limit=config.data.train_limit))
     try:
@@ -171,9 +173,8 @@ def compare(
             [clean(record["report"], config.data.cleaning) for record in validation.records], device,
         )
     except UserError as error:  # a data set of a test split alone is scored all the same
-        reasons = dict.fromkeys(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
-        names = baselines.NAMES
-        return {name: dict.fromkeys(SCORE_NAMES) for name in names}, {name: reasons for name in names}
+        scores = absent(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
+        return {name: scores.scored(len(evaluation.records)) for name in baselines.NAMES}
 
 
 def loader_of(
@@ -225,10 +226,10 @@ def write(
         for position, why in chosen_studies(evaluations[0])
     ]
     write_report_page(paths[-1], by_source[first], cases, dataset.vocabularies, course)
-    print(results.score_table(by_source[first]))
+    print_to_reader(results.score_table(by_source[first]))
     if others:
-        print(f"\n{results.graph_table(by_source[first])}")
-    print("\n".join(f"written: {path}" for path in paths))
+        print_to_reader(f"\n{results.graph_table(by_source[first])}")
+    print_to_reader("\n".join(f"written: {path}" for path in paths))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ from modules.config import Precision
 from modules.evaluator import Evaluator, Prediction, StudyRecord, annotations, inference, progress, score_records
 from modules.metrics.cider import ngrams
 from modules.metrics.nlg import bleu_of_sums
+from modules.metrics.weighted import Scored
 from modules.runtime import autocast
 
 NAMES = ("blind", "most_frequent_report", "random_report", "nearest_image")
 BLIND, MOST_FREQUENT, RANDOM, NEAREST_IMAGE = NAMES
-
-Scores = dict[str, float | None]
 
 _LONGEST = 4  # of BLEU's n-grams
 # Test images compared with all training images at a time: bounds the table of similarities.
@@ -179,8 +178,8 @@ def score_baselines(
     validation_references: Sequence[str],
     device: torch.device,
     meteor: bool = True,
-) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
-    """The scores of all baselines on the studies of `records`, and why those that are None are absent, by baseline.
+) -> dict[str, Scored]:
+    """The scores of all baselines on the studies of `records`, by baseline.
 
     loader                  the studies of `records`, in their order
     training_loader         the training split without augmentation, not empty
@@ -199,15 +198,14 @@ def score_baselines(
         **{name: (Prediction(), reports) for name, reports in report_baselines(candidates, len(records)).items()},
         NEAREST_IMAGE: (Prediction(), [candidates[position] for position in nearest]),
     }
-    scores, absent = {}, {}
+    scored = {}
     for name, (prediction, reports) in answers.items():
         answered = [
             replace(record, generated=report, log_probability=None, prediction=prediction, sentences=[])
             for record, report in zip(records, reports, strict=True)
         ]
-        scored = score_records(answered, meteor, resamples=0)
-        scores[name], absent[name] = scored.scores, scored.absent
-    return scores, absent
+        scored[name] = score_records(answered, meteor)
+    return scored
 
 
 def _features(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> NDArray:

@@ -91,8 +91,9 @@ def score(options: Namespace) -> dict[str, Any]:
     """All scores as plain JSON. Raises UserError for what the user can mend.
 
     Keys: predictions, reports, protocol and applied (what was done to the texts), labeler; scores, absent, intervals
-    and tables as in metrics.json, and compared_with, by score; baselines and absent_baselines as there, of training
-    reports, where those are given; study_level with scores, absent and intervals, for reports that belong to studies.
+    and tables as in metrics.json, and compared_with, by score; baselines, baseline_intervals and absent_baselines as
+    there, of training reports, where those are given; study_level with scores, absent and intervals, for reports that
+    belong to studies.
     """
     if options.workers < 1 or options.resamples < 0:
         raise UserError("--workers takes 1 or more, --resamples 0 or more")
@@ -118,12 +119,13 @@ def score(options: Namespace) -> dict[str, Any]:
     if texts.training is not None:
         for name, reports in report_baselines(texts.training, len(predictions)).items():
             answered = Readings.of(reports, labeler, options.workers)
-            baselines[name] = scores_of(answered).scored(len(predictions), resamples=0)
+            baselines[name] = scores_of(answered).scored(len(predictions), options.resamples, predictions.studies)
     results = {
         "predictions": str(predictions.path), "reports": len(predictions), "protocol": texts.protocol,
         "applied": _applied(texts, labeler, predictions, options), "labeler": labeler.name, **_plain(scored),
         "tables": scored.tables, "compared_with": {name: compared_with(name, texts.words) for name in scored.scores},
         "baselines": {name: each.scores for name, each in baselines.items()},
+        "baseline_intervals": {name: each.intervals for name, each in baselines.items()},
         "absent_baselines": {name: each.absent for name, each in baselines.items()},
     }
     if predictions.studies is not None:

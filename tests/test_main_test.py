@@ -48,7 +48,10 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
     assert "Java" in metrics["absent"]["meteor"]
     assert set(metrics["absent"]) == {name for name, value in metrics["scores"].items() if value is None}
     assert set(metrics["intervals"]) == set(SCORE_NAMES)
-    assert tuple(metrics["baselines"]) == tuple(metrics["absent_baselines"]) == NAMES
+    for about in ("baselines", "baseline_intervals", "absent_baselines"):
+        assert tuple(metrics[about]) == NAMES
+    low, high = metrics["baseline_intervals"]["blind"]["bleu_1"]
+    assert low <= metrics["baselines"]["blind"]["bleu_1"] <= high
     assert metrics["baselines"]["blind"]["box_iou"] > 0.4
     assert len((run_folder / "predictions.jsonl").read_text().splitlines()) == 3
     printed = capsys.readouterr().out

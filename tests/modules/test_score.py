@@ -81,7 +81,9 @@ def test_the_most_frequent_and_a_random_training_report_stand_beside_the_result(
     assert results["scores"] == run(path)["scores"]
     frequent, random = results["baselines"]["most_frequent_report"], results["baselines"]["random_report"]
     constant = [(name, reference, "The lungs are clear.", study) for name, reference, _, study in ROWS]
-    assert frequent == run(write_table(tmp_path / "constant.csv", constant))["scores"]
+    alone = run(write_table(tmp_path / "constant.csv", constant))
+    assert frequent == alone["scores"]
+    assert results["baseline_intervals"]["most_frequent_report"] == alone["intervals"]
     assert random != frequent and random["distinct_reports"] > 1 / 4
     assert "Java" in results["absent_baselines"]["random_report"]["meteor"]
     assert run(path, "--training-reports", training)["baselines"] == results["baselines"]
