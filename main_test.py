@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from data.console import print_to_reader
 from data.dataset import StudyDataset
 from data.errors import UserError
 from data.loaders import StudyLoader, evaluation_loader
@@ -29,9 +30,11 @@ from modules.builders import build_dataset, build_evaluator, load_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
+from modules.metrics.weighted import RESAMPLES, Scored, absent
 from modules.report_page import chosen_studies, write_report_page
 from modules.run_log import read_curves
 from modules.study_panel import Case, grey_picture
+from modules.text_protocol import FULL_APPLIED, intervals_applied, r2gen_applied
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,7 +105,7 @@ def test(options: argparse.Namespace) -> None:
         if model.graph is not None and evaluator.graph_source == GraphSource.ORACLE:
             warn_without_attributes(evaluation, checkpoint.vocabularies.attributes)
     # They look at no graph: one answer for all graph sources.
-    compared, absent = compare(model, evaluators[0], evaluations[0], dataset, config, device)
+    compared = compare(model, evaluators[0], evaluations[0], dataset, config, device)
     by_source = {}
     for evaluator, evaluation in zip(evaluators, evaluations, strict=True):
         by_source[evaluator.graph_source.value] = {
@@ -112,6 +115,7 @@ def test(options: argparse.Namespace) -> None:
             "annotated_graphs": sum(bool(record.annotation.graph_known) for record in evaluation.records),
             "box_source": evaluator.box_source.value,
             "protocol": evaluator.protocol,
+            "applied": applied(evaluator, evaluation, config),
             "beam_size": evaluator.beam_size,
             "precision": evaluator.precision.value,
             "int8": config.eval.int8,
@@ -124,11 +128,26 @@ def test(options: argparse.Namespace) -> None:
             "intervals": evaluation.intervals,
             "tables": evaluation.tables,
             "curves": evaluation.curves,
-            "baselines": compared,
-            "absent_baselines": absent,
+            "baselines": {name: scored.scores for name, scored in compared.items()},
+            "baseline_intervals": {name: scored.intervals for name, scored in compared.items()},
+            "absent_baselines": {name: scored.absent for name, scored in compared.items()},
         }
     out = Path(options.out) if options.out else default_folder(checkpoint, config)
     write(out, by_source, evaluations, dataset, read_curves(run_folder(checkpoint)))
+
+
+def applied(evaluator: Evaluator, evaluation: Evaluation, config: Config) -> dict[str, str]:
+    """What was done to the texts, in words, as `modules.score` says it."""
+    done = FULL_APPLIED
+    if evaluator.protocol == "r2gen":
+        done = r2gen_applied(evaluator.max_tokens, "those outside the checkpoint's vocabulary")
+    told = sum(bool(record.reference.strip()) for record in evaluation.records)
+    return {
+        "cleaning": f"references by the rules '{config.data.cleaning}'", **done,
+        "CIDEr's document frequencies": f"of the {told} references",
+        "observations": "read by the labeler 'rules' from complete reports",
+        **intervals_applied(RESAMPLES, "studies", len(evaluation.records)),
+    }
 
 
 def graph_sources(text: str) -> list[GraphSource]:
@@ -164,8 +183,8 @@ def warn_without_attributes(evaluation: Evaluation, vocabulary: AttributeVocabul
 def compare(
     model: nn.Module, evaluator: Evaluator, evaluation: Evaluation, dataset: StudyDataset, config: Config,
     device: torch.device,
-) -> tuple[dict[str, baselines.Scores], dict[str, dict[str, str]]]:
-    """The baselines' scores on the data set's own training and validation split, and why absent ones are absent."""
+) -> dict[str, Scored]:
+    """The baselines' scores on the data set's own training and validation split."""
     # The studies that a run with this config trains on, as they are: `train_limit`, but no augmentation.
     fitted = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_limit=config.data.train_limit))
     try:
@@ -177,9 +196,8 @@ def compare(
             [clean(record["report"], config.data.cleaning) for record in validation.records], device,
         )
     except UserError as error:  # a data set of a test split alone is scored all the same
-        reasons = dict.fromkeys(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
-        names = baselines.NAMES
-        return {name: dict.fromkeys(SCORE_NAMES) for name in names}, {name: reasons for name in names}
+        scores = absent(SCORE_NAMES, f"the baselines need a training and a validation split: {error}")
+        return {name: scores.scored(len(evaluation.records)) for name in baselines.NAMES}
 
 
 def loader_of(
@@ -216,7 +234,8 @@ def write(
     """
     first, *others = by_source
     if others:
-        by_source[first]["graph_sources"] = results.graph_comparison(by_source)
+        resampled = {source: each.resampled for source, each in zip(by_source, evaluations, strict=True)}
+        by_source[first]["graph_sources"] = results.graph_comparison(by_source, resampled)
     plain = GraphSource(first) if others else GraphSource.PREDICTED
     paths = []
     for (source, metrics), evaluation in zip(by_source.items(), evaluations, strict=True):
@@ -230,10 +249,10 @@ def write(
         for position, why in chosen_studies(evaluations[0])
     ]
     write_report_page(paths[-1], by_source[first], cases, dataset.vocabularies, course)
-    print(results.score_table(by_source[first]))
+    print_to_reader(results.score_table(by_source[first]))
     if others:
-        print(f"\n{results.graph_table(by_source[first])}")
-    print("\n".join(f"written: {path}" for path in paths))
+        print_to_reader(f"\n{results.graph_table(by_source[first])}")
+    print_to_reader("\n".join(f"written: {path}" for path in paths))
 
 
 if __name__ == "__main__":

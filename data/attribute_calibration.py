@@ -14,6 +14,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from data.console import print_to_reader
 from data.errors import UserError
 from data.records import MALFORMED_GRAPH, is_frontal, malformed_graph, read_records
 from data.vocabulary import Anatomy
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="FOLDER", help="a prepared data set")
     try:
-        print(table(hypotheses(count_attributes(parser.parse_args(arguments).root))))
+        print_to_reader(table(hypotheses(count_attributes(parser.parse_args(arguments).root))))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -191,7 +191,7 @@ def _read_json(file: TextIO, path: Path) -> LabelTable:
     for part in content.values() if by_split else [content]:
         for study_id, values in part.items():
             where = f"{path}, study {_shown(study_id)}"
-            labels = _named_labels(values, where) if isinstance(values, dict) else _listed_labels(values, order, where)
+            labels = named_labels(values, where) if isinstance(values, dict) else _listed_labels(values, order, where)
             if not isinstance(values, dict):
                 lists.append(labels)
             table.add(study_id, labels, where)
@@ -211,8 +211,11 @@ def _stated_order(names: Any, path: Path) -> tuple[str, ...]:
     return order
 
 
-def _named_labels(values: dict[str, Any], where: str) -> Labels:
-    """The labels of a study in JSON that gives them by name; what it leaves out is not mentioned."""
+def named_labels(values: dict[str, Any], where: str) -> Labels:
+    """The labels of a study in JSON that gives them by name; what it leaves out is not mentioned.
+
+    Raises UserError, which begins with `where`, for a name that is no observation and for a value that is no label.
+    """
     found: dict[str, int | None] = {}
     for name, value in values.items():
         observation = _observation(name)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from data.console import print_to_reader
 from data.errors import UserError
 from data.label_tables import LabelTable, read_label_table
 from data.lexicon import Lexicon, read_lexicon_file
@@ -199,7 +200,7 @@ def _print_agreement(reports: Path, labels: Path) -> None:
         }
     for name, rows in texts.items():
         result = agreement(rows, table)
-        print(f"{result.studies} studies{name}, uncertain as positive\n{result.report()}\n")
+        print_to_reader(f"{result.studies} studies{name}, uncertain as positive\n{result.report()}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from data.console import print_to_reader
 from data.errors import UserError
 from data.lexicon import FindingKind, Lexicon, Mention, Place
 from data.negation import ABSENT, FINDING_KINDS, HYPOTHETICAL, PRESENT, UNCERTAIN, polarities
@@ -398,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         if parsed.groups:
-            print("\n".join(f"{region}\t{group}" for region, group in groups().items()))
+            print_to_reader("\n".join(f"{region}\t{group}" for region, group in groups().items()))
         elif parsed.out is None:
             raise UserError("Give the files REPORTS.csv and OUT.jsonl, or --groups")
         else:

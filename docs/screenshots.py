@@ -7,7 +7,6 @@ Needs requirements-dev.txt and Chromium (sudo apt-get install -y chromium).
 
 import argparse
 import io
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from data.errors import UserError
+from docs.chromium import MISSING, find_chromium
 from modules.demo.page import served
 from modules.predictor import Predictor
 
@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def take(predictor: Predictor, out: Path) -> list[Path]:
     """Write the pictures; returns their paths. Raises UserError where there is no Chromium."""
-    chromium = shutil.which("chromium")
+    chromium = find_chromium()
     if chromium is None:
-        raise UserError("Chromium is missing. To have it: sudo apt-get install -y chromium")
+        raise UserError(MISSING)
     out.mkdir(parents=True, exist_ok=True)
     with served(predictor) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

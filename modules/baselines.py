@@ -23,12 +23,11 @@ from modules.config import Precision
 from modules.evaluator import Evaluator, Prediction, StudyRecord, annotations, inference, progress, score_records
 from modules.metrics.cider import ngrams
 from modules.metrics.nlg import bleu_of_sums
+from modules.metrics.weighted import Scored
 from modules.runtime import autocast
 
 NAMES = ("blind", "most_frequent_report", "random_report", "nearest_image")
 BLIND, MOST_FREQUENT, RANDOM, NEAREST_IMAGE = NAMES
-
-Scores = dict[str, float | None]
 
 _LONGEST = 4  # of BLEU's n-grams
 # Test images compared with all training images at a time: bounds the table of similarities.
@@ -165,6 +164,11 @@ def random_reports(reports: Sequence[str], studies: int) -> list[str]:
     return [reports[position] for position in drawn]
 
 
+def report_baselines(reports: Sequence[str], studies: int) -> dict[str, list[str]]:
+    """Baseline -> its report of every study, for those that need training `reports` alone; there must be one."""
+    return {MOST_FREQUENT: [most_frequent_report(reports)] * studies, RANDOM: random_reports(reports, studies)}
+
+
 def score_baselines(
     model: nn.Module,
     evaluator: Evaluator,
@@ -174,8 +178,8 @@ def score_baselines(
     validation_references: Sequence[str],
     device: torch.device,
     meteor: bool = True,
-) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
-    """The scores of all baselines on the studies of `records`, and why those that are None are absent, by baseline.
+) -> dict[str, Scored]:
+    """The scores of all baselines on the studies of `records`, by baseline.
 
     loader                  the studies of `records`, in their order
     training_loader         the training split without augmentation, not empty
@@ -191,19 +195,17 @@ def score_baselines(
     nearest = nearest_studies(patch_features(model, loader, device, evaluator.precision), training.features)
     answers = {
         BLIND: (blind_prediction(training), [blind_report] * len(records)),
-        MOST_FREQUENT: (Prediction(), [most_frequent_report(candidates)] * len(records)),
-        RANDOM: (Prediction(), random_reports(candidates, len(records))),
+        **{name: (Prediction(), reports) for name, reports in report_baselines(candidates, len(records)).items()},
         NEAREST_IMAGE: (Prediction(), [candidates[position] for position in nearest]),
     }
-    scores, absent = {}, {}
+    scored = {}
     for name, (prediction, reports) in answers.items():
         answered = [
             replace(record, generated=report, log_probability=None, prediction=prediction, sentences=[])
             for record, report in zip(records, reports, strict=True)
         ]
-        scored = score_records(answered, meteor, resamples=0)
-        scores[name], absent[name] = scored.scores, scored.absent
-    return scores, absent
+        scored[name] = score_records(answered, meteor)
+    return scored
 
 
 def _features(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> NDArray:

@@ -10,15 +10,18 @@ compared with the first. A group is one system trained with several seeds: its s
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.console import print_to_reader
 from data.errors import UserError
 from data.report_tables import csv_lines, write_lines
-from modules.metrics.text_scores import TEXT_NAMES, Readings, text_scores
+from modules.evaluator import SCORE_NAMES
+from modules.metrics.report_observations import TRUTH_NAMES
+from modules.metrics.text_scores import TEXT_NAMES, Readings, compared_with, text_scores
 from modules.metrics.weighted import (
     RESAMPLES,
     Interval,
@@ -27,16 +30,16 @@ from modules.metrics.weighted import (
     percentile_interval,
     resample_weights,
 )
-from modules.predictions import Predictions, read_predictions
-from modules.score import add_reading_options, chosen_labeler
+from modules.predictions import Predictions, predictions_file
+from modules.score import add_data_options, add_reading_options, chosen_labeler, predictions_of
 from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
 
 MAIN_SCORES = (
     "bleu_1", "bleu_4", "meteor", "rouge_l", "cider", "report_14_micro_f1", "report_14_macro_f1", "report_5_micro_f1",
     "truth_14_micro_f1", "triple_f1", "distinct_reports", "abnormal_as_normal",
 )
-# Of the evaluation, what must not differ between runs: numbers on other studies or other references say nothing.
-_SAME = ("dataset", "split", "protocol")
+# Of the evaluation, what must not differ between runs: numbers on other studies say nothing.
+_SAME = ("dataset", "split")
 _SEED = 77
 
 
@@ -52,6 +55,7 @@ class System:
 class Row:
     """One score of one system beside the first system.
 
+    compared_with      what the score compares generated reports with
     value, deviation   mean over the system's runs and their standard deviation (of a sample; None for one run)
     difference         to the first system; None for that itself
     interval           bootstrap 95 % interval of the difference, over studies
@@ -63,6 +67,7 @@ class Row:
     runs: int
     value: float
     deviation: float | None
+    compared_with: str
     difference: float | None = None
     interval: Interval | None = None
     p_value: float | None = None
@@ -82,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="write the table as LaTeX (booktabs)")
     add_protocol_options(parser)
+    add_data_options(parser)
     add_reading_options(parser)
     options = parser.parse_args(arguments)
     try:
@@ -94,22 +100,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print("\n".join([*text_lines(heading, rows), *(f"{name} is absent: {reason}" for name, reason in absent.items())]))
+    lines = [*text_lines(heading, rows), *(f"{name} is absent: {reason}" for name, reason in absent.items())]
+    print_to_reader("\n".join(lines))
     return 0
 
 
 def compare(systems: Sequence[System], options: Namespace) -> tuple[list[str], list[Row], dict[str, str]]:
     """What was compared, in lines; the rows, by score, then by system; and why scores are absent, by name.
 
-    Raises UserError for fewer than two systems, and where runs differ in studies, references, split or protocol.
+    Raises UserError for fewer than two systems, and where runs differ in studies, references, labels, split or, with no
+    protocol named, in the protocol of their evaluations.
     """
     if len(systems) < 2:
         raise UserError("Comparing takes two systems: give two runs, or --group NAME=RUN,RUN twice")
     if options.resamples < 1:
         raise UserError("--resamples takes 1 or more")
     names = _chosen_scores(options.scores)
-    first, *others = (read_predictions(path) for system in systems for path in system.runs)
-    runs = [first, *(_aligned(run, first) for run in others)]
+    first, *others = predictions_of([path for system in systems for path in system.runs], options)
+    same = _SAME if options.protocol is not None else (*_SAME, "protocol")
+    runs = [first, *(_aligned(run, first, same) for run in others)]
     texts = [prepare_texts(run, options) for run in runs]
     for run, text in zip(runs, texts, strict=True):
         if text.scored_references != texts[0].scored_references:
@@ -119,12 +128,14 @@ def compare(systems: Sequence[System], options: Namespace) -> tuple[list[str], l
             )
     owners = np.repeat(np.arange(len(systems)), [len(system.runs) for system in systems])
     scores = _joint_scores(runs, texts, options)
-    heading = _heading(systems, runs, owners, texts[0].protocol, options)
+    heading = _heading(systems, runs, owners, texts[0], options)
+    units = np.arange(len(first)) if first.studies is None else first.studies
     rows, absent = [], {}
     for name in names:
         found = []
         if name in scores.scores:
-            found = _rows(name, scores.scores[name], systems, owners, len(first), options.resamples)
+            compared = compared_with(name, texts[0].words)
+            found = _rows(name, compared, scores.scores[name], systems, owners, units, options.resamples)
             rows += found
         if not found:
             absent[name] = scores.absent.get(name) or scores.scores[name].undefined
@@ -139,6 +150,8 @@ def _systems(runs: Sequence[Path], groups: Sequence[str]) -> list[System]:
         members = [Path(path) for path in paths.split(",") if path]
         if not sign or not name or not members:
             raise UserError(f"--group {group}: write NAME=RUN,RUN,RUN")
+        if len({predictions_file(path).resolve() for path in members}) < len(members):
+            raise UserError(f"--group {group} has a run twice: give every seed's run once")
         systems.append(System(name, members))
     names = [system.name for system in systems]
     if len(set(names)) != len(names):
@@ -154,17 +167,26 @@ def _chosen_scores(wanted: Sequence[str] | None) -> tuple[str, ...]:
     if list(wanted) == ["all"]:
         return TEXT_NAMES
     for name in wanted:
+        if name in SCORE_NAMES and name not in TEXT_NAMES:
+            raise UserError(
+                f"{name} is of what a model read off the image, which texts do not tell: see metrics.json of each run"
+            )
         if name not in TEXT_NAMES:
             raise UserError(f"There is no score '{name}' of texts; there are {', '.join(TEXT_NAMES)}")
     return tuple(wanted)
 
 
-def _aligned(run: Predictions, first: Predictions) -> Predictions:
-    """`run` in the order of `first`. Raises UserError where both are not about the same studies and references."""
-    for key in _SAME:
+def _aligned(run: Predictions, first: Predictions, same: Sequence[str]) -> Predictions:
+    """`run` in the order of `first`.
+
+    Raises UserError where both are not about the same studies, references and labels, or their evaluations differ in
+    what must be the `same`.
+    """
+    for key in same:
         ours, theirs = first.evaluation.get(key), run.evaluation.get(key)
         if ours is not None and theirs is not None and ours != theirs:
-            raise UserError(f"{run.path} has the {key} {theirs}, {first.path} has {ours}: compare runs with the same")
+            mend = "name a --protocol to compare by" if key == "protocol" else "compare runs with the same"
+            raise UserError(f"{run.path} has the {key} {theirs}, {first.path} has {ours}: {mend}")
     if set(run.ids) != set(first.ids):
         missing = sorted(set(first.ids) ^ set(run.ids))[0]
         raise UserError(f"{run.path} and {first.path} are not about the same studies: only one of them has {missing}")
@@ -176,28 +198,42 @@ def _aligned(run: Predictions, first: Predictions) -> Predictions:
 
     ordered = Predictions(
         run.path, list(first.ids), sort(run.references), sort(run.generated), sort(run.scored_references),
-        sort(run.labels), None, run.evaluation,
+        sort(run.labels), None if run.studies is None else run.studies[order], run.evaluation,
     )
-    for name, ours, theirs in zip(first.ids, first.references, ordered.references, strict=True):
-        if ours != theirs:
-            raise UserError(f"{run.path} has another reference for {name} than {first.path}: they must be the same")
+    pairs = {"another reference": (first.references, ordered.references)}
+    if first.studies is not None:
+        # Equal ids in equal order: equal names of studies have equal numbers.
+        pairs["another study"] = (first.studies.tolist(), ordered.studies.tolist())
+    if first.labels is not None and ordered.labels is not None:
+        pairs["other labels of the data set"] = (first.labels, ordered.labels)
+    for what, both in pairs.items():
+        for name, ours, theirs in zip(first.ids, *both, strict=True):
+            if ours != theirs:
+                raise UserError(f"{run.path} has {what} for {name} than {first.path}: they must be the same")
     return ordered
 
 
 def _heading(
-    systems: Sequence[System], runs: Sequence[Predictions], owners: NDArray, protocol: str, options: Namespace
+    systems: Sequence[System], runs: Sequence[Predictions], owners: NDArray, texts: PreparedTexts, options: Namespace
 ) -> list[str]:
-    """What was compared, and of each run what its evaluation says."""
+    """What was compared, what was done to the texts, and of each run what its evaluation says."""
     evaluated = runs[0].evaluation
     where = f"{evaluated['dataset']}, split {evaluated['split']}, " if {"dataset", "split"} <= set(evaluated) else ""
     lines = [
-        f"{where}{len(runs[0])} reports; protocol {protocol}; observations by {options.labeler}; "
-        f"{options.resamples} resamples of studies; differences to {systems[0].name}"
+        f"{where}{len(runs[0])} reports; protocol {texts.words}; observations by {options.labeler}; "
+        f"{options.resamples} resamples of studies; differences to {systems[0].name}",
+        *(f"  {what}: {how}" for what, how in texts.applied.items()),
     ]
     for run, owner in zip(runs, owners, strict=True):
         settings = {"graph": "graph_source", "boxes": "box_source", "seed": "seed"}
         said = [f"{name} {run.evaluation[key]}" for name, key in settings.items() if key in run.evaluation]
         lines.append(f"  {systems[owner].name}: {run.path}" + (f" ({', '.join(said)})" if said else ""))
+    first, *others = systems
+    lines += [
+        f"  {other.name} has no p-values: its runs ({len(other.runs)}) and those of {first.name} ({len(first.runs)}) "
+        "make no pairs to exchange reports in"
+        for other in others if len(other.runs) != len(first.runs)
+    ]
     return lines
 
 
@@ -209,16 +245,29 @@ def _joint_scores(runs: Sequence[Predictions], texts: Sequence[PreparedTexts], o
         for name in ("references", "generated")
     )
     scored_references = [report for text in texts for report in text.scored_references]
-    truth = None, None
-    if all(run.labels is not None for run in runs):
-        truth = tuple(np.concatenate(arrays) for arrays in zip(*(run.truth() for run in runs), strict=True))
-    return text_scores(references, generated, scored_references, *truth, not options.no_meteor, texts[0].frequencies)
+    without = [run for run in runs if run.labels is None]
+    truth = known = certain = None
+    if not without:
+        labels = [each for run in runs for each in run.labels]
+        joint = replace(runs[0], labels=labels)
+        (truth, known), (certain, _) = joint.truth(), joint.truth(uncertain=False)
+    scores = text_scores(
+        references, generated, scored_references, truth, known, not options.no_meteor, texts[0].frequencies, certain
+    )
+    if 0 < len(without) < len(runs):
+        reason = f"{without[0].path} has no labels of the data set, which other runs have: give --labels"
+        scores.absent |= dict.fromkeys(TRUTH_NAMES, reason)
+    return scores
 
 
 def _rows(
-    name: str, score: Score, systems: Sequence[System], owners: NDArray, studies: int, resamples: int
+    name: str, compared: str, score: Score, systems: Sequence[System], owners: NDArray, units: NDArray, resamples: int
 ) -> list[Row]:
-    """The rows of one score; none where it is undefined for a run. owners [runs] int: the system of every run."""
+    """The rows of one score; none where it is undefined for a run.
+
+    owners [runs] int: the system of every run; units [N] int: the study of every report
+    """
+    studies = len(units)
 
     def of_runs(weights: NDArray) -> NDArray:
         """[runs, B]: the score of every run for weights [B, N] of the studies."""
@@ -228,14 +277,14 @@ def _rows(
     if np.isnan(whole).any():
         return []
     resampled = np.concatenate(
-        [of_runs(weights) for weights in resample_weights(np.arange(studies), resamples)], axis=1
+        [of_runs(weights) for weights in resample_weights(units, resamples)], axis=1
     )
     rows = []
     for number, system in enumerate(systems):
         values = whole[owners == number]
         deviation = float(values.std(ddof=1)) if len(values) > 1 else None
         if number == 0:
-            rows.append(Row(name, system.name, len(values), float(values.mean()), deviation))
+            rows.append(Row(name, system.name, len(values), float(values.mean()), deviation, compared))
             continue
         difference = values.mean() - whole[owners == 0].mean()
         differences = resampled[owners == number].mean(axis=0) - resampled[owners == 0].mean(axis=0)
@@ -244,9 +293,9 @@ def _rows(
         pairs = list(zip(np.flatnonzero(owners == 0), np.flatnonzero(owners == number), strict=False))
         paired = len(values) == (owners == 0).sum()
         rows.append(Row(
-            name, system.name, len(values), float(values.mean()), deviation, float(difference),
-            percentile_interval(differences) if studies > 1 else None,
-            _p_value(score, pairs, len(owners), studies, float(difference), resamples) if paired else None,
+            name, system.name, len(values), float(values.mean()), deviation, compared, float(difference),
+            percentile_interval(differences) if units.max() > 0 else None,
+            _p_value(score, pairs, len(owners), units, float(difference), resamples) if paired else None,
         ))
     return rows
 
@@ -260,17 +309,19 @@ def _placed(weights: NDArray, run: int, runs: int) -> NDArray:
 
 
 def _p_value(
-    score: Score, pairs: Sequence[tuple[int, int]], runs: int, studies: int, difference: float, permutations: int
+    score: Score, pairs: Sequence[tuple[int, int]], runs: int, units: NDArray, difference: float, permutations: int
 ) -> float:
     """Two-sided p-value of the paired randomisation test (Noreen, 1989; Riezler and Maxwell, ACL workshop 2005).
 
     If the systems were equal, the reports of both could be exchanged study by study: how often is the difference then
-    as large as `difference`? A study is exchanged in all pairs of runs at once. The observed one counts as a draw.
+    as large as `difference`? A study (units [N] int: that of every report) is exchanged with all its reports and in all
+    pairs of runs at once. The observed exchange counts as a draw.
     """
     generator = np.random.default_rng(_SEED)
-    as_large, rows = 0, max(1, 4_000_000 // (runs * studies))
+    as_large, rows = 0, max(1, 4_000_000 // (runs * len(units)))
     for start in range(0, permutations, rows):
-        kept = generator.integers(0, 2, size=(min(rows, permutations - start), studies)).astype(np.float64)
+        sides = generator.integers(0, 2, size=(min(rows, permutations - start), int(units.max()) + 1))
+        kept = sides.astype(np.float64)[:, units]
         drawn = np.zeros(len(kept))
         for first, other in pairs:
             exchanged = 1 - kept
@@ -283,14 +334,15 @@ def _p_value(
 
 # Tables
 
-_COLUMNS = ("score", "system", "runs", "value", "deviation", "difference", "low", "high", "p")
+_COLUMNS = ("score", "system", "runs", "value", "deviation", "difference", "low", "high", "p", "compared_with")
 
 
 def _cells(row: Row) -> tuple[object, ...]:
     """The cells of a row in the order of the columns; blank where there is nothing."""
     low, high = row.interval or (None, None)
     numbers = (row.value, row.deviation, row.difference, low, high, row.p_value)
-    return (row.score, row.system, row.runs, *("" if number is None else f"{number:.6f}" for number in numbers))
+    texts = ("" if number is None else f"{number:.6f}" for number in numbers)
+    return (row.score, row.system, row.runs, *texts, row.compared_with)
 
 
 def _shown(row: Row, plus_minus: str, dash: str) -> tuple[str, ...]:
@@ -322,9 +374,14 @@ def latex_lines(heading: Sequence[str], rows: Sequence[Row]) -> list[str]:
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
+_IN_LATEX = {letter: f"\\{letter}" for letter in "_%&#${}"} | {
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+}
+
+
 def _escaped(text: str) -> str:
     """`text` with the characters that mean something to LaTeX as themselves."""
-    return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
+    return "".join(_IN_LATEX.get(letter, letter) for letter in text)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class Evaluation:
     absent: dict[str, str]
     records: list[StudyRecord]
     intervals: dict[str, Interval | None] = field(default_factory=dict)
+    resampled: dict[str, NDArray] = field(default_factory=dict, compare=False)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
@@ -354,10 +355,13 @@ def _attributes_predicted(probabilities: NDArray | None, reference: NDArray, tol
 
 
 def _sentence_errors(records: Sequence[StudyRecord]) -> tuple[NDArray, NDArray, NDArray]:
-    """Of all n generated sentences that claim something: confidence, whether it is wrong, and position of its study."""
+    """Of all n generated sentences that claim something: confidence, whether it is wrong, and position of its study.
+
+    Without a reference nobody knows what is wrong: the sentences of such a study are left out.
+    """
     judged = [
         (sentence.confidence, is_wrong(sentence.text, record.reference), study)
-        for study, record in enumerate(records) for sentence in record.sentences
+        for study, record in enumerate(records) if record.reference.strip() for sentence in record.sentences
     ]
     counted = [(confidence, bool(wrong), study) for confidence, wrong, study in judged if wrong is not None]
     confidences, wrong, studies = np.array(counted, dtype=np.float64).reshape(-1, 3).T

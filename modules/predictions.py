@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from data.label_tables import named_labels
 from data.report_tables import read_table
 from data.vocabulary import OBSERVATIONS
 
-_COLUMNS = ("id", "reference", "generated")
+_TEXTS = ("reference", "generated")
+_COLUMNS = ("id", *_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,16 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def truth(self) -> tuple[NDArray | None, NDArray | None]:
-        """[N, 14] bool each: the data set's observations, uncertain as positive, and which are known; None without."""
+    def truth(self, uncertain: bool = True) -> tuple[NDArray | None, NDArray | None]:
+        """[N, 14] bool each: the data set's observations, with those that are `uncertain` or without, and which are
+        known; None without labels.
+        """
         if self.labels is None:
             return None, None
+        positive = (1, -1) if uncertain else (1,)
         values = [[labels.get(name) for name in OBSERVATIONS] for labels in self.labels]
         known = np.array([[value is not None for value in row] for row in values], dtype=bool)
-        return np.array([[value in (1, -1) for value in row] for row in values], dtype=bool), known
+        return np.array([[value in positive for value in row] for row in values], dtype=bool), known
 
 
 def predictions_file(path: Path) -> Path:
@@ -63,16 +68,25 @@ def read_predictions(path: Path, study_column: str | None = None) -> Predictions
 
     study_column   the column (or key) that says which study a report belongs to
 
-    Raises UserError for a file that cannot be read, lacks a column, has no report, or has an id twice.
+    Raises UserError for a file that cannot be read, lacks a column, has no report, has an id or a study without a name
+    or an id twice, and for JSON that holds anything but text as a report or anything but labels as labels.
     """
     path = predictions_file(path)
     rows = list(_read_json_lines(path) if path.suffix == ".jsonl" else read_table(path, _COLUMNS))
     if not rows:
         raise UserError(f"{path} has no generated report")
-    for name in (*_COLUMNS, *([study_column] if study_column else [])):
-        for number, row in enumerate(rows, start=1):
+    names = ("id", *([study_column] if study_column else []))
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: report {number}"
+        for name in (*_COLUMNS, *names):
             if row.get(name) is None:
-                raise UserError(f"{path}: report {number} has no '{name}'; every one needs {', '.join(_COLUMNS)}")
+                raise UserError(f"{where} has no '{name}'; every one needs {', '.join(_COLUMNS)}")
+        for name in names:
+            if not isinstance(row[name], str | int) or not str(row[name]).strip():
+                raise UserError(f"{where} has no name as its '{name}': fill it in")
+        for name in (*_TEXTS, "scored_reference"):
+            if not isinstance(row.get(name), str | None):
+                raise UserError(f"{where} holds no text as its '{name}': write it as a string")
     ids = [str(row["id"]) for row in rows]
     if len(set(ids)) != len(ids):
         twice = next(name for position, name in enumerate(ids) if name in ids[:position])
@@ -80,16 +94,28 @@ def read_predictions(path: Path, study_column: str | None = None) -> Predictions
     studies = None
     if study_column:
         _, studies = np.unique([str(row[study_column]) for row in rows], return_inverse=True)
+    # The cells of a table are text: a column of that name is somebody else's.
+    labels = _all_or_none(rows, "labels") if path.suffix == ".jsonl" else None
     return Predictions(
         path=path,
         ids=ids,
-        references=[str(row["reference"]) for row in rows],
-        generated=[str(row["generated"]) for row in rows],
+        references=[row["reference"] for row in rows],
+        generated=[row["generated"] for row in rows],
         scored_references=_all_or_none(rows, "scored_reference"),
-        labels=_all_or_none(rows, "labels"),
+        labels=None if labels is None else [
+            _labels(each, f"{path}: report {number}") for number, each in enumerate(labels, start=1)
+        ],
         studies=studies,
         evaluation=_evaluation_of(path),
     )
+
+
+def _labels(values: Any, where: str) -> dict[str, int]:
+    """The `labels` of a report: 1, 0 or -1 by observation, those that are known. Raises UserError for anything else."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} has labels that are no {{observation: 1, 0 or -1}}: write them as such")
+    labels = zip(OBSERVATIONS, named_labels(values, where), strict=True)
+    return {name: value for name, value in labels if value is not None}
 
 
 def _all_or_none(rows: Iterable[dict[str, Any]], key: str) -> list | None:

@@ -58,7 +58,8 @@ def chosen_studies(evaluation: Evaluation) -> list[tuple[int, str]]:
     extremes = min(EXTREMES, len(ranked) // 2)
 
     def scored(study: int) -> str:
-        return ", ".join(f"{name} {evaluation.per_study[name][study]:.2f}" for name in known)
+        values = {name: evaluation.per_study[name][study] for name in known}
+        return ", ".join(f"{name} {value:.2f}" for name, value in values.items() if np.isfinite(value))
 
     chosen = {study: f"among the best: {scored(study)}" for study in ranked[:extremes]}
     chosen |= {study: f"among the worst: {scored(study)}" for study in ranked[len(ranked) - extremes :]}
@@ -130,7 +131,8 @@ def _graph_sources(metrics: Mapping[str, Any]) -> str:
     if "graph_sources" not in metrics:
         return ""
     first, *others = metrics["graph_sources"]
-    head = ["score", first, *(column for source in others for column in (source, f"{source} − {first}"))]
+    columns = ((source, f"{source} − {first}", "95 % interval") for source in others)
+    head = ["score", first, *(column for group in columns for column in group)]
 
     def row(name: str) -> str:
         cells = f'<td class="model">{score_text(metrics["scores"][name])}</td>'
@@ -138,6 +140,7 @@ def _graph_sources(metrics: Mapping[str, Any]) -> str:
             compared = metrics["graph_sources"][source]
             cells += f"<td>{score_text(compared['scores'][name])}</td>"
             cells += f"<td>{difference_text(compared['difference'][name])}</td>"
+            cells += f"<td>{interval_text(compared['interval'][name])}</td>"
         return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>\n'
 
     notes = "".join(f"<li>{escape(note)}</li>" for note in graph_notes(metrics))

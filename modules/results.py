@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
 from modules.evaluator import SCORE_GROUPS, SCORE_NAMES, StudyRecord
+from modules.metrics.weighted import Interval, percentile_interval
 
 # Shares of a sentence's attention below this are left out of predictions.jsonl.
 SMALLEST_SHARE = 0.01
@@ -172,13 +174,21 @@ def score_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join([heading(metrics), "", *_aligned(rows), *absent])
 
 
-def graph_comparison(by_source: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the scene graph is worth: graph source -> box_source, annotated_graphs, scores and their difference to those
-    of the first source (None where either is absent).
+def graph_comparison(
+    by_source: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, NDArray]]
+) -> dict[str, dict[str, Any]]:
+    """What the scene graph is worth: graph source -> box_source, annotated_graphs, scores, their difference to those
+    of the first source (None where either is absent) and its interval (None where either has none).
 
     by_source   graph source -> its metrics.json
+    resampled   graph source -> its scores in resamples (`Scored.resampled`), which are the same for all sources
     """
-    first = next(iter(by_source.values()))["scores"]
+    first, resampled_first = next(iter(by_source.values()))["scores"], next(iter(resampled.values()))
+
+    def interval(values: Mapping[str, NDArray], name: str) -> Interval | None:
+        both = name in values and name in resampled_first
+        return percentile_interval(values[name] - resampled_first[name]) if both else None
+
     return {
         source: {
             "box_source": metrics["box_source"],
@@ -188,20 +198,24 @@ def graph_comparison(by_source: Mapping[str, Mapping[str, Any]]) -> dict[str, di
                 name: None if value is None or first[name] is None else value - first[name]
                 for name, value in metrics["scores"].items()
             },
+            "interval": {name: interval(resampled[source], name) for name in metrics["scores"]},
         }
         for source, metrics in by_source.items()
     }
 
 
 def graph_table(metrics: Mapping[str, Any]) -> str:
-    """The `graph_sources` of metrics.json (`graph_comparison`) as text, a column a graph source."""
+    """The `graph_sources` of metrics.json (`graph_comparison`) as text, columns for each graph source."""
     first, *others = metrics["graph_sources"]
-    rows = [["score", first, *(column for source in others for column in (source, "difference"))]]
+    rows = [["score", first, *(column for source in others for column in (source, "difference", "95 % interval"))]]
     for name in SCORE_NAMES:
         row = [name, score_text(metrics["scores"][name])]
         for source in others:
             compared = metrics["graph_sources"][source]
-            row += [score_text(compared["scores"][name]), difference_text(compared["difference"][name])]
+            row += [
+                score_text(compared["scores"][name]), difference_text(compared["difference"][name]),
+                interval_text(compared["interval"][name]),
+            ]
         rows.append(row)
     return "\n".join(["What the graph is worth", *graph_notes(metrics), "", *_aligned(rows)])
 

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from PIL import Image
 
 import main_demo
+from docs.chromium import MISSING, find_chromium
 from modules.demo import limits
 from modules.predictor import Predictor
 from tests.tiny_run import write_tiny_run
@@ -27,14 +27,12 @@ pytest.importorskip("gradio", reason="Gradio is missing: pip install -r requirem
 browsers = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: see requirements-dev.txt")
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = find_chromium()
 # Seconds until something that does not happen is given up; a machine may have much else to do.
 PATIENCE = 60
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 812}
 
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is missing: sudo apt-get install -y chromium"
-)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 
 
 @pytest.fixture(scope="module")

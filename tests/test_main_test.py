@@ -41,11 +41,17 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
         "seed": 5, "studies": 3, "dataset": "tiny",
     }
     assert metrics["checkpoint"] == str(run_folder / "best")
+    assert metrics["applied"]["CIDEr's document frequencies"] == "of the 3 references"
+    assert metrics["applied"]["rare words"] == "<unk> for those outside the checkpoint's vocabulary"
+    assert metrics["applied"]["references"].startswith("cut to ") and "'corrected'" in metrics["applied"]["cleaning"]
     assert set(metrics["scores"]) == set(SCORE_NAMES)
     assert "Java" in metrics["absent"]["meteor"]
     assert set(metrics["absent"]) == {name for name, value in metrics["scores"].items() if value is None}
     assert set(metrics["intervals"]) == set(SCORE_NAMES)
-    assert tuple(metrics["baselines"]) == tuple(metrics["absent_baselines"]) == NAMES
+    for about in ("baselines", "baseline_intervals", "absent_baselines"):
+        assert tuple(metrics[about]) == NAMES
+    low, high = metrics["baseline_intervals"]["blind"]["bleu_1"]
+    assert low <= metrics["baselines"]["blind"]["bleu_1"] <= high
     assert metrics["baselines"]["blind"]["box_iou"] > 0.4
     assert len((run_folder / "predictions.jsonl").read_text().splitlines()) == 3
     printed = capsys.readouterr().out
@@ -121,6 +127,8 @@ def test_three_graphs_side_by_side(run_folder, capsys):
         assert metrics["baselines"] == found[""]["baselines"]
     value = found["_none"]["scores"]["bleu_1"] - found[""]["scores"]["bleu_1"]
     assert compared["none"]["difference"]["bleu_1"] == pytest.approx(value)
+    low, high = compared["none"]["interval"]["bleu_1"]
+    assert low <= value <= high and compared["none"]["interval"]["attribute_micro_f1"] is None
     assert "What the graph is worth" in printed and "3 of 3 studies have an annotated graph" in printed
     for name in ("predictions.jsonl", "predictions_predicted.jsonl", "predictions_none.jsonl", "report.html"):
         assert (run_folder / name).is_file() and f"written: {run_folder / name}" in printed

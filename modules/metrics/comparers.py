@@ -1,6 +1,7 @@
 """Scores of a report against its reference by models that others trained: one interface for all of them.
 
-A comparer gives every pair of reports a number, by the name of the score; scores are their means. RadGraph is one.
+A comparer gives every pair of reports a number, by the name of the score; scores are their means. RadGraph is one, and
+the umbrella package RadEval with all its scores another.
 """
 
 from collections.abc import Sequence
@@ -32,16 +33,19 @@ class ReportComparer(Protocol):
 
 
 def comparer_scores(comparer: ReportComparer, references: Sequence[str], generated: Sequence[str]) -> ScoreSet:
-    """The means of the comparer's numbers over N pairs."""
-    values = {name: np.asarray(each, dtype=float) for name, each in comparer.compare(references, generated).items()}
-    return ScoreSet({name: mean_of(each) for name, each in values.items()}, per_study=values)
+    """The means of the comparer's numbers over N pairs, those without a reference left out."""
+    told = np.array([bool(reference.strip()) for reference in references], dtype=bool)
+    compared = comparer.compare(references, generated)
+    values = {name: np.where(told, np.asarray(each, dtype=float), np.nan) for name, each in compared.items()}
+    undefined = "no report that has a reference counts"
+    return ScoreSet({name: mean_of(each, undefined) for name, each in values.items()}, per_study=values)
 
 
 class RadGraphComparer:
     """RadGraph F1 (Jain et al., 2021; Delbrouck et al., ACL Findings 2024) by the package radgraph.
 
     Agreement of the entities alone (simple), with whether each has a relation (partial), and with the relations
-    themselves (complete). The package gives 0 to a pair with an empty report.
+    themselves (complete). The package gives 0 to an empty report.
     """
 
     name = "radgraph"
@@ -61,10 +65,52 @@ class RadGraphComparer:
                 reward_level="all", model_type=_RADGRAPH_MODEL, model_cache_dir=str(folder)
             )
         except Exception as error:  # the package loads an encoder as well, and fails in many ways without it
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"RadGraph cannot be loaded from {folder} ({reason}): is its encoder there too?") from error
+            raise UserError(
+                f"RadGraph cannot be loaded from {folder} ({_first_line(error)}): is its encoder there too?"
+            ) from error
 
     def compare(self, references: Sequence[str], generated: Sequence[str]) -> dict[str, NDArray]:
         """As `ReportComparer.compare`."""
         _, by_level, *_ = self._f1(refs=list(references), hyps=list(generated))
         return {name: np.array(values, dtype=float) for name, values in zip(RADGRAPH_NAMES, by_level, strict=True)}
+
+
+class RadEvalComparer:
+    """Scores of the umbrella package RadEval (Xu et al., EMNLP demos 2025) that give a number to each pair of reports.
+
+    They are called radeval_ and what the package calls them. Weights are the package's own affair: it looks for them in
+    the cache of huggingface_hub, and fetches them where it may.
+    """
+
+    name = "radeval"
+
+    def __init__(self, metrics: Sequence[str]):
+        """`metrics` by the package's names. Raises UserError where the package, a metric or its weights are missing."""
+        if find_spec("radeval") is None:
+            raise UserError("RadEval needs the package radeval, in its own environment: pip install radeval==2.2.1")
+        self._metrics = ", ".join(metrics)
+        try:
+            self._evaluate = import_module("radeval").RadEval(
+                metrics=list(metrics), per_sample=True, show_progress=False
+            )
+        except Exception as error:  # each metric has packages and weights of its own, and ways to fail without them
+            raise UserError(
+                f"RadEval cannot load {self._metrics} ({_first_line(error)}): are the name and the weights right?"
+            ) from error
+
+    def compare(self, references: Sequence[str], generated: Sequence[str]) -> dict[str, NDArray]:
+        """As `ReportComparer.compare`. Raises UserError where the package fails or has no number for each pair."""
+        try:
+            found = self._evaluate(refs=list(references), hyps=list(generated))
+            values = {f"radeval_{name}": np.array(each, dtype=float) for name, each in found.items()}
+        except Exception as error:  # some load their weights only now
+            raise UserError(f"RadEval failed at {self._metrics} ({_first_line(error)})") from error
+        for name, each in values.items():
+            if each.shape != (len(references),):
+                raise UserError(f"RadEval has no number for each report as {name}: leave that metric out")
+        return values
+
+
+def _first_line(error: Exception) -> str:
+    """What `error` says, fit for one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -59,17 +59,18 @@ def positives(labels: Sequence[dict[str, int]], uncertain: bool) -> NDArray:
 def by_study(labels: Sequence[dict[str, int]], studies: NDArray) -> list[dict[str, int]]:
     """One study's labels for those of its images' reports: present wins over uncertain, uncertain over absent.
 
-    studies [N] int, the study of every report: 0, 1, ... No Finding holds for a study if all its reports say so.
+    studies [N] int, the study of every report: 0, 1, ... No Finding is the other way round, so it holds for a study if
+    all its reports that have a label for it say so. What no report has a label for, the study has none for.
     """
     merged: list[dict[str, int]] = [{} for _ in range(int(studies.max()) + 1)]
-    normal = [True] * len(merged)
     for study, each in zip(studies, labels, strict=True):
-        normal[study] &= each.get("No Finding") == 1
         for name, value in each.items():
-            found = {value, merged[study].get(name, 0)}
-            merged[study][name] = next(strongest for strongest in (1, -1, 0) if strongest in found)
-    for study, each in enumerate(merged):
-        each.pop("No Finding", None)
-        if normal[study]:
-            each["No Finding"] = 1
+            found = {value, merged[study].get(name, value)}
+            strength = (0, -1, 1) if name == "No Finding" else (1, -1, 0)
+            merged[study][name] = next(strongest for strongest in strength if strongest in found)
     return merged
+
+
+def called_normal_or_not(labels: Sequence[dict[str, int]]) -> list[dict[str, int]]:
+    """The `labels` of texts with one for No Finding: a report that a labeler gives none is not normal."""
+    return [{"No Finding": 0} | each for each in labels]

@@ -35,7 +35,7 @@ def _names(prefix: str, suffix: str = "") -> tuple[str, ...]:
 
 
 REPORT_NAMES = _names("report") + _names("report", "_certain")
-TRUTH_NAMES = _names("truth")
+TRUTH_NAMES = _names("truth") + _names("truth", "_certain")
 TABLES = ("observations of the reports", "observations against the data set")
 
 
@@ -54,16 +54,20 @@ def report_observation_scores(
 
 
 def truth_observation_scores(
-    truth: NDArray | None, known: NDArray | None, generated: Sequence[dict[str, int]]
+    truth: NDArray | None, known: NDArray | None, generated: Sequence[dict[str, int]], certain: NDArray | None = None
 ) -> ScoreSet:
-    """Labels of N generated reports against the data set's own, `truth` and `known` [N, 14] bool; None without any."""
+    """Labels of N generated reports against the data set's own, `truth` and `known` [N, 14] bool; None without any.
+
+    certain   `truth` with uncertain observations as negative; None where it has none
+    """
     if truth is None or known is None or not known.any():
         return absent(TRUTH_NAMES, "no study has a known observation")
     counts = label_counts(positives(generated, uncertain=True), truth, known)
     compared = _compared(counts, "truth", "", known)
     compared.per_study["truth_f1"] = example_values(counts, known.any(axis=1))["f1"]
     compared.tables[TABLES[1]] = label_table(counts, OBSERVATIONS)
-    return compared
+    certain_counts = label_counts(positives(generated, uncertain=False), truth if certain is None else certain, known)
+    return compared | _compared(certain_counts, "truth", "_certain", known)
 
 
 def _compared(counts: NDArray, prefix: str, suffix: str, known: NDArray | None = None) -> ScoreSet:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 
 from modules.metrics import diversity, nlg, report_observations, triples
@@ -12,7 +13,7 @@ from modules.metrics.labelers import ReportLabeler
 from modules.metrics.nlg import nlg_scores
 from modules.metrics.report_observations import report_observation_scores, truth_observation_scores
 from modules.metrics.triples import Triple, triple_scores, triples_of
-from modules.metrics.weighted import ScoreSet, absent
+from modules.metrics.weighted import ScoreSet, absent, of_sums
 
 # The scores as tables show them together: title -> names.
 TEXT_GROUPS: dict[str, tuple[str, ...]] = {
@@ -20,9 +21,22 @@ TEXT_GROUPS: dict[str, tuple[str, ...]] = {
     "Observations of the reports": report_observations.REPORT_NAMES,
     "Observations of the reports against the data set's": report_observations.TRUTH_NAMES,
     "Scene graph of the reports": triples.NAMES,
-    "Diversity": diversity.NAMES,
+    "Diversity": (*diversity.NAMES, "empty_references"),
 }
 TEXT_NAMES = tuple(name for names in TEXT_GROUPS.values() for name in names)
+# Those of one text beside the other.
+_COMPARED_NAMES = nlg.NAMES + report_observations.REPORT_NAMES + triples.NAMES
+NO_REFERENCE = "every reference is empty"
+
+
+def compared_with(name: str, protocol: str) -> str:
+    """What the score `name` compares generated reports with, in short; only scores of words follow the `protocol`."""
+    if name in nlg.NAMES:
+        return protocol
+    if name in report_observations.TRUTH_NAMES:
+        return "data set's labels"
+    alone = name.startswith("generated_words") or name in ("distinct_reports", "most_frequent_share")
+    return "nothing" if alone else "complete references"
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,20 @@ class Readings:
         triples = dict(zip(different, triples_of(different, workers), strict=True))
         return cls(texts, [labels[text] for text in texts], [triples[text] for text in texts])
 
+    def among(self, kept: NDArray) -> "Readings":
+        """What is read from the reports `kept` [N] bool."""
+        return Readings(*([each[number] for number in kept.nonzero()[0]] for each in vars(self).values()))
+
+
+def with_reference(references: Sequence[str], scored_references: Sequence[str]) -> NDArray:
+    """[N] bool: which reports have something to be compared with.
+
+    The others are left out of every score that compares with a reference: one that was lost says nothing, and nothing
+    that is written could be right by it.
+    """
+    pairs = zip(references, scored_references, strict=True)
+    return np.array([bool(reference.strip() and scored.strip()) for reference, scored in pairs], dtype=bool)
+
 
 def text_scores(
     references: Readings,
@@ -55,20 +83,31 @@ def text_scores(
     truth_known: NDArray | None = None,
     meteor: bool = True,
     frequencies: DocumentFrequencies | None = None,
+    truth_certain: NDArray | None = None,
 ) -> ScoreSet:
-    """All scores of `TEXT_NAMES` for N studies.
+    """All scores of `TEXT_NAMES` for N studies; those without a reference count in no comparison with it.
 
     references          complete reports: what labels and triples are read from
     scored_references   what the protocol compares words with
     truth, truth_known  [N, 14] bool, the data set's own observations; None without any
     frequencies         CIDEr's document frequencies; None for those of the scored references
+    truth_certain       `truth` with uncertain observations as negative; None where it has none
     """
     if not generated.texts:
         return absent(TEXT_NAMES, "no study")
+    kept = with_reference(references.texts, scored_references)
+    compared = absent(_COMPARED_NAMES, NO_REFERENCE)
+    if kept.any():
+        scored = [scored_references[number] for number in kept.nonzero()[0]]
+        told, written = references.among(kept), generated.among(kept)
+        compared = (
+            nlg_scores(scored, written.texts, meteor, frequencies)
+            | report_observation_scores(told.labels, written.labels)
+            | triple_scores(told.triples, written.triples)
+        ).among(kept)
     return (
-        nlg_scores(scored_references, generated.texts, meteor, frequencies)
-        | report_observation_scores(references.labels, generated.labels)
-        | truth_observation_scores(truth, truth_known, generated.labels)
-        | triple_scores(references.triples, generated.triples)
+        compared
+        | truth_observation_scores(truth, truth_known, generated.labels, truth_certain)
         | diversity_scores(references.texts, generated.texts, references.labels, generated.labels)
+        | ScoreSet({"empty_references": of_sums(~kept, lambda sums: sums[:, 0])})
     )

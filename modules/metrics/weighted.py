@@ -9,7 +9,7 @@ Intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduct
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,8 @@ class Scored:
     scores     name -> value; None where it could not be computed
     absent     name -> why it is None
     intervals  name -> bootstrap 95 % interval; None where there is none; empty where none was asked for
+    resampled  name -> [B] float, the score in each of the resamples that its interval is of; those with an interval.
+               Two systems on the same studies have the same resamples
     per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
                has no such score: what best and worst cases are chosen by
     tables     title -> row -> column -> value: scores by observation, by region and by attribute; None as above
@@ -77,6 +79,7 @@ class Scored:
     scores: dict[str, float | None]
     absent: dict[str, str]
     intervals: dict[str, Interval | None] = field(default_factory=dict)
+    resampled: dict[str, NDArray] = field(default_factory=dict, compare=False)
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +100,20 @@ class ScoreSet:
         parts = {name: getattr(self, name) | getattr(other, name) for name in vars(self)}
         return ScoreSet(**parts)
 
+    def among(self, kept: NDArray) -> "ScoreSet":
+        """These scores, which are of the studies `kept` [N] bool, as scores of all N: the others never count."""
+        if kept.all():
+            return self
+
+        def of(score: Score) -> Callable[[NDArray], NDArray]:
+            return lambda weights: np.where(weights[:, kept].any(axis=1), score.of(weights[:, kept]), np.nan)
+
+        per_study = {name: np.full(len(kept), np.nan) for name in self.per_study}
+        for name, values in self.per_study.items():
+            per_study[name][kept] = values
+        scores = {name: replace(score, of=of(score)) for name, score in self.scores.items()}
+        return replace(self, scores=scores, per_study=per_study)
+
     def values(self, studies: int) -> tuple[dict[str, float | None], dict[str, str]]:
         """The scores over all `studies`, None for absent ones, and why those are absent."""
         everything = np.ones((1, studies))
@@ -115,26 +132,36 @@ class ScoreSet:
         units   [N] int, which studies are drawn together (the images of one patient): 0, 1, ...; None for each alone
         """
         scores, absent = self.values(studies)
-        intervals = self._intervals(studies, resamples, units) if resamples else {}
-        return Scored(scores, absent, intervals, self.per_study, self.tables, self.curves)
+        intervals: dict[str, Interval | None] = {}
+        resampled: dict[str, NDArray] = {}
+        if resamples:
+            intervals = dict.fromkeys(scores)
+            for name, values in self._resampled(scores, resamples, np.arange(studies) if units is None else units):
+                # Shifted values can leave the range of a centred score.
+                bounded = np.clip(values, 0, 1) if self.scores[name].centred else values
+                intervals[name] = percentile_interval(bounded)
+                if intervals[name] is not None:
+                    resampled[name] = values
+        return Scored(scores, absent, intervals, resampled, self.per_study, self.tables, self.curves)
 
-    def _intervals(self, studies: int, resamples: int, units: NDArray | None) -> dict[str, Interval | None]:
-        """Name -> interval, None for absent scores and where there are fewer than two units to draw from."""
-        drawn = np.arange(studies) if units is None else units
-        if len(np.unique(drawn)) < 2:
-            return dict.fromkeys([*self.scores, *self.absent])
-        values = {name: [] for name in self.scores}
-        for weights in resample_weights(drawn, resamples):
-            for name, score in self.scores.items():
-                values[name].append(score.of(weights))
-        whole, _ = self.values(studies)
-        intervals = dict.fromkeys([*self.scores, *self.absent])
+    def _resampled(
+        self, whole: dict[str, float | None], resamples: int, units: NDArray
+    ) -> Iterator[tuple[str, NDArray]]:
+        """Name and [resamples] values of every score that is not absent; none with fewer than two units to draw from.
+
+        whole   the scores over all studies
+        """
+        if len(np.unique(units)) < 2:
+            return
+        values = {name: [] for name in self.scores if whole[name] is not None}
+        for weights in resample_weights(units, resamples):
+            for name, parts in values.items():
+                parts.append(self.scores[name].of(weights))
         for name, parts in values.items():
             resampled = np.concatenate(parts)
-            if self.scores[name].centred and whole[name] is not None:
-                resampled = np.clip(resampled + whole[name] - np.nanmean(resampled), 0, 1)
-            intervals[name] = percentile_interval(resampled) if whole[name] is not None else None
-        return intervals
+            if self.scores[name].centred:
+                resampled = resampled + whole[name] - np.nanmean(resampled)
+            yield name, resampled
 
 
 def merged(parts: Iterable[ScoreSet]) -> ScoreSet:
@@ -167,7 +194,10 @@ def resample_weights(units: NDArray, resamples: int, seed: int = _SEED) -> Itera
 
 
 def percentile_interval(values: NDArray, coverage: float = COVERAGE) -> Interval | None:
-    """The middle `coverage` of the defined `values`; None where more than that share of them is not defined."""
+    """The middle `coverage` of the `values` that are not NaN.
+
+    None where those are fewer than 1 - `coverage` of all, that is fewer than 5 of 100 resamples.
+    """
     defined = values[~np.isnan(values)]
     if len(defined) < (1 - coverage) * len(values) or not len(defined):
         return None

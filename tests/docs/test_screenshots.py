@@ -1,10 +1,9 @@
 """The pictures of the web page for the documentation."""
 
-import shutil
-
 import pytest
 from PIL import Image
 
+from docs.chromium import MISSING, find_chromium
 from modules.predictor import Predictor
 from tests.tiny_run import write_tiny_run
 
@@ -18,7 +17,7 @@ def predictor(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)  # a browser on a machine that has much else to do
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is missing: sudo apt-get install -y chromium")
+@pytest.mark.skipif(find_chromium() is None, reason=MISSING)
 def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
     from docs import screenshots
 

@@ -172,10 +172,13 @@ def test_all_baselines_are_scored_like_the_model(splits, model):
     )
     evaluation = evaluator.evaluate(model, loader_over(test), CPU, meteor=False)
     validation = [splits["val"][index].reference for index in range(4)]
-    scores, absent = score_baselines(
+    scored = score_baselines(
         model, evaluator, evaluation.records, loader_over(test), loader_over(splits["train"]), validation, CPU,
         meteor=False,
     )
+    scores, absent = ({name: getattr(each, part) for name, each in scored.items()} for part in ("scores", "absent"))
+    low, high = scored[RANDOM].intervals["bleu_1"]
+    assert low <= scores[RANDOM]["bleu_1"] <= high
     assert set(scores) == set(absent) == set(NAMES)
     for name in NAMES:
         assert set(scores[name]) == set(evaluation.scores)
@@ -199,7 +202,7 @@ def test_the_nearest_image_to_a_training_image_is_itself(splits, model):
         box_source=BoxSource.LOCALIZER, beam_size=1,
     )
     records = evaluator.evaluate(model, loader_over(training), CPU, meteor=False).records
-    scores, _ = score_baselines(
+    scored = score_baselines(
         model, evaluator, records, loader_over(training), loader_over(training), ["a"], CPU, meteor=False
     )
-    assert scores[NEAREST_IMAGE]["bleu_4"] == pytest.approx(1)
+    assert scored[NEAREST_IMAGE].scores["bleu_4"] == pytest.approx(1)

@@ -9,6 +9,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 
 from modules.compare import MAIN_SCORES, main
 from modules.metrics.text_scores import TEXT_NAMES
+from tests.tiny_chexbert import published_weights, write_folder
 
 FINDINGS = ("the heart is enlarged .", "there is pulmonary edema .", "there is a left pleural effusion .",
             "the lungs are clear .", "no pneumothorax .")
@@ -70,6 +71,9 @@ def test_a_better_system_is_better_beyond_chance(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"good: {good / 'predictions.jsonl'} (graph predicted, seed 1)" in printed
     assert "tiny, split test, 24 reports; protocol r2gen" in printed and "differences to bad" in printed
+    assert "CIDEr's document frequencies: of the 24 references" in printed and "cleaning: none" in printed
+    assert rows["bleu_4", "good"]["compared_with"] == "r2gen"
+    assert rows["triple_f1", "good"]["compared_with"] == "complete references"
     assert "meteor is absent: METEOR needs Java" in printed
 
 
@@ -108,7 +112,7 @@ def test_the_p_value_of_a_mean_is_that_of_all_exchanges(tmp_path):
     assert float(row["p"]) == pytest.approx(expected, abs=0.03)
 
 
-def test_seeds_of_a_system_are_averaged(tmp_path):
+def test_seeds_of_a_system_are_averaged(tmp_path, capsys):
     groups = {name: [write_run(tmp_path / f"{name}{seed}", right, 7 * seed + len(name)) for seed in range(3)]
               for name, right in (("plain", 0.3), ("graph", 0.8))}
     arguments = [f"--group={name}={','.join(map(str, runs))}" for name, runs in groups.items()]
@@ -121,6 +125,7 @@ def test_seeds_of_a_system_are_averaged(tmp_path):
     assert float(rows["bleu_4", "graph"]["p"]) < 0.05 and float(rows["bleu_4", "graph"]["low"]) > 0
     rows = run(tmp_path, groups["plain"][0], arguments[1], "--scores", "bleu_4")
     assert rows["bleu_4", "graph"]["p"] == "" and float(rows["bleu_4", "graph"]["low"]) > 0
+    assert "graph has no p-values: its runs (3) and those of plain0 (1)" in capsys.readouterr().out
 
 
 def test_the_order_of_the_reports_does_not_matter(tmp_path):
@@ -131,13 +136,84 @@ def test_the_order_of_the_reports_does_not_matter(tmp_path):
     assert run(tmp_path, one, other) == before
 
 
+def changed(folder, **changes):
+    """`folder` with other values in all its predictions; None takes a key away."""
+    path = folder / "predictions.jsonl"
+    rows = [json.loads(line) | changes for line in path.read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    return folder
+
+
+def test_truths_must_be_the_same(tmp_path, capsys):
+    one, other = write_run(tmp_path / "one", 0.5, 1), write_run(tmp_path / "other", 0.6, 2)
+    contrary = changed(write_run(tmp_path / "contrary", 0.6, 2), labels={"Edema": 0, "Fracture": 1})
+    assert main([str(one), str(contrary)]) == 1
+    assert "has other labels of the data set for s0" in capsys.readouterr().err
+    rows = run(tmp_path, one, changed(other, labels=None))
+    assert ("truth_14_micro_f1", "one") not in rows
+    assert f"{other / 'predictions.jsonl'} has no labels of the data set, which other runs" in capsys.readouterr().out
+
+
+def test_labels_from_a_table_are_of_all_runs(tmp_path):
+    one, other = (changed(write_run(tmp_path / name, 0.5, seed), labels=None) for seed, name in enumerate("ab"))
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({f"s{number}": {"Edema": 1} for number in range(24)}))
+    row = run(tmp_path, one, other, "--labels", labels)["truth_14_micro_f1", "b"]
+    assert row["compared_with"] == "data set's labels" and row["p"]
+
+
+def test_the_images_of_a_study_are_drawn_and_exchanged_together(tmp_path, capsys):
+    one, other = write_run(tmp_path / "one", 0.3, 1, studies=6), write_run(tmp_path / "other", 0.9, 2, studies=6)
+    for folder in (one, other):
+        path = folder / "predictions.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row | {"study": int(row["id"] > "s2")}) + "\n" for row in rows))
+    asked = (one, other, "--scores", "rouge_l")
+    alone = run(tmp_path, *asked, resamples=2000)["rouge_l", "other"]
+    together = run(tmp_path, *asked, "--studies", "study", resamples=2000)["rouge_l", "other"]
+    assert together["difference"] == alone["difference"] and float(alone["p"]) < 0.2
+    assert float(together["p"]) >= 0.45  # two studies: exchanging both or none is as large
+    assert main([str(one), str(changed(other, study=3)), "--studies", "study"]) == 1
+    assert "has another study for s3 than" in capsys.readouterr().err
+    row = run(tmp_path, changed(one, study=3), other, "--scores", "rouge_l", "--studies", "study")["rouge_l", "other"]
+    assert row["low"] == row["high"] == ""  # of a single study
+
+
+def test_chexbert_reads_the_reports_where_it_is_asked_for(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="CheXbert needs transformers (requirements-metrics.txt)")
+    one, other = write_run(tmp_path / "one", 0.2, 1), write_run(tmp_path / "other", 0.9, 2)
+    weights = write_folder(tmp_path, published_weights([1] * 14))
+    rows = run(tmp_path, one, other, "--labeler", "chexbert", "--weights", weights, "--scores", "report_14_micro_f1")
+    assert [float(row["value"]) for row in rows.values()] == [1, 1]  # this one calls everything present
+    assert "observations by chexbert" in capsys.readouterr().out
+
+
+def test_training_reports_give_rare_words_and_document_frequencies(tmp_path, capsys):
+    one, other = write_run(tmp_path / "one", 0.2, 1), write_run(tmp_path / "other", 0.9, 2)
+    training = tmp_path / "training.csv"
+    training.write_text("id,report\n1,the lungs are clear .\n2,the lungs are clear . no pneumothorax .\n")
+    asked = ("--scores", "bleu_1", "cider", "--protocol", "r2gen")
+    plain = run(tmp_path, one, other, *asked)
+    trained = run(
+        tmp_path, one, other, *asked, "--training-reports", training, "--min-count", "2",
+        "--document-frequencies", "training",
+    )
+    assert plain["bleu_1", "other"]["compared_with"] == "r2gen without <unk>"
+    assert trained["bleu_1", "other"]["compared_with"] == "r2gen"
+    assert float(trained["bleu_1", "other"]["value"]) < float(plain["bleu_1", "other"]["value"])
+    assert "CIDEr's document frequencies: of the 2 training reports" in capsys.readouterr().out
+
+
 def test_latex_is_a_table(tmp_path):
-    one, other = write_run(tmp_path / "one", 0.5, 1), write_run(tmp_path / "o_ther", 0.6, 2)
+    one, other = write_run(tmp_path / "one", 0.5, 1), write_run(tmp_path / "o_t^h~e{r}\\", 0.6, 2)
     run(tmp_path, one, other, "--latex", tmp_path / "table.tex", "--scores", "bleu_4")
     lines = (tmp_path / "table.tex").read_text().splitlines()
-    assert lines[0].startswith("% tiny") and lines[3] == r"\begin{tabular}{llrrrr}" and lines[-1] == r"\end{tabular}"
+    assert lines[0].startswith("% tiny") and lines[-1] == r"\end{tabular}"
+    assert [line for line in lines if not line.startswith("%")][0] == r"\begin{tabular}{llrrrr}"
     rows = [line for line in lines if line.startswith(r"bleu\_4")]
-    assert len(rows) == 2 and r"o\_ther" in rows[1] and all(row.count("&") == 5 and row.endswith(r"\\") for row in rows)
+    assert len(rows) == 2 and all(row.count("&") == 5 and row.endswith(r"\\") for row in rows)
+    assert r"o\_t\textasciicircum{}h\textasciitilde{}e\{r\}\textbackslash{} &" in rows[1]
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path, capsys):
@@ -157,12 +233,15 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path, capsys):
         assert main([str(one), str(folder)]) == 1
         captured = capsys.readouterr()
         assert said in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
-    assert main([str(one), str(cases["compares other references"]), "--protocol", "full", "--resamples", "5"]) == 0
+    for said in ("compares other references", "protocol"):
+        assert main([str(one), str(cases[said]), "--protocol", "full", "--resamples", "5"]) == 0
 
 
 @pytest.mark.parametrize("arguments, said", [
     ([], "takes two systems"), (["--group", "x"], "NAME=RUN"), (["{one}", "{one}"], "one name"),
     (["{one}", "{other}", "--scores", "blue"], "no score 'blue'"),
+    (["{one}", "{other}", "--scores", "region_micro_f1"], "which texts do not tell: see metrics.json"),
+    (["{one}", "--group", "seeds={other},{other}/predictions.jsonl"], "has a run twice"),
     (["{one}", "{other}", "--resamples", "0"], "--resamples"),
 ])
 def test_what_a_user_can_mend_is_one_line(tmp_path, capsys, arguments, said):

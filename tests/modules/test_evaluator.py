@@ -278,6 +278,17 @@ def test_degenerate_records_have_values_or_reasons(dataset, studies, changes):
         assert scored.scores["bleu_4"] == pytest.approx(0, abs=1e-9) and scored.scores["most_frequent_share"] == 1
 
 
+def test_a_study_without_a_reference_is_in_no_score_that_compares_with_it(dataset, model):
+    records = evaluate(dataset, model, resamples=0).records
+    lost = [spoiled(replace(records[0], generated="edema ."), "reference", "annotation")]
+    whole, more = (score_records(each, meteor=False, resamples=0) for each in (records, records + lost))
+    for name in SCORE_NAMES:
+        if not name.startswith(("distinct", "most", "generated_", "reference_", "empty")):
+            assert more.scores[name] == whole.scores[name], name
+    assert whole.scores["empty_references"] == 0 and more.scores["empty_references"] == 1
+    assert np.isnan(more.per_study["report_f1"][-1]) and np.isnan(more.per_study["bleu_4"][-1])
+
+
 def test_study_order_is_restored():
     studies = list(range(11))
     for processes in (1, 2, 3, 12):

@@ -55,10 +55,21 @@ def test_our_own_files_come_with_what_the_evaluation_says(tmp_path):
     ("column.csv", "id,reference\na,b\n", "no column 'generated'"),
     ("twice.csv", "id,reference,generated\na,b,c\na,b,c\n", "the id a stands there twice"),
     ("study.csv", "id,reference,generated\na,b,c\n", "no 'study'"),
-    ("short.csv", "id,reference,generated,study\na,b\n", "report 1 has no 'generated'"),
+    ("short.csv", "id,reference,generated,study\na,b\n", "line 2 has too few cells"),
+    ("comma.csv", "id,reference,generated\na,b,c\n1,a b c,d,extra\n", "line 3 has too many cells"),
+    ("quote.csv", 'id,reference,generated\n1,a,"unclosed\n2,b,c\n', "line 3 is no CSV"),
+    ("blank.csv", "id,reference,generated\n ,b,c\n", "report 1 has no name as its 'id'"),
+    ("blank study.csv", "id,reference,generated,study\na,b,c,x\nb,b,c,\n", "report 2 has no name as its 'study'"),
     ("bytes.csv", b"id,reference,generated\n\xff\xfe,b,c\n", "is no CSV in UTF-8"),
     ("lines.jsonl", '{"id": "a", "reference": "b", "generated": "c"}\n{', "line 2 is not JSON"),
     ("list.jsonl", "[]\n", "line 1 is no JSON object"),
+    ("text.jsonl", '{"id": "a", "reference": {"a": 1}, "generated": "c"}\n', "holds no text as its 'reference'"),
+    ("words.jsonl", '{"id": "a", "reference": "b", "generated": ["c"]}\n', "holds no text as its 'generated'"),
+    ("name.jsonl", '{"id": ["a"], "reference": "b", "generated": "c"}\n', "has no name as its 'id'"),
+    ("scored.jsonl", '{"id": 1, "reference": "b", "generated": "c", "scored_reference": 3}\n', "'scored_reference'"),
+    ("labels.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": [1]}\n', "labels that are no {"),
+    ("label.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": {"Edema": "yes"}}\n', "'Edema' holds no"),
+    ("other.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": {"Oedema": 1}}\n', "is no observation"),
     ("key.jsonl", '{"id": "a", "reference": "b"}\n', "report 1 has no 'generated'"),
 ])
 def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, name, content, said):
@@ -66,7 +77,7 @@ def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, name, content, said)
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as raised:
-        read_predictions(path, "study" if "study" in said else None)
+        read_predictions(path, "study" if "study" in name else None)
     assert said in str(raised.value) and "\n" not in str(raised.value) and str(path) in str(raised.value)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 
@@ -12,6 +11,7 @@ import torch
 
 from data.dataset import StudyDataset
 from data.vocabulary import build_vocabularies
+from docs.chromium import MISSING, find_chromium
 from models.outputs import BoxSource, GraphSource
 from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
 from modules.report_page import HEADLINES, PICTURES, chosen_studies, write_report_page
@@ -24,7 +24,7 @@ COURSE = {
     "Training losses": {"total": [(1, 3.0), (2, 2.0)], "report": [(1, 2.0), (2, 1.0)]},
     "Validation scores": {"bleu_4": [(2, 0.5)], "bleu_1": [(2, 0.625)]},
 }
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = find_chromium()
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,11 @@ def evaluation(dataset):
 def page(dataset, evaluation, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     metrics = metrics_of(evaluation)
-    without = metrics_of(evaluate(dataset, GraphSource.NONE), "none")
-    metrics["graph_sources"] = graph_comparison({"predicted": metrics, "none": without})
+    other = evaluate(dataset, GraphSource.NONE)
+    metrics["graph_sources"] = graph_comparison(
+        {"predicted": metrics, "none": metrics_of(other, "none")},
+        {"predicted": evaluation.resampled, "none": other.resampled},
+    )
     text, tree = write_page(dataset, path, evaluation, metrics)
     return path, text, tree, metrics
 
@@ -108,10 +111,12 @@ def test_scores_have_intervals_and_baselines_beside_them(page):
 def test_graph_sources_stand_side_by_side(page, dataset, evaluation, tmp_path):
     _, _, tree, metrics = page
     rows = rows_of(tree, "Main scores by graph source")
-    assert rows["score"] == ["predicted", "none", "none − predicted"]
+    assert rows["score"] == ["predicted", "none", "none − predicted", "95 % interval"]
     difference = metrics["graph_sources"]["none"]["difference"]["region_micro_f1"]
     assert rows["region_micro_f1"][2] == f"{difference:+.3f}"
-    assert rows["attribute_micro_f1"][1:] == ["-", "-"]
+    low, high = metrics["graph_sources"]["none"]["interval"]["rouge_l"]
+    assert rows["rouge_l"][3] == f"[{low:.3f}, {high:.3f}]"
+    assert rows["attribute_micro_f1"][1:] == ["-", "-", ""]
     text, _ = write_page(dataset, tmp_path / "one.html", evaluation, metrics_of(evaluation))
     assert "by graph source" not in text
 
@@ -222,7 +227,7 @@ FRAME = """<!DOCTYPE html><html><body>
 </body></html>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser_it_fits_the_screen_and_a_sentence_lifts_out_its_boxes(page, tmp_path, width):
     (tmp_path / "probed.html").write_text(page[1].replace("</body>", f"{PROBE}</body>"), encoding="utf-8")

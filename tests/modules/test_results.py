@@ -156,15 +156,21 @@ def test_graph_sources_are_compared_with_the_first():
     oracle = METRICS | {
         "graph_source": "oracle", "box_source": "oracle_boxes", "scores": dict.fromkeys(SCORE_NAMES, 0.5),
     }
-    compared = graph_comparison({"predicted": METRICS, "oracle": oracle})
+    steps = np.linspace(0, 1, 101)
+    gaps = 0.37655 + 0.1 * (steps - 0.5)
+    resampled = {"predicted": {"cider": steps}, "oracle": {"cider": steps + gaps, "rouge_l": steps}}
+    compared = graph_comparison({"predicted": METRICS, "oracle": oracle}, resampled)
+    # Both rise with the same resamples: the interval is of their difference, far narrower than theirs.
+    assert compared["oracle"]["interval"]["cider"] == pytest.approx((0.329, 0.424), abs=1e-3)
+    assert compared["predicted"]["interval"]["cider"] == (0, 0) and compared["oracle"]["interval"]["rouge_l"] is None
     assert compared["oracle"]["difference"]["cider"] == pytest.approx(0.37655)
     assert compared["oracle"]["difference"]["meteor"] is compared["predicted"]["difference"]["meteor"] is None
     assert compared["predicted"]["difference"]["cider"] == 0
     table = graph_table(METRICS | {"graph_sources": compared})
     assert "oracle: boxes oracle_boxes; 2 of 3 studies have an annotated graph" in table
     rows = rows_of(table)
-    assert rows["score"] == ["predicted", "oracle", "difference"]
-    assert rows["cider"] == ["0.123", "0.500", "+0.377"] and rows["meteor"] == ["-", "0.500", "-"]
+    assert rows["score"] == ["predicted", "oracle", "difference", "95 % interval"]
+    assert rows["cider"] == ["0.123", "0.500", "+0.377", "[0.329, 0.424]"] and rows["meteor"] == ["-", "0.500", "-"]
 
 
 def test_metrics_keep_what_cannot_be_computed_as_null(tmp_path):

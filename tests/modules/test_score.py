@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data.vocabulary import OBSERVATIONS
 from modules.metrics.text_scores import TEXT_NAMES
 from modules.score import main
+from tests.tiny_chexbert import published_weights, write_folder
 
 ROWS = [
     ("a", "Small left pleural effusion. The heart is enlarged.", "Left pleural effusion. Normal heart.", "s1"),
@@ -42,7 +43,16 @@ def run(path, *arguments):
     return json.loads(out.read_text())
 
 
-def test_every_score_comes_with_an_interval_and_its_protocol(tmp_path, capsys):
+def beside(name):
+    """What is printed beside the score `name` under r2gen without training reports."""
+    if name.startswith(("bleu", "meteor", "rouge", "cider")):
+        return "r2gen without <unk>"
+    if name.startswith("truth_"):
+        return "data set's labels"
+    return "nothing" if name.startswith(("generated", "distinct", "most")) else "complete references"
+
+
+def test_every_score_comes_with_an_interval_and_what_it_compares_with(tmp_path, capsys):
     results = run(write_table(tmp_path / "table.csv"), "--protocol", "r2gen")
     assert set(results["scores"]) == set(results["intervals"]) == set(TEXT_NAMES)
     assert results["reports"] == 4 and results["protocol"] == "r2gen" and results["labeler"] == "rules"
@@ -55,9 +65,35 @@ def test_every_score_comes_with_an_interval_and_its_protocol(tmp_path, capsys):
     assert results["scores"]["abnormal_as_normal"] == pytest.approx(1 / 3)
     printed = capsys.readouterr().out
     for name, value in results["scores"].items():
-        lines = [line.split() for line in printed.splitlines() if line.startswith(f"  {name} ")]
-        assert [line[-1] for line in lines] == (["r2gen"] if value is not None else [])
+        lines = [line for line in printed.splitlines() if line.startswith(f"  {name} ")]
+        assert len(lines) == (value is not None) and all(line.endswith(f"  {beside(name)}") for line in lines)
+        assert results["compared_with"][name] == beside(name)
     assert "rare words: left as they are" in printed and "Absent, because METEOR needs Java" in printed
+
+
+def test_the_most_frequent_and_a_random_training_report_stand_beside_the_result(tmp_path, capsys):
+    reports = ["The lungs are clear.", "Mild pulmonary edema.", "The lungs are clear.", "Right basilar pneumonia."]
+    training = tmp_path / "training.csv"
+    with training.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "report"), *enumerate(reports)])
+    path = write_table(tmp_path / "table.csv")
+    results = run(path, "--training-reports", training)
+    assert results["scores"] == run(path)["scores"]
+    frequent, random = results["baselines"]["most_frequent_report"], results["baselines"]["random_report"]
+    constant = [(name, reference, "The lungs are clear.", study) for name, reference, _, study in ROWS]
+    alone = run(write_table(tmp_path / "constant.csv", constant))
+    assert frequent == alone["scores"]
+    assert results["baseline_intervals"]["most_frequent_report"] == alone["intervals"]
+    assert random != frequent and random["distinct_reports"] > 1 / 4
+    assert "Java" in results["absent_baselines"]["random_report"]["meteor"]
+    assert run(path, "--training-reports", training)["baselines"] == results["baselines"]
+    capsys.readouterr()
+    run(path, "--training-reports", training)
+    printed = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["Language", "most", "frequent", "random"] for line in printed)
+    (line,) = [line for line in printed if line.startswith("  bleu_1 ")]
+    assert line.split()[-3:] == [f"{frequent['bleu_1']:.3f}", f"{random['bleu_1']:.3f}", "full"]
+    assert run(path)["baselines"] == {}
 
 
 def test_the_same_twice_and_with_any_number_of_workers(tmp_path):
@@ -89,6 +125,42 @@ def test_the_data_sets_own_labels_are_compared_where_they_are_given(tmp_path):
     assert results["scores"]["truth_14_micro_precision"] == 1 / 2  # the lungs are clear: No Finding is too many
     assert results["study_level"]["scores"]["truth_14_micro_recall"] == 1 / 2
     assert results["tables"]["observations against the data set"]["Fracture"]["recall"] == 0
+
+
+def test_the_labels_of_a_study_are_merged_as_those_of_its_texts_are(tmp_path):
+    """s1 has a finding in one image and none in the other: neither its texts nor its labels call it normal."""
+    rows = [
+        ("a", "The heart is enlarged.", "The heart is enlarged.", "s1"),
+        ("b", "The lungs are clear.", "The lungs are clear.", "s1"),
+        ("c", "The lungs are clear.", "The lungs are clear.", "s2"),
+    ]
+    positives = {"a": "Cardiomegaly", "b": "No Finding", "c": "No Finding"}
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({name: {positive: 1} for name, positive in positives.items()}))
+    results = run(write_table(tmp_path / "table.csv", rows), "--labels", labels, "--studies", "study")
+    for scores in (results["scores"], results["study_level"]["scores"]):
+        assert scores["truth_14_micro_f1"] == scores["report_14_micro_f1"] == 1
+
+
+def test_reports_without_a_reference_are_in_no_score_that_compares_with_it(tmp_path, capsys):
+    path = write_table(tmp_path / "table.csv")
+    whole = run(path, "--studies", "study")
+    lost = [("e", "", "The lungs are clear.", "s3"), ("f", " ", "Mild pulmonary edema.", "s4")]
+    results = run(write_table(path, ROWS + lost), "--studies", "study")
+    alone = ("distinct_reports", "most_frequent_share", "generated_words", "reference_words", "empty_references")
+    for level in (whole["scores"], whole["study_level"]["scores"]):
+        scores = results["scores"] if level is whole["scores"] else results["study_level"]["scores"]
+        assert {name: value for name, value in scores.items() if not name.startswith(alone)} == {
+            name: value for name, value in level.items() if not name.startswith(alone)
+        }
+    assert whole["scores"]["empty_references"] == 0 and results["scores"]["empty_references"] == 2
+    assert "empty references: 2 of 6 reports" in capsys.readouterr().out
+
+    results = run(write_table(path, lost), "--studies", "study")
+    for scores in (results, results["study_level"]):
+        for name in ("report_14_example_f1", "report_5_micro_f1_certain"):
+            assert scores["scores"][name] is None and scores["absent"][name] == "every reference is empty"
+    assert {results["absent"][name] for name in ("bleu_4", "cider", "triple_f1")} == {"every reference is empty"}
 
 
 def test_our_predictions_have_the_scores_of_their_evaluation(tmp_path):
@@ -123,19 +195,57 @@ def test_radgraph_adds_its_scores(tmp_path, monkeypatch, capsys):
     assert "radgraph_complete" in capsys.readouterr().out
 
 
+def test_radeval_adds_its_scores(tmp_path, monkeypatch, capsys):
+    def evaluator(metrics, per_sample, show_progress):
+        return lambda refs, hyps: {name: [0.75] * len(refs) for name in metrics}
+
+    module = ModuleType("radeval")
+    module.__spec__, module.RadEval = ModuleSpec("radeval", loader=None), evaluator
+    monkeypatch.setitem(sys.modules, "radeval", module)
+    results = run(write_table(tmp_path / "table.csv"), "--radeval", "bertscore", "green")
+    assert results["scores"]["radeval_bertscore"] == results["scores"]["radeval_green"] == 0.75
+    assert results["intervals"]["radeval_green"] == [0.75, 0.75]
+    assert "By other models" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--labeler", "chexbert"], "--weights"),
     (["--labeler", "chexbert", "--weights", "nowhere"], "CheXbert needs"),
     (["--radgraph", "nowhere"], "RadGraph needs"),
+    (["--radeval", "bleu"], "RadEval needs the package radeval"),
     (["--document-frequencies", "training"], "--training-reports"),
     (["--labels", "nowhere.csv"], "nowhere.csv"),
     (["--studies", "patient"], "no 'patient'"),
     (["--workers", "0"], "--workers"),
+    (["--resamples", "-1"], "--resamples"),
 ])
 def test_what_a_user_can_mend_is_one_line(tmp_path, capsys, arguments, said):
     assert main([str(write_table(tmp_path / "table.csv")), *arguments]) == 1
     captured = capsys.readouterr()
     assert said in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
+
+
+def test_another_protocol_than_there_are_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(write_table(tmp_path / "table.csv")), "--protocol", "rgen"])
+    assert stopped.value.code == 2 and "invalid choice: 'rgen'" in capsys.readouterr().err
+
+
+def test_meteor_and_intervals_can_be_left_out(tmp_path):
+    results = run(write_table(tmp_path / "table.csv"), "--no-meteor", "--resamples", "0")
+    assert results["absent"]["meteor"] == "switched off for this evaluation" and results["intervals"] == {}
+    assert results["applied"]["intervals"] == "none: --resamples 0"
+    alone = run(write_table(tmp_path / "table.csv", ROWS[:1]))
+    assert set(alone["intervals"].values()) == {None} and alone["applied"]["intervals"].startswith("none: there is one")
+
+
+def test_chexbert_reads_the_reports_where_it_is_asked_for(tmp_path):
+    pytest.importorskip("transformers", reason="CheXbert needs transformers (requirements-metrics.txt)")
+    # Whatever it reads, this one calls everything present.
+    folder = write_folder(tmp_path, published_weights([1] * 14))
+    results = run(write_table(tmp_path / "table.csv"), "--labeler", "chexbert", "--weights", folder)
+    assert results["labeler"] == "chexbert" and results["scores"]["report_14_micro_f1"] == 1
+    assert results["tables"]["observations of the reports"]["Fracture"]["positives"] == len(ROWS)
 
 
 TEXT = st.sampled_from(["", " ", ".", "No pneumothorax.", "Edema.", "<unk>", "___", "The lungs are clear.", "x " * 30])

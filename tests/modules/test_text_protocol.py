@@ -1,6 +1,7 @@
 """What the protocols do to reports, and what they say that they did."""
 
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,19 @@ def test_r2gen_cuts_references_and_replaces_rare_words_with_training_reports(tmp
     )
     assert texts.scored_references == ["the heart is big . <unk>", "<unk> ."]
     assert texts.references[0] == "the heart is big . rare ."
-    assert texts.protocol == "r2gen" and texts.applied["references"] == "cut to 6 words"
+    assert texts.protocol == texts.words == "r2gen" and texts.applied["references"] == "cut to 6 words"
     assert "fewer than 2 occurrences" in texts.applied["rare words"]
     tokenizer = Tokenizer.from_reports(["the heart is big .", "the heart is clear . big ."], 2, True)
     assert texts.scored_references == [tokenizer.protocol_reference(text, 7) for text in texts.references]
+    assert texts.training == ["the heart is big .", "the heart is <unk> . big"]
+    assert prepared(RAW, "--training-reports", training_file(tmp_path)).training[1] == "the heart is clear . big ."
+    assert prepared(RAW).training is None
 
 
 def test_r2gen_without_training_reports_says_what_it_cannot_do():
     texts = prepared(RAW, "--protocol", "r2gen", "--max-tokens", 4)
     assert texts.scored_references == ["the heart is", "clear ."]
-    assert "--training-reports" in texts.applied["rare words"]
+    assert "--training-reports" in texts.applied["rare words"] and texts.words == "r2gen without <unk>"
 
 
 def test_our_predictions_are_compared_as_the_evaluation_did_unless_told_otherwise():
@@ -66,6 +70,9 @@ def test_our_predictions_are_compared_as_the_evaluation_did_unless_told_otherwis
     assert (texts.protocol, texts.scored_references) == ("r2gen", ["the heart"])
     assert texts.applied["cleaning"].startswith("none") and "as the evaluation" in texts.applied["references"]
     assert texts.generated == ["the <unk>"]
+    done = {"cleaning": "references by the rules 'mimic_cxr'", "rare words": "<unk>", "intervals": "other"}
+    told = prepared(replace(OURS, evaluation={"protocol": "r2gen", "applied": done})).applied
+    assert told["cleaning"] == done["cleaning"] and told["rare words"] == "<unk>" and "intervals" not in told
     assert prepared(OURS, "--protocol", "full").scored_references == OURS.references
 
 
@@ -83,6 +90,9 @@ def test_what_a_user_can_mend_is_said(tmp_path):
     for arguments, said in (
         (("--document-frequencies", "training"), "needs --training-reports"),
         (("--protocol", "r2gen", "--max-tokens", 1), "--max-tokens 1"),
+        (("--protocol", "full", "--max-tokens", 60), "--max-tokens 60 is a setting of r2gen"),
+        (("--min-count", 2, "--training-reports", tmp_path / "empty.csv"), "--min-count 2 is a setting of r2gen"),
+        (("--protocol", "r2gen", "--min-count", 2), "--min-count 2 counts words in training reports"),
         (("--training-reports", tmp_path / "empty.csv"), "no training report"),
         (("--training-reports", tmp_path / "nowhere.csv"), "Cannot read"),
     ):

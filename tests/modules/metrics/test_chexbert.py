@@ -1,4 +1,4 @@
-"""The CheXbert adapter with a tiny BERT made on the spot, its weights named as the published ones."""
+"""The CheXbert adapter with a tiny BERT made on the spot."""
 
 from importlib import util
 
@@ -9,37 +9,12 @@ from data.errors import UserError
 from data.vocabulary import OBSERVATIONS
 from modules.metrics import chexbert
 from modules.metrics.chexbert import load_chexbert
+from tests.tiny_chexbert import WORDS, published_weights, write_folder
 
 if util.find_spec("transformers") is None:
     pytest.skip("CheXbert needs transformers (requirements-metrics.txt)", allow_module_level=True)
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "left", "effusion", "edema", "pneumo", "##thorax", "."]
 REPORTS = ["No pneumothorax.", "left\neffusion .", "", "edema " * 100]
-
-
-def published_weights(biases=None):
-    """Random weights; `biases` [14] outweigh them and so choose the value (0 to 3) of every head."""
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    bert = BertModel(BertConfig(
-        vocab_size=len(WORDS), hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=16,
-        max_position_embeddings=32, initializer_range=1.0,
-    ))
-    state = {f"module.bert.{name}": tensor for name, tensor in bert.state_dict().items()}
-    state["module.bert.embeddings.position_ids"] = torch.arange(32)[None]
-    for number in range(14):
-        head = torch.nn.Linear(64, 4 if number < 13 else 2)
-        if biases is not None:
-            head.bias.data[biases[number]] = 1000.0
-        state |= {f"module.linear_heads.{number}.{name}": tensor for name, tensor in head.state_dict().items()}
-    return state
-
-
-def write_folder(folder, state):
-    torch.save({"epoch": 5, "model_state_dict": state, "optimizer_state_dict": {}}, folder / "chexbert.pth")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    return folder
 
 
 def test_values_of_the_heads_become_labels(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from modules.metrics.comparers import RADGRAPH_NAMES, RadGraphComparer, comparer_scores
+from modules.metrics.comparers import RADGRAPH_NAMES, RadEvalComparer, RadGraphComparer, comparer_scores
 
 
 class StandInF1:
@@ -53,6 +53,14 @@ def test_scores_are_means_over_the_pairs(package, tmp_path):
     assert (low, high) == (0.5, 1)
 
 
+def test_a_pair_without_a_reference_is_left_out(package, tmp_path):
+    comparer = RadGraphComparer(write_model(tmp_path / "models"))
+    part = comparer_scores(comparer, ["a b", " "], ["a x", "c"])
+    assert part.values(2)[0]["radgraph_simple"] == 0.5 and np.isnan(part.per_study["radgraph_simple"][1])
+    scores, absent = comparer_scores(comparer, ["", ""], ["a", "b"]).values(2)
+    assert set(scores.values()) == {None} and "reference" in absent["radgraph_simple"]
+
+
 def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"weights\.th, which is not there: unpack radgraph-xl\.tar\.gz"):
         RadGraphComparer(tmp_path)
@@ -62,3 +70,51 @@ def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
     monkeypatch.setattr("modules.metrics.comparers.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install radgraph"):
         RadGraphComparer(tmp_path)
+
+
+class StandInRadEval:
+    """Answers as RadEval does with per_sample=True: a list for each metric, None where one cannot say."""
+
+    def __init__(self, metrics, per_sample, show_progress):
+        assert per_sample and not show_progress
+        if "unknown" in metrics:
+            raise ValueError("Unknown metric 'unknown'. Available: []\nand more")
+        self.metrics = metrics
+
+    def __call__(self, refs, hyps):
+        assert isinstance(refs, list) and isinstance(hyps, list)
+        if "weights" in self.metrics:
+            raise OSError("We couldn't connect to the hub\nto load the weights")
+        if "whole" in self.metrics:
+            return {"whole": 0.5}
+        pairs = zip(refs, hyps, strict=True)
+        equal = [None if "?" in written else float(reference == written) for reference, written in pairs]
+        return {"bleu": equal, "bertscore": [0.25] * len(refs)}
+
+
+@pytest.fixture
+def radeval(monkeypatch):
+    module = ModuleType("radeval")
+    module.__spec__ = ModuleSpec("radeval", loader=None)
+    module.RadEval = StandInRadEval
+    monkeypatch.setitem(sys.modules, "radeval", module)
+
+
+def test_scores_of_radeval_are_means_over_the_pairs(radeval):
+    part = comparer_scores(RadEvalComparer(["bleu", "bertscore"]), ["a", "b", "c", ""], ["a", "x", "?", "y"])
+    scores, _ = part.values(4)
+    assert scores == {"radeval_bleu": 0.5, "radeval_bertscore": 0.25}
+    np.testing.assert_equal(part.per_study["radeval_bleu"], [1, 0, np.nan, np.nan])
+
+
+def test_what_radeval_lacks_is_said_in_one_line(radeval, monkeypatch):
+    with pytest.raises(UserError, match="cannot load unknown \\(Unknown metric 'unknown'") as raised:
+        RadEvalComparer(["unknown"])
+    assert "\n" not in str(raised.value)
+    for metric, said in (("weights", "couldn't connect to the hub"), ("whole", "no number for each report")):
+        with pytest.raises(UserError, match=said) as raised:
+            RadEvalComparer([metric]).compare(["a", "b"], ["a", "b"])
+        assert "\n" not in str(raised.value)
+    monkeypatch.setattr("modules.metrics.comparers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install radeval"):
+        RadEvalComparer(["bleu"])

@@ -4,7 +4,7 @@ import numpy as np
 
 from data.labeler import label_report
 from data.vocabulary import OBSERVATIONS
-from modules.metrics.labelers import RuleLabeler, by_study, positives
+from modules.metrics.labelers import RuleLabeler, by_study, called_normal_or_not, positives
 
 REPORTS = ["There is a small left pleural effusion.", "No pneumothorax. The heart is enlarged.", "", "Possible edema."]
 
@@ -29,6 +29,10 @@ def test_a_study_has_the_strongest_of_its_labels_and_is_normal_if_all_reports_ar
         {"Edema": 0, "Fracture": -1, "No Finding": 1}, {"Edema": 1, "Fracture": 0}, {"No Finding": 1},
         {"No Finding": 1, "Support Devices": 1},
     ]
-    assert by_study(labels, np.array([0, 0, 1, 1])) == [
-        {"Edema": 1, "Fracture": -1}, {"No Finding": 1, "Support Devices": 1},
+    studies = np.array([0, 0, 1, 1])
+    assert by_study(called_normal_or_not(labels), studies) == [
+        {"Edema": 1, "Fracture": -1, "No Finding": 0}, {"No Finding": 1, "Support Devices": 1},
     ]
+    # Of a data set's labels, one that is missing is not known.
+    assert by_study(labels, studies)[0] == {"Edema": 1, "Fracture": -1, "No Finding": 1}
+    assert by_study([{}, {}], np.array([0, 1])) == [{}, {}]

@@ -50,6 +50,22 @@ def test_against_the_data_set_only_known_labels_count():
     assert part.tables[TABLES[1]]["Fracture"]["recall"] == 0
 
 
+def test_doubt_of_the_data_set_and_of_the_text_count_as_negative_too():
+    edema, pneumonia = OBSERVATIONS.index("Edema"), OBSERVATIONS.index("Pneumonia")
+    truth, known = np.zeros((3, 14), dtype=bool), np.ones((3, 14), dtype=bool)
+    truth[:2, edema] = truth[0, pneumonia] = True
+    certain = truth.copy()
+    certain[1, edema] = False
+    part = truth_observation_scores(truth, known, GENERATED, certain)
+    scores, _ = part.values(3)
+    # Positive: Edema twice and Pneumonia are right, No Finding is too many. Negative: Edema once, twice too many.
+    assert scores["truth_14_micro_precision"] == pytest.approx(3 / 4) and scores["truth_14_micro_recall"] == 1
+    assert scores["truth_14_micro_precision_certain"] == pytest.approx(1 / 3)
+    assert scores["truth_14_micro_recall_certain"] == 1 / 2  # Pneumonia is only possible in the text
+    settled, _ = truth_observation_scores(truth, known, GENERATED).values(3)
+    assert settled["truth_14_micro_recall_certain"] == pytest.approx(2 / 3)
+
+
 def test_without_any_known_label_there_is_a_reason():
     nothing = np.zeros((3, 14), dtype=bool)
     for truth, known in ((None, None), (nothing, nothing)):

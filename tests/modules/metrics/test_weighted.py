@@ -29,6 +29,16 @@ def test_scores_follow_their_weights():
     assert mean_of(np.array([1.0, np.nan, 4.0])).of(np.ones((1, 3))) == pytest.approx([2.5])
 
 
+def test_studies_that_are_left_out_never_count():
+    part = ScoreSet({"sum": Score(lambda weights: weights.sum(axis=1))}, per_study={"f1": np.array([0.5, 1.0])})
+    kept = np.array([True, False, True])
+    whole = part.among(kept)
+    found = whole.scores["sum"].of(np.array([[1.0, 1.0, 1.0], [0.0, 3.0, 0.0], [0.0, 1.0, 2.0]]))
+    np.testing.assert_equal(found, [2, np.nan, 2])  # nothing counts in the second: not 0, but undefined
+    np.testing.assert_equal(whole.per_study["f1"], [0.5, np.nan, 1.0])
+    assert part.among(np.array([True, True])) is part
+
+
 def test_an_undefined_score_is_absent_with_its_reason():
     scores = ScoreSet({"part": of_sums(np.zeros((3, 1)), lambda sums: ratio(sums[:, 0], sums[:, 0]), "all is zero")})
     scored = (scores | absent(("other",), "never tried")).scored(3, resamples=20)
@@ -85,6 +95,15 @@ def test_a_centred_score_has_its_value_in_the_middle():
     scored = ScoreSet({"drawn": counts}).scored(200)
     low, high = scored.intervals["drawn"]
     assert scored.scores["drawn"] == 1 and 0.9 < low < high == 1
+
+
+def test_systems_on_the_same_studies_have_the_same_resamples():
+    values = np.random.default_rng(1).normal(size=50)
+    one, other = mean_score(values).scored(50), mean_score(values + 0.25).scored(50)
+    assert len(one.resampled["mean"]) == 1000
+    np.testing.assert_allclose(other.resampled["mean"] - one.resampled["mean"], 0.25)
+    assert percentile_interval(one.resampled["mean"]) == one.intervals["mean"]
+    assert mean_score(values).scored(50, resamples=0).resampled == mean_score([1]).scored(1).resampled == {}
 
 
 def test_sets_are_put_together():
