@@ -250,6 +250,25 @@ def test_switching_the_graph_rewrites_the_report_until_it_is_undone(visit):
     assert again == before
 
 
+@needs_chromium
+def test_choices_that_are_lost_on_the_way_are_sent_again_and_again(visit):
+    visitor = visit()
+    visitor.pick("Enlarged heart")
+    region = next(name for name, one in visitor.result()["regions"].items() if one["selected"])
+    lost = []
+
+    def pass_on_older_choices(route):
+        message = route.request.post_data_json
+        lost.append(message["event_data"])
+        route.continue_(post_data=json.dumps(message | {"event_data": {"regions": {}, "attributes": {}}}))
+
+    visitor.page.route("**/queue/join*", pass_on_older_choices, times=2)
+    visitor.page.get_by_label(f"{region} in the graph", exact=True).uncheck()
+    after = wait_for_result(visitor, lambda result: not result["regions"][region]["selected"])
+    assert after["edits"]["regions"] == {region: False}
+    assert lost == 2 * [{"regions": {region: False}, "attributes": {}}]
+
+
 def wait_for_result(visitor, condition):
     """The saved result as soon as `condition` holds for it."""
     end = time.monotonic() + PATIENCE

@@ -8,13 +8,15 @@ const LIT_SHARE = 0.5;
 // Attributes that are not in the graph and less probable than this stay behind "more".
 const WORTH_SHOWING = 0.2;
 const PICTURE_SIDE = 1024;
+// Seconds until choices that the shown report does not have are sent again, each time longer.
+const SEND_AGAIN_AFTER = [1, 2, 4, 8, 16];
 
 const find = (selector) => element.querySelector(selector);
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 let value = null; // what the page shows, see `opened`
 let edits = { regions: {}, attributes: {} };
-let sentAgain = ""; // the choices that were sent a second time
+let sendingAgain = null; // the timer that sends choices again
 let pinned = null; // { sentence: number } or { region: name }, chosen by a click
 let hovered = null; // the same, under the pointer or the keyboard's focus
 let boxFilter = "graph";
@@ -321,6 +323,18 @@ function flipAttribute(regionName, name) {
 function sendEdits() {
     render();
     trigger("edit", structuredClone(edits));
+    sendAgainUnlessShown();
+}
+
+/** Of choices in quick succession Gradio may pass on others than the last, or none: send them until a report has them. */
+function sendAgainUnlessShown(times = 0) {
+    clearTimeout(sendingAgain);
+    const isShown = JSON.stringify(edits) === JSON.stringify(value.edits);
+    if (isShown || times === SEND_AGAIN_AFTER.length) return;
+    sendingAgain = setTimeout(() => {
+        trigger("edit", structuredClone(edits));
+        sendAgainUnlessShown(times + 1);
+    }, 1000 * SEND_AGAIN_AFTER[times]);
 }
 
 // Export
@@ -419,19 +433,14 @@ element.addEventListener("click", ({ target }) => {
 function receive() {
     const isOther = props.value?.study !== value?.study;
     value = props.value && opened(props.value);
+    if (isOther) clearTimeout(sendingAgain);
     if (!value) return;
     // Choices made while the report was being written are newer than what comes back with it.
     if (isOther || value.error) edits = structuredClone(value.edits ?? { regions: {}, attributes: {} });
     if (isOther) boxChoices = {};
     pinned = hovered = null;
     render();
-    // Of choices made in quick succession the last may not have been passed on; it is sent again, once.
-    const wanted = JSON.stringify(edits);
-    const isReport = value.result && !value.error;
-    if (isReport && !isOther && wanted !== JSON.stringify(value.edits) && wanted !== sentAgain) {
-        sentAgain = wanted;
-        trigger("edit", structuredClone(edits));
-    }
+    if (value.error || JSON.stringify(edits) === JSON.stringify(value.edits)) clearTimeout(sendingAgain);
 }
 
 /** `shown` with its result's regions as a list of the model's own choices: without the edits, which come on top. */
