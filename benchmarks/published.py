@@ -4,7 +4,8 @@ Same arithmetic as `models/`, under the published weight names, so `to_official`
 compared. What differs is how the work is done, as in the release: no keys or values are kept between words, the decoder
 runs over the full padded length at every step, beams are gathered with their whole history of log-probabilities, every
 image reads a copy of the region memory of its own, attribute heads run box by box, and sub-graphs are pooled and
-regrouped image by image. Only encode `oa-c`, max pooling, one graph a decoder. Dropout is left out.
+regrouped image by image. Only encode `oa-c`, max pooling, one graph a decoder. Dropout is 0 unless a model is given it,
+for in training it costs the release time.
 
 Shapes as in `models/outputs.py`; M boxes and S selected boxes of a batch, one after the other.
 """
@@ -70,6 +71,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
+        self.dropout = nn.Dropout(0.0)
         self.linears = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
@@ -81,8 +83,8 @@ class Attention(nn.Module):
         scores = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = scores + mask.unsqueeze(1)
-        answer = torch.matmul(F.softmax(scores, dim=-1), v)
-        return self.linears[3](answer.transpose(1, 2).contiguous().view(rows, -1, query.shape[-1]))
+        answer = torch.matmul(self.dropout(F.softmax(scores, dim=-1)), v)
+        return self.dropout(self.linears[3](answer.transpose(1, 2).contiguous().view(rows, -1, query.shape[-1])))
 
 
 class FeedForward(nn.Module):
@@ -90,9 +92,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.w_1 = nn.Linear(width, hidden)
         self.w_2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.w_2(F.gelu(self.w_1(rows)))
+        return self.dropout(self.w_2(self.dropout(F.gelu(self.w_1(rows)))))
 
 
 class Norm(nn.Module):
@@ -273,6 +276,12 @@ class PublishedModel(nn.Module):
         self.register_buffer(
             "positions", torch.stack([torch.sin(angles), torch.cos(angles)], -1).flatten(1), persistent=False
         )
+
+    def set_dropout(self, probability: float) -> None:
+        """On attention weights, after each part of a layer and inside the feed-forward, as in the release."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
 
     def encode(self, batch: PublishedBatch) -> dict[str, Tensor]:
         """Everything before the first word, with the annotated graph."""

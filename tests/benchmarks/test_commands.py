@@ -87,9 +87,23 @@ def test_a_compiled_step_writes_the_same_reports(monkeypatch):
 
 def test_train_step(tmp_path):
     (case,) = run(tmp_path, "train_step").values()
-    assert case["seconds"].keys() == {OURS, PUBLISHED}
+    assert case["seconds"].keys() == {OURS, PUBLISHED, train_step.AS_RELEASED}
     losses = case["notes"]["first loss"]
     assert losses[OURS] == pytest.approx(losses[PUBLISHED], abs=1e-5)
+    assert losses[train_step.AS_RELEASED] != pytest.approx(losses[PUBLISHED], abs=1e-5)  # some of it is dropped out
+
+
+def test_the_step_as_released_clips_gradients(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: seen.extend(
+        one.grad.abs().max().item() for group in optimizer.param_groups for one in group["params"]
+        if one.grad is not None
+    ))
+    train_step.build_published(TINY)
+    assert max(seen) > train_step.CLIP_VALUE
+    seen.clear()
+    train_step.build_published(TINY, as_released=True)
+    assert 0 < max(seen) <= train_step.CLIP_VALUE * 1.0001
 
 
 def test_data(tmp_path):
