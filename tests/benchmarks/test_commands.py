@@ -75,8 +75,7 @@ def test_decode_with_cheaper_arithmetic(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
-def test_a_compiled_step_writes_the_same_reports(monkeypatch):
-    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", False)
+def test_a_compiled_step_writes_the_same_reports():
     sizes = TINY.with_batch(2)
     expected = decode.build_ours(sizes, 6)()
     workload = build(sizes, endless=True)
