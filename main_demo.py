@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 from data.errors import UserError
-from modules.prediction_files import NOTICE
-from modules.predictor import Predictor
+from modules.inference.prediction_files import NOTICE
+from modules.inference.predictor import Predictor
 
 EXAMPLE = Path("results/demo")
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises UserError for what the user can mend."""
     try:
-        from modules.demo.page import served
+        from modules.inference.demo.page import served
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing. To have it: pip install -r requirements-demo.txt") from error
     if options.example and not EXAMPLE.exists():

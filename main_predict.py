@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.errors import UserError, readable
-from data.network_image import read_picture
-from modules.prediction_files import NOTICE, OVERLAY_SIDE, file_stem, write_prediction
-from modules.predictor import Box, GraphEdits, Prediction, Predictor, ReadStudy, Study
+from data.images.network_image import read_picture
+from modules.inference.prediction_files import NOTICE, OVERLAY_SIDE, file_stem, write_prediction
+from modules.inference.predictor import Box, GraphEdits, Prediction, Predictor, ReadStudy, Study
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,19 +22,20 @@ from data.dataset import StudyDataset
 from data.errors import UserError
 from data.loaders import StudyLoader, evaluation_loader
 from data.records import SPLITS
-from data.report_cleaning import clean
+from data.text.cleaning import clean
 from data.vocabulary import AttributeVocabulary
 from models.outputs import BoxSource, GraphSource
-from modules import baselines, results, runtime
+from modules import runtime
 from modules.builders import build_dataset, build_evaluator, load_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
-from modules.evaluator import SCORE_NAMES, Evaluation, Evaluator
-from modules.metrics.weighted import RESAMPLES, Scored, absent
-from modules.report_page import chosen_studies, write_report_page
-from modules.run_log import read_curves
-from modules.study_panel import Case, grey_picture
-from modules.text_protocol import FULL_APPLIED, intervals_applied, r2gen_applied
+from modules.evaluation import baselines, results
+from modules.evaluation.evaluator import SCORE_NAMES, Evaluation, Evaluator
+from modules.evaluation.metrics.weighted import RESAMPLES, Scored, absent
+from modules.evaluation.pages.report_page import chosen_studies, write_report_page
+from modules.evaluation.pages.study_panel import Case, grey_picture
+from modules.evaluation.text_protocol import FULL_APPLIED, intervals_applied, r2gen_applied
+from modules.training.run_log import read_curves
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +88,7 @@ def test(options: argparse.Namespace) -> None:
         runtime.quantise_decoder(model, device)
     evaluators = [build_evaluator(each, checkpoint.vocabularies, each.eval.beam_size) for each in configs]
     with runtime.distributed(device):
-        if runtime.is_first_process():
+        if runtime.is_rank_zero():
             print(
                 f"Testing {checkpoint.directory} on {dataset.root} with the checkpoint's own vocabularies: "
                 f"{len(checkpoint.vocabularies.tokenizer.words)} words, "
@@ -99,7 +100,7 @@ def test(options: argparse.Namespace) -> None:
             )
             for evaluator in evaluators
         ]
-        if not runtime.is_first_process():
+        if not runtime.is_rank_zero():
             return
     for evaluator, evaluation in zip(evaluators, evaluations, strict=True):
         if model.graph is not None and evaluator.graph_source == GraphSource.ORACLE:

@@ -19,7 +19,7 @@ from modules.builders import (
 )
 from modules.config import Config, load_config
 from modules.runtime import distributed, seed_everything, select_device
-from modules.trainer import Trainer
+from modules.training.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:

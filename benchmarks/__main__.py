@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from benchmarks import (
-    ablation,
     cost,
     decode,
     frontal_check,
@@ -17,6 +16,7 @@ from benchmarks import (
     scores,
     train_step,
 )
+from benchmarks.ablation import command as ablation
 from data.errors import UserError
 
 

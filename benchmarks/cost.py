@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import at_least
 from data.batch import Batch, RegionAnnotation
-from data.tokenizer import Tokenizer
-from data.vocabulary import OBSERVATIONS, Anatomy, AttributeVocabulary, Vocabularies
+from data.ontology import Anatomy, observation_names
+from data.text.tokenizer import Tokenizer
+from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.outputs import BoxSource, GraphSource
 from modules.builders import build_criterion, build_model
 from modules.config import Config, Precision, load_config
@@ -100,7 +101,7 @@ def invented_vocabularies() -> Vocabularies:
     attributes = AttributeVocabulary(
         tuple(tuple(f"attribute {index}" for index in range(size)) for size in RELEASE_ATTRIBUTES), "invented"
     )
-    return Vocabularies(Anatomy.load(), attributes, OBSERVATIONS, tokenizer)
+    return Vocabularies(Anatomy.load(), attributes, observation_names(), tokenizer)
 
 
 def invented_batch(config: Config, vocabularies: Vocabularies, studies: int) -> Batch:
@@ -120,9 +121,9 @@ def invented_batch(config: Config, vocabularies: Vocabularies, studies: int) -> 
         images=torch.randn(studies, views, 3, side, side, generator=generator),
         view_mask=torch.ones(studies, views, dtype=torch.bool), frontal=known,
         regions=RegionAnnotation(boxes, visible, mentioned, mentioned, attributes, known, known),
-        observations=torch.zeros(studies, len(OBSERVATIONS)),
-        observations_known=torch.ones(studies, len(OBSERVATIONS), dtype=torch.bool),
+        observations=torch.zeros(studies, len(observation_names())),
+        observations_known=torch.ones(studies, len(observation_names()), dtype=torch.bool),
         token_ids=torch.randint(3, WORDS, (studies, tokens), generator=generator),
         token_mask=torch.ones(studies, tokens, dtype=torch.bool), references=[""] * studies,
-        given_boxes=boxes, given_visible=visible,
+        detector_boxes=boxes, detector_visible=visible,
     )

@@ -1,4 +1,4 @@
-"""How well the check for frontal chest X-rays (`modules.predictor.LEAST_CHEST_AGREEMENT`) tells them from lateral ones.
+"""How well the check for frontal chest X-rays (`modules.inference.predictor.LEAST_CHEST_AGREEMENT`) tells them from lateral ones.
 
     python -m benchmarks frontal_check --films FOLDER --phantom data/phantom_two_views
 
@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.atlas import chest_agreement
 from data.errors import UserError
-from data.image_store import read_image_bytes
-from data.radiograph import read_radiograph
+from data.images.atlas import chest_agreement
+from data.images.image_store import read_image_bytes
+from data.images.radiograph import read_radiograph
 from data.records import SPLITS, is_frontal_view, read_records
-from modules.predictor import LEAST_CHEST_AGREEMENT
+from modules.inference.predictor import LEAST_CHEST_AGREEMENT
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:

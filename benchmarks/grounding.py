@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
-from data.image_store import read_image_bytes
+from data.images.image_store import read_image_bytes
+from data.ontology import Anatomy
 from data.records import SPLITS, read_records
-from data.text_graph import read_report
-from data.vocabulary import Anatomy
-from modules.predictor import Prediction, Predictor, Study
+from data.text.report_graph import read_report
+from modules.inference.predictor import Prediction, Predictor, Study
 
 
 @dataclass(frozen=True)

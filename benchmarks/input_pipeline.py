@@ -23,9 +23,10 @@ from benchmarks.measure import OURS, Contender, add_common_arguments, at_least, 
 from benchmarks.train_step import build_ours
 from benchmarks.workload import TINY, Sizes
 from data.dataset import StudyDataset
+from data.images.transforms import Augmentation
 from data.loaders import training_loader
-from data.transforms import Augmentation
-from data.vocabulary import Anatomy, build_vocabularies
+from data.ontology import Anatomy
+from data.vocabulary_builder import build_vocabularies
 
 STUDIES = 256
 SIDE, IMAGE_SIZE, ROTATE, MAX_TOKENS = 256, 224, 10.0, 100

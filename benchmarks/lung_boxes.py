@@ -4,7 +4,7 @@
 
 FOLDER holds images/ and an annotation.json in R2Gen's layout whose entries carry `boxes_xyxy` (pixels, by "right lung"
 and "left lung", the patient's) where an annotator drew them: the COVID-19 image data collection made so. Scored are the
-atlas as it is (`files/anatomy.yaml`), the atlas fitted to each image (`data/atlas.py`), and with a checkpoint its
+atlas as it is (`files/anatomy.yaml`), the atlas fitted to each image (`data/images/atlas.py`), and with a checkpoint its
 localizer. Parts of the fitted atlas were tuned on the training and validation images, so the test images have their own
 line.
 """
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.atlas import atlas_boxes
 from data.errors import UserError
+from data.images.atlas import atlas_boxes
+from data.images.transforms import normalise, squash
+from data.ontology import Anatomy
 from data.records import SPLITS
-from data.transforms import normalise, squash
-from data.vocabulary import Anatomy
 from modules.checkpoint import CONFIG, load_checkpoint
 from modules.config import load_config
-from modules.evaluator import inference
+from modules.evaluation.evaluator import inference
 from modules.region_boxes import build_box_finder
 from modules.runtime import select_device
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.measure import at_least
 from data.errors import UserError
-from modules.predictor import Predictor
+from modules.inference.predictor import Predictor
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:

@@ -27,11 +27,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Case, Contender, add_common_arguments, at_least, compare, start_report
-from data.labeler import label_report
-from data.preparation import Dropped, PreparedImage, Study, prepare
-from data.radiograph import read_radiograph
-from data.report_graph import graph_of_report
-from data.sources.phantom import PhantomSettings, prepare_phantom
+from data.images.radiograph import read_radiograph
+from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
+from data.sources.preparation import Dropped, PreparedImage, Study, prepare
+from data.sources.report_graph import graph_of_report
+from data.text.report_labels import label_report
 
 IMAGE_SIZE = 256
 MIMIC_IMAGES, MIMIC_SIZE = 377_110, (2544, 3056)
@@ -64,25 +64,25 @@ class PictureSource:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """See `data.preparation.Source`."""
+        """See `data.sources.preparation.Source`."""
         return (self.listing.parent,)
 
     def __len__(self) -> int:
         return self.studies
 
     def describe(self) -> dict:
-        """See `data.preparation.Source`."""
+        """See `data.sources.preparation.Source`."""
         return {"options": {"studies": self.studies}}
 
     def plans(self) -> Iterator[_Plan]:
-        """See `data.preparation.Source`."""
+        """See `data.sources.preparation.Source`."""
         listed = json.loads(self.listing.read_text(encoding="utf-8"))
         for number in range(self.studies):
             image, report = listed[number % len(listed)]
             yield _Plan(f"picture-{number:06d}", "train", self.listing.parent / image, report)
 
     def build(self, plan: _Plan) -> Study | Dropped:
-        """See `data.preparation.Source`."""
+        """See `data.sources.preparation.Source`."""
         pixels = read_radiograph(plan.image, at_least=IMAGE_SIZE).pixels
         images = (PreparedImage(pixels, "PA"),)
         graph = graph_of_report(plan.report, pixels)

@@ -15,11 +15,11 @@ from functools import partial
 import numpy as np
 
 from benchmarks.measure import OURS, Absent, Contender, add_common_arguments, at_least, compare, start_report
-from data.report_cleaning import clean
-from data.sources.phantom import draw_findings
-from data.sources.phantom_reports import write_report
-from modules.metrics.meteor import paraphrase_table
-from modules.metrics.nlg import nlg_scores
+from data.sources.phantom.dataset import draw_findings
+from data.sources.phantom.reports import write_report
+from data.text.cleaning import clean
+from modules.evaluation.metrics.text.meteor import paraphrase_table
+from modules.evaluation.metrics.text.nlg import nlg_scores
 
 PYCOCOEVALCAP = "pycocoevalcap"
 REPORTS, TINY_REPORTS = 3858, 4

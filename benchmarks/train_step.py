@@ -17,7 +17,7 @@ import torch
 from benchmarks.decode import PUBLISHED
 from benchmarks.measure import OURS, Contender, add_common_arguments, compare, start_report
 from benchmarks.workload import CONTRAST_MARGIN, LOSS_WEIGHTS, TINY, Sizes, build, train_step_flops
-from modules.optim import build_optimizer
+from modules.training.optimizer import build_optimizer
 
 BATCHES, TINY_BATCHES = (16, 4, 8, 32), (2,)
 LEARNING_RATE, WEIGHT_DECAY = 2e-4, 5e-5

@@ -23,8 +23,8 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.criterion import ReportCriterion
 from modules.official_checkpoint import to_official
+from modules.training.losses import ReportCriterion
 
 LOSS_WEIGHTS = {"report": 1.0, "observations": 0.25, "regions": 0.25, "attributes": 0.1, "contrast": 0.1}
 CONTRAST_MARGIN = 0.4
@@ -188,7 +188,7 @@ def _invent_batch(sizes: Sizes, seed: int) -> Batch:
         view_mask=torch.ones(studies, 1, dtype=torch.bool), frontal=known, regions=annotation,
         observations=torch.randint(0, 2, (studies, OBSERVATIONS), generator=generator).float(),
         observations_known=torch.ones(studies, OBSERVATIONS, dtype=torch.bool), token_ids=token_ids,
-        token_mask=token_mask, references=[""] * studies, given_boxes=boxes, given_visible=visible,
+        token_mask=token_mask, references=[""] * studies, detector_boxes=boxes, detector_visible=visible,
     )
 
 

@@ -46,7 +46,7 @@ class Sample:
     observations_known [K] bool, True where the label counts in the loss
     token_ids          [T] long: BOS, words, EOS
     reference          the full cleaned report
-    given_boxes        [R, 4] float and given_visible [R] bool: boxes of a detector's file, zeros without one
+    detector_boxes        [R, 4] float and detector_visible [R] bool: boxes of a detector's file, zeros without one
     token_regions      [T, R] bool: the regions that the sentence of each token is about; None where nobody asked for it
     """
 
@@ -58,8 +58,8 @@ class Sample:
     observations_known: Tensor
     token_ids: Tensor
     reference: str
-    given_boxes: Tensor
-    given_visible: Tensor
+    detector_boxes: Tensor
+    detector_visible: Tensor
     token_regions: Tensor | None = None
 
 
@@ -72,7 +72,7 @@ class Batch:
     frontal            [B] bool
     observations       [B, K] float; observations_known [B, K] bool
     token_ids          [B, T] long, padded; token_mask [B, T] bool
-    given_boxes        [B, R, 4] float; given_visible [B, R] bool
+    detector_boxes        [B, R, 4] float; detector_visible [B, R] bool
     token_regions      [B, T, R] bool; None where nobody asked for it
     """
 
@@ -86,8 +86,8 @@ class Batch:
     token_ids: Tensor
     token_mask: Tensor
     references: list[str]
-    given_boxes: Tensor
-    given_visible: Tensor
+    detector_boxes: Tensor
+    detector_visible: Tensor
     token_regions: Tensor | None = None
 
     def __len__(self) -> int:

@@ -31,8 +31,8 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         # By length, not by id: BOS, EOS and padding may share one.
         token_mask=torch.arange(token_ids.shape[1]) < token_counts[:, None],
         references=[sample.reference for sample in samples],
-        given_boxes=torch.stack([sample.given_boxes for sample in samples]),
-        given_visible=torch.stack([sample.given_visible for sample in samples]),
+        detector_boxes=torch.stack([sample.detector_boxes for sample in samples]),
+        detector_visible=torch.stack([sample.detector_visible for sample in samples]),
         token_regions=_token_regions(samples),
     )
 

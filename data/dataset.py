@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batch import RegionAnnotation, Sample
-from data.box_annotation import read_boxes
 from data.errors import UserError
-from data.image_store import read_image_bytes
+from data.images.boxes import read_boxes
+from data.images.image_store import read_image_bytes
+from data.images.transforms import Augmentation, inside, normalise, read_squashed
 from data.records import MALFORMED_GRAPH, Records, is_frontal, malformed_graph, read_records
-from data.report_cleaning import clean
-from data.sentence_regions import word_regions
-from data.transforms import Augmentation, inside, normalise, read_squashed
+from data.text.cleaning import clean
+from data.text.sentence_regions import word_regions
 from data.vocabulary import Vocabularies
 
 UNCERTAIN_POLICIES = ("positive", "negative", "ignored")
@@ -78,10 +78,10 @@ class StudyDataset(Dataset):
         self.seed = seed
         self.token_regions = token_regions
         self.epoch = 0
-        self._given_boxes = {}
+        self._detector_boxes = {}
         if boxes_file is not None:
-            self._given_boxes = read_boxes(Path(boxes_file), "data.boxes_file", vocabularies.anatomy)
-        if boxes_file is not None and not any(record["id"] in self._given_boxes for record in self.records):
+            self._detector_boxes = read_boxes(Path(boxes_file), "data.boxes_file", vocabularies.anatomy)
+        if boxes_file is not None and not any(record["id"] in self._detector_boxes for record in self.records):
             raise UserError(
                 f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: give a file "
                 "of this data set, or choose another eval.box_source"
@@ -101,13 +101,13 @@ class StudyDataset(Dataset):
         frontal = is_frontal(record)
         pixels = self._pixels(index, record).float().div_(255)
         regions = self._regions(record, frontal)
-        given_boxes, given_visible = self._given(record, frontal)
+        detector_boxes, detector_visible = self._given(record, frontal)
         if self.augmentation is not None:
             generator = np.random.default_rng([_AUGMENTATION_STREAM, self.seed, self.epoch, index])
             changes = [self.augmentation.draw(generator) for _ in pixels]
             pixels = torch.stack([change.image(view) for change, view in zip(changes, pixels, strict=True)])
             regions.boxes, regions.visible = changes[0].boxes(regions.boxes, regions.visible)
-            given_boxes, given_visible = changes[0].boxes(given_boxes, given_visible)
+            detector_boxes, detector_visible = changes[0].boxes(detector_boxes, detector_visible)
         observations, observations_known = self._observations(record)
         reference = clean(record["report"], self.cleaning)
         return Sample(
@@ -119,8 +119,8 @@ class StudyDataset(Dataset):
             observations_known=observations_known,
             token_ids=torch.tensor(self.vocabularies.tokenizer.encode(reference, self.max_tokens)),
             reference=reference,
-            given_boxes=given_boxes,
-            given_visible=given_visible,
+            detector_boxes=detector_boxes,
+            detector_visible=detector_visible,
             token_regions=self._token_regions(reference) if self.token_regions else None,
         )
 
@@ -188,9 +188,9 @@ class StudyDataset(Dataset):
     def _given(self, record: dict, frontal: bool) -> tuple[Tensor, Tensor]:
         """[R, 4] and [R]: the study's boxes of the boxes file, before augmentation."""
         count = len(self.vocabularies.anatomy.regions)
-        if not frontal or record["id"] not in self._given_boxes:
+        if not frontal or record["id"] not in self._detector_boxes:
             return torch.zeros(count, 4), torch.zeros(count, dtype=torch.bool)
-        boxes = torch.from_numpy(self._given_boxes[record["id"]])
+        boxes = torch.from_numpy(self._detector_boxes[record["id"]])
         return inside(boxes.nan_to_num(), ~boxes.isnan().any(dim=1))
 
     def _observations(self, record: dict) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from data.errors import UserError
-from data.sources import imagenome_mimic, iu_xray, mimic_cxr, phantom
+from data.sources.chest_imagenome import source as chest_imagenome
+from data.sources.iu_xray import source as iu_xray
+from data.sources.mimic_cxr import source as mimic_cxr
+from data.sources.phantom import dataset as phantom
 
 # A source declares its options with `add_arguments` and is started with `run`. Real ones declare the options that they
-# have in common with `data.preparation.add_common_arguments`, and run `data.preparation.prepare`.
+# have in common with `data.sources.preparation.add_common_arguments`, and run `data.sources.preparation.prepare`.
 SOURCES = {
     "iu_xray": iu_xray,
     "mimic_cxr": mimic_cxr,
-    "chest_imagenome": imagenome_mimic,
+    "chest_imagenome": chest_imagenome,
     "phantom": phantom,
 }
 

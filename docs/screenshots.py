@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from data.errors import UserError
 from docs.chromium import MISSING, find_chromium
-from modules.demo.page import served
-from modules.predictor import Predictor
+from modules.inference.demo.page import served
+from modules.inference.predictor import Predictor
 
 EXAMPLE = "Effusion, left"
 TOLD = "pleural effusion"

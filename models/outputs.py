@@ -70,15 +70,15 @@ class ModelInputs:
     """What an image study gives the model. In `predicted` mode `annotation` is None: nothing of the report is here.
 
     images [B, V, 3, H, H], the frontal view first; view_mask [B, V] bool; frontal [B] bool, images[:, 0] is frontal;
-    given_boxes [B, R, 4], given_visible [B, R] bool: boxes from a file, None without one;
+    detector_boxes [B, R, 4], detector_visible [B, R] bool: boxes from a file, None without one;
     overrides: what somebody changes in the predicted graph, None for nothing.
     """
 
     images: Tensor
     view_mask: Tensor
     frontal: Tensor
-    given_boxes: Tensor | None = None
-    given_visible: Tensor | None = None
+    detector_boxes: Tensor | None = None
+    detector_visible: Tensor | None = None
     annotation: GraphAnnotation | None = None
     overrides: GraphOverrides | None = None
 

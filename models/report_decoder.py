@@ -158,7 +158,7 @@ class ReportDecoder(nn.Module):
         token_mask [B, T] bool: the real words. Those alone are worked on, a quarter less than all in a usual batch.
         Padding stands at the end, where no word before it looks; its logits mean nothing.
         """
-        packing = Packing.of(token_mask)
+        packing = Packing.from_mask(token_mask)
         words = packing.pack(self.embedding(token_ids))
         for layer in self.layers:
             words = layer(words, packing, memory, memory_mask.unsqueeze(1), graph)
@@ -172,7 +172,7 @@ class ReportDecoder(nn.Module):
         The mean over layers and heads of the attention to sub-graphs; adds up to 1 for real words of studies with a
         sub-graph, 0 for all others. The decoder must attend to graphs; arguments as in `forward`.
         """
-        packing = Packing.of(token_mask)
+        packing = Packing.from_mask(token_mask)
         words = packing.pack(self.embedding(token_ids))
         weights = []
         for layer in self.layers:

@@ -83,10 +83,10 @@ class SceneGraphEncoder(nn.Module):
 
         region_features [B, R, C], boxes [B, R, 4] (kept in the graph), attributes [B, R, A] bool.
         """
-        subgraphs = Packing.of(selected)
+        subgraphs = Packing.from_mask(selected)
         features, given = subgraphs.pack(region_features), subgraphs.pack(attributes)
         nodes, node_mask = self._nodes(features, given, subgraphs.slot)
-        packing = Packing.of(node_mask)
+        packing = Packing.from_mask(node_mask)
         rows = packing.pack(nodes)  # most sub-graphs are far from the fullest: layers skip the padding
         if self.encode == "oa-pm":
             layout, mask = _one_sequence_an_image(subgraphs, node_mask)
@@ -133,4 +133,4 @@ def _one_sequence_an_image(subgraphs: Packing, node_mask: Tensor) -> tuple[Packi
     owner, is_object = positions // per_region, positions % per_region == 0
     same_subgraph = owner.unsqueeze(1) == owner.unsqueeze(0)
     seen = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)
-    return Packing.of(valid), seen
+    return Packing.from_mask(valid), seen

@@ -174,7 +174,7 @@ class SGRRG(nn.Module):
         if source == BoxSource.ATLAS:
             boxes = self.graph.atlas.expand(len(inputs.images), -1, -1)
             return boxes, torch.ones_like(boxes[..., 0], dtype=torch.bool)
-        return inputs.given_boxes, inputs.given_visible
+        return inputs.detector_boxes, inputs.detector_visible
 
     def _annotated_graph(self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor) -> SceneGraph:
         """Teacher forcing: annotated regions, boxes, attributes. Studies without annotated boxes borrow `boxes`."""

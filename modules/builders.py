@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from data import vocabulary
+from data import vocabulary_builder
 from data.dataset import StudyDataset
 from data.errors import UserError
-from data.transforms import Augmentation
+from data.images.transforms import Augmentation
 from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
@@ -27,8 +27,8 @@ from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
 from modules.checkpoint import Checkpoint, load_weights
 from modules.config import Config, ModelConfig, Precision
-from modules.criterion import ReportCriterion
-from modules.evaluator import Evaluator
+from modules.evaluation.evaluator import Evaluator
+from modules.training.losses import ReportCriterion
 
 Built = TypeVar("Built")
 
@@ -36,7 +36,7 @@ Built = TypeVar("Built")
 def build_vocabularies(config: Config) -> Vocabularies:
     """The vocabularies of the training split of `config.data.root`."""
     data = config.data
-    return vocabulary.build_vocabularies(
+    return vocabulary_builder.build_vocabularies(
         root=Path(data.root), cleaning=data.cleaning, min_word_count=data.min_word_count,
         min_attribute_count=data.min_attribute_count, distinct_special_tokens=data.distinct_special_tokens,
         atlas_file=data.atlas_file,
@@ -70,7 +70,7 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
     Raises UserError for a backbone, stride or weights that cannot be had.
     """
     settings = config.model
-    patch_encoder = _or_user_error(
+    patch_encoder = _as_user_error(
         lambda: build_patch_encoder(
             settings.patch_encoder.backbone, settings.patch_encoder.stride, settings.patch_encoder.weights
         )
@@ -208,7 +208,7 @@ def _initialise(model: SGRRG, std: float) -> None:
         torch.nn.init.zeros_(model.graph.localizer.shift.weight)
 
 
-def _or_user_error(build: Callable[[], Built]) -> Built:
+def _as_user_error(build: Callable[[], Built]) -> Built:
     """`build()`, with the errors of `models/` (which know nothing of users) as UserError."""
     try:
         return build()

@@ -3,7 +3,7 @@
     weights.pt            the model's state dict; model.safetensors in a folder that `modules/export.py` wrote
     config.yaml           the merged configuration
     vocabularies.json     regions, attributes, observations and words
-    training_state.pt     optional: optimiser, position, random states (see `modules/trainer.py`)
+    training_state.pt     optional: optimiser, position, random states (see `modules/training/trainer.py`)
 
 The folder is written under another name and renamed when it is complete, so under its own name there is always a whole
 checkpoint. Nothing in it is executed on loading.
@@ -30,7 +30,7 @@ from modules.config import Config, config_to_yaml, load_config
 WEIGHTS, CONFIG, VOCABULARIES, TRAINING_STATE = "weights.pt", "config.yaml", "vocabularies.json", "training_state.pt"
 EXPORTED_WEIGHTS = "model.safetensors"
 
-# Of a long list of names, so many are shown.
+# Of a long list of names, so many are truncate_list.
 _NAMES_SHOWN = 5
 # Among the weights, but a vocabulary's: the atlas boxes of the model.
 _ATLAS = "graph.atlas"
@@ -238,7 +238,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     misfits = _misfits(model.state_dict(), weights)
     if misfits:
         raise UserError(
-            f"The checkpoint does not fit the model: {shown(misfits, '; ')}. Build the model that it was saved from"
+            f"The checkpoint does not fit the model: {truncate_list(misfits, '; ')}. Build the model that it was saved from"
         )
     model.load_state_dict(weights)
 
@@ -262,7 +262,7 @@ def init_weights_from(model: nn.Module, vocabularies: Vocabularies, path: str | 
                 weights[name], kept = moved
                 if kept:
                     lines.append(f"{name} keeps {len(kept)} of its {len(own_names[name])} rows, which the checkpoint "
-                                 f"has not: {shown(kept, ', ')}")
+                                 f"has not: {truncate_list(kept, ', ')}")
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     return sorted(lines + _misfits(own, weights))
@@ -337,7 +337,7 @@ def _misfits(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
     return sorted(lines)
 
 
-def shown(lines: list[str], separator: str) -> str:
+def truncate_list(lines: list[str], separator: str) -> str:
     """The first few of `lines` and how many more there are."""
     more = [f"and {len(lines) - _NAMES_SHOWN} more"] if len(lines) > _NAMES_SHOWN else []
     return separator.join(lines[:_NAMES_SHOWN] + more)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from data.console import print_to_reader
 from data.errors import UserError
-from data.report_tables import csv_lines, write_lines
-from modules.evaluator import SCORE_NAMES
-from modules.metrics.report_observations import TRUTH_NAMES
-from modules.metrics.text_scores import TEXT_NAMES, Readings, compared_with, text_scores
-from modules.metrics.weighted import (
+from data.text.report_tables import csv_lines, write_lines
+from modules.evaluation.evaluator import SCORE_NAMES
+from modules.evaluation.metrics.report_observations import TRUTH_NAMES
+from modules.evaluation.metrics.text_scores import TEXT_NAMES, Readings, compared_with, text_scores
+from modules.evaluation.metrics.weighted import (
     RESAMPLES,
     Interval,
     Score,
@@ -30,9 +30,9 @@ from modules.metrics.weighted import (
     percentile_interval,
     resample_weights,
 )
-from modules.predictions import Predictions, predictions_file
+from modules.evaluation.predictions import Predictions, predictions_file
+from modules.evaluation.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
 from modules.score import add_data_options, add_reading_options, chosen_labeler, predictions_of
-from modules.text_protocol import PreparedTexts, add_protocol_options, prepare_texts
 
 MAIN_SCORES = (
     "bleu_1", "bleu_4", "meteor", "rouge_l", "cider", "report_14_micro_f1", "report_14_macro_f1", "report_5_micro_f1",

@@ -37,8 +37,8 @@ from models.sgrrg import SGRRG
 from modules.builders import box_source_of_new_images, load_model
 from modules.checkpoint import CONFIG, EXPORTED_WEIGHTS, VOCABULARIES, Checkpoint, load_checkpoint
 from modules.config import Config, config_to_yaml
-from modules.evaluator import inference
-from modules.model_card import model_card
+from modules.evaluation.evaluator import inference
+from modules.inference.model_card import model_card
 
 ENCODER, DECODER_STEP = "encoder.pt2", "decoder_step.pt2"
 # Largest difference of any number between an exported program and the model, in fp32 on the CPU.

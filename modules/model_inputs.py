@@ -16,11 +16,11 @@ def model_inputs(
     `oracle` and `mixed` show the annotated graph, and so does training in every mode: its losses count annotated
     regions, while the decoder's graph still follows `graph_source`. `oracle_boxes` shows the annotated boxes alone.
     """
-    given_boxes = given_visible = annotation = None
+    detector_boxes = detector_visible = annotation = None
     if box_source == BoxSource.FILE:
-        given_boxes, given_visible = batch.given_boxes, batch.given_visible
+        detector_boxes, detector_visible = batch.detector_boxes, batch.detector_visible
     elif box_source == BoxSource.ORACLE_BOXES:
-        given_boxes, given_visible = batch.regions.boxes, batch.regions.visible
+        detector_boxes, detector_visible = batch.regions.boxes, batch.regions.visible
     if training or graph_source in (GraphSource.ORACLE, GraphSource.MIXED):
         annotation = GraphAnnotation(**vars(batch.regions))
-    return ModelInputs(batch.images, batch.view_mask, batch.frontal, given_boxes, given_visible, annotation)
+    return ModelInputs(batch.images, batch.view_mask, batch.frontal, detector_boxes, detector_visible, annotation)

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from data.report_cleaning import clean
-from data.tokenizer import UNKNOWN_WORD, Tokenizer
-from data.vocabulary import OBSERVATIONS, Anatomy, AttributeVocabulary, Vocabularies
+from data.ontology import Anatomy, observation_names
+from data.text.cleaning import clean
+from data.text.tokenizer import UNKNOWN_WORD, Tokenizer
+from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.outputs import BoxSource
 from modules.builders import build_model
-from modules.checkpoint import check_replaceable, save_checkpoint, shown
+from modules.checkpoint import check_replaceable, save_checkpoint, truncate_list
 from modules.config import Config, load_config
 
 # Our name -> published name; applied in order, each as a regular expression on the whole name so far.
@@ -203,7 +204,7 @@ def convert(file: Path, vocabulary: Path, out: Path, overrides: list[str]) -> li
     official = _read_release(file)
     config = _config_of(official, file, overrides)
     vocabularies = Vocabularies(
-        Anatomy.load(), _attributes_of(official, file), OBSERVATIONS, _read_words(vocabulary, config)
+        Anatomy.load(), _attributes_of(official, file), observation_names(), _read_words(vocabulary, config)
     )
     words = _rows(official, "word_embedding.word_embedding.lut.weight", file)
     if len(vocabularies.tokenizer) != words:
@@ -268,7 +269,7 @@ def _check_sizes(official: dict[str, Tensor], expected: dict[str, Tensor], file:
         if name in official and official[name].shape != value.shape
     ]
     if wrong:
-        raise UserError(f"{len(wrong)} weights of {file} are of another size: {shown(wrong, '; ')}")
+        raise UserError(f"{len(wrong)} weights of {file} are of another size: {truncate_list(wrong, '; ')}")
 
 
 def _rows(official: dict[str, Tensor], name: str, file: Path) -> int:

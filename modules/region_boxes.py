@@ -23,8 +23,8 @@ from models.sgrrg import SGRRG
 from modules.builders import build_dataset, load_model
 from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from modules.config import Config, load_config
-from modules.evaluator import inference, progress
-from modules.results import write_atomically
+from modules.evaluation.evaluator import inference, progress
+from modules.evaluation.results import write_atomically
 from modules.runtime import autocast, select_device
 
 _CORNER_DIGITS = 5

@@ -135,7 +135,7 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-def is_first_process() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that writes files and speaks."""
     return rank() == 0
 
@@ -175,20 +175,20 @@ def broadcast_object(item: Item) -> Item:
     return items[0]
 
 
-def in_first_process(compute: Callable[[], Item]) -> Item:
+def run_on_rank_zero(compute: Callable[[], Item]) -> Item:
     """What `compute()` gives in the first process, in every process.
 
     A UserError of it is raised there, and the other processes exit with status 1: one line is enough for the reader.
     """
     result, complaint = None, None
-    if is_first_process():
+    if is_rank_zero():
         try:
             result = compute()
         except UserError as error:
             complaint = str(error)
     result, complaint = broadcast_object((result, complaint))
     if complaint is not None:
-        raise UserError(complaint) if is_first_process() else SystemExit(1)
+        raise UserError(complaint) if is_rank_zero() else SystemExit(1)
     return result
 
 

@@ -19,20 +19,31 @@ from numpy.typing import NDArray
 
 from data.console import print_to_reader
 from data.errors import UserError
-from data.label_tables import LabelTable, read_label_table
-from data.report_tables import write_lines
-from data.vocabulary import OBSERVATIONS
+from data.ontology import observation_names
+from data.text.label_tables import LabelTable, read_label_table
+from data.text.report_tables import write_lines
 from data.worker_pool import available_cores
-from modules.baselines import report_baselines
-from modules.metrics.chexbert import load_chexbert
-from modules.metrics.comparers import RadEvalComparer, RadGraphComparer, ReportComparer, comparer_scores
-from modules.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
-from modules.metrics.report_observations import REPORT_NAMES, report_observation_scores, truth_observation_scores
-from modules.metrics.text_scores import NO_REFERENCE, TEXT_GROUPS, Readings, compared_with, text_scores, with_reference
-from modules.metrics.weighted import RESAMPLES, Scored, ScoreSet, absent, merged
-from modules.predictions import Predictions, read_predictions
-from modules.results import COLUMNS, score_text
-from modules.text_protocol import PreparedTexts, add_protocol_options, intervals_applied, prepare_texts
+from modules.evaluation.baselines import report_baselines
+from modules.evaluation.metrics.chexbert import load_chexbert
+from modules.evaluation.metrics.comparers import RadEvalComparer, RadGraphComparer, ReportComparer, comparer_scores
+from modules.evaluation.metrics.labelers import ReportLabeler, RuleLabeler, by_study, called_normal_or_not
+from modules.evaluation.metrics.report_observations import (
+    REPORT_NAMES,
+    report_observation_scores,
+    truth_observation_scores,
+)
+from modules.evaluation.metrics.text_scores import (
+    NO_REFERENCE,
+    TEXT_GROUPS,
+    Readings,
+    compared_with,
+    text_scores,
+    with_reference,
+)
+from modules.evaluation.metrics.weighted import RESAMPLES, Scored, ScoreSet, absent, merged
+from modules.evaluation.predictions import Predictions, read_predictions
+from modules.evaluation.results import COLUMNS, score_text
+from modules.evaluation.text_protocol import PreparedTexts, add_protocol_options, intervals_applied, prepare_texts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,7 +193,7 @@ def _with_labels(predictions: Predictions, table: LabelTable, path: Path) -> Pre
             f"{path} has labels for none of the reports of {predictions.path}: do both files have the same ids?"
         )
     # A study that the table lacks has no known label; what a row leaves blank is absent, as a labeler leaves it.
-    labels = [{} if each is None else dict.fromkeys(OBSERVATIONS, 0) | each for each in found]
+    labels = [{} if each is None else dict.fromkeys(observation_names(), 0) | each for each in found]
     return replace(predictions, labels=labels)
 
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from data.errors import UserError
-from data.network_image import NetworkImage, read_network_image
-from data.radiograph import read_radiograph
-from modules.predictor import Predictor
-from tests.data.test_dicom import dicom
-from tests.data.test_radiograph import encoded
-from tests.tiny_run import write_tiny_run
+from data.images.network_image import NetworkImage, read_network_image
+from data.images.radiograph import read_radiograph
+from modules.inference.predictor import Predictor
+from tests.support.dicom_files import dicom
+from tests.support.image_files import encoded
+from tests.support.tiny_run import write_tiny_run
 
 SIDE = 32
 NAMES = ["scan.png", "two\nlines.png", "a\x1b[2J.dcm", "../up.jpg", "-rf", "\udcff.png", "\u202egnp.exe", "x" * 200]

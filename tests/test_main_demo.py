@@ -19,9 +19,9 @@ from PIL import Image
 
 import main_demo
 from docs.chromium import MISSING, find_chromium
-from modules.demo import limits
-from modules.predictor import Predictor
-from tests.tiny_run import write_tiny_run
+from modules.inference.demo import limits
+from modules.inference.predictor import Predictor
+from tests.support.tiny_run import write_tiny_run
 
 pytest.importorskip("gradio", reason="Gradio is missing: pip install -r requirements-dev.txt")
 browsers = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: see requirements-dev.txt")
@@ -44,7 +44,7 @@ def run_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(run_folder):
     """The page, served to all tests of this module."""
-    from modules.demo.page import served
+    from modules.inference.demo.page import served
 
     with served(Predictor(run_folder, "cpu")) as address:
         yield address
@@ -385,7 +385,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):
 
 def studies_in_memory():
     """What the server holds of anybody's study."""
-    from modules.demo.page import OpenStudy
+    from modules.inference.demo.page import OpenStudy
 
     return [
         one for one in gc.get_objects()
@@ -522,7 +522,7 @@ def test_what_is_missing_is_one_line(tmp_path, monkeypatch, capsys):
     assert main_demo.main(["--checkpoint", "nowhere"]) == 1
     assert "nowhere" in one_line(capsys)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "modules.demo.page", raising=False)
+    monkeypatch.delitem(sys.modules, "modules.inference.demo.page", raising=False)
     assert main_demo.main(["--example"]) == 1
     assert "requirements-demo.txt" in one_line(capsys)
 

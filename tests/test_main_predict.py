@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import main_predict
-from modules.prediction_files import NOTICE
-from modules.predictor import Predictor
-from tests.data.test_dicom import dicom
-from tests.tiny_run import write_tiny_run
+from modules.inference.prediction_files import NOTICE
+from modules.inference.predictor import Predictor
+from tests.support.dicom_files import dicom
+from tests.support.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope="module")

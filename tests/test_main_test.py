@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 import main_test
-from modules.baselines import NAMES
-from modules.evaluator import SCORE_NAMES
-from tests.tiny_dataset import write_tiny_dataset
-from tests.tiny_run import save_tiny_run, write_tiny_run
+from modules.evaluation.baselines import NAMES
+from modules.evaluation.evaluator import SCORE_NAMES
+from tests.support.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_run import save_tiny_run, write_tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import torch
 from main_train import main
 from modules.checkpoint import load_checkpoint
 from modules.config import load_config
-from modules.evaluator import SCORE_NAMES
-from tests.tiny_training import SMALLEST_SGRRG, tiny_settings
+from modules.evaluation.evaluator import SCORE_NAMES
+from tests.support.tiny_training import SMALLEST_SGRRG, tiny_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

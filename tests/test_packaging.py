@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -154,6 +155,31 @@ def test_modules_never_import_entry_points(file):
     assert not {name for name in imported_names(file) if name.startswith(("main_", "tests", "benchmarks"))}
 
 
+def imports_of(file: Path) -> set[str]:
+    """`imported_names` of a file that are modules of this project."""
+    return {name for name in imported_names(file) if name.split(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("file", python_files("data"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_text_images_and_sources_build_on_each_other_in_one_direction(file):
+    room = file.relative_to(ROOT / "data").parts[0]
+    forbidden = {"text": ("data.images", "data.sources"), "images": ("data.sources",)}.get(room, ())
+    assert not {name for name in imports_of(file) if name.startswith(forbidden)} if forbidden else True
+
+
+@pytest.mark.parametrize("file", python_files("modules"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_training_evaluation_and_inference_build_on_each_other_in_one_direction(file):
+    room = file.relative_to(ROOT / "modules").parts[0]
+    forbidden = {
+        "training": ("modules.evaluation", "modules.inference"),
+        "evaluation": ("modules.training", "modules.inference"),
+    }.get(room)
+    if forbidden is not None:
+        # The one type that evaluation takes from training: what a validation is asked for and raises.
+        names = {name for name in imports_of(file) if not name.startswith("modules.training.validation")}
+        assert not {name for name in names - {"modules.training"} if name.startswith(forbidden)}
+
+
 def test_torchvision_is_imported_by_at_most_two_model_files():
     roots = [{name.split(".")[0] for name in imported_names(file)} for file in python_files("models")]
     assert sum("torchvision" in names for names in roots) <= 2
@@ -163,9 +189,10 @@ def test_torchvision_is_imported_by_at_most_two_model_files():
 
 
 def entry_points() -> list[Path]:
-    """What a user starts: main_*.py, the modules that `python -m` runs, and every benchmark."""
+    """What a user starts or imports: main_*.py, the modules that `python -m` runs, the predictor, every benchmark."""
     commands = [file for file in python_files(*PACKAGES) if '__name__ == "__main__"' in file.read_text("utf-8")]
-    return sorted(ROOT.glob("main_*.py")) + commands + sorted((ROOT / "benchmarks").glob("*.py"))
+    benchmarks = python_files("benchmarks")
+    return sorted(ROOT.glob("main_*.py")) + commands + [ROOT / "modules" / "predictor.py"] + benchmarks
 
 
 def test_every_module_is_reachable_from_an_entry_point():

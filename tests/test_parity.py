@@ -27,8 +27,8 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.criterion import Losses, ReportCriterion
 from modules.official_checkpoint import from_official, to_official
+from modules.training.losses import Losses, ReportCriterion
 
 PARITY_DIR = Path(os.environ.get("SGRRG_PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity" / "open"))
 FILES = sorted(PARITY_DIR.glob("*.npz"))
@@ -155,14 +155,14 @@ def batch_of(recording: Recording) -> Batch:
         view_mask=torch.ones(studies, 1, dtype=torch.bool), frontal=torch.ones(studies, dtype=torch.bool),
         regions=annotation, observations=observations, observations_known=torch.ones_like(observations).bool(),
         token_ids=text, token_mask=mask, references=[""] * studies,
-        given_boxes=annotation.boxes, given_visible=annotation.visible,
+        detector_boxes=annotation.boxes, detector_visible=annotation.visible,
     )
 
 
 def inputs_of(batch: Batch, oracle: bool) -> ModelInputs:
     annotation = GraphAnnotation(**vars(batch.regions)) if oracle else None
     return ModelInputs(
-        batch.images, batch.view_mask, batch.frontal, batch.given_boxes, batch.given_visible, annotation
+        batch.images, batch.view_mask, batch.frontal, batch.detector_boxes, batch.detector_visible, annotation
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.prepare import main as prepare
-from modules.evaluator import SCORE_NAMES
-from tests.tiny_training import SMALLEST_SGRRG
+from modules.evaluation.evaluator import SCORE_NAMES
+from tests.support.tiny_training import SMALLEST_SGRRG
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT.parent / "shared" / "real" / "iu_xray" / "r2gen_sample"

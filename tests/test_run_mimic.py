@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from data.prepare import main as prepare
-from modules.evaluator import SCORE_NAMES
-from tests.mimic_fixture import write_mimic_fixture
-from tests.tiny_training import SMALLEST_SGRRG
+from modules.evaluation.evaluator import SCORE_NAMES
+from tests.support.mimic_fixture import write_mimic_fixture
+from tests.support.tiny_training import SMALLEST_SGRRG
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -50,7 +50,7 @@ class Packing:
     mask: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Packing":
+    def from_mask(cls, mask: Tensor) -> "Packing":
         """The packing of the slots that `mask` [B, L] keeps."""
         return cls(*packed_rows(mask), mask)
 

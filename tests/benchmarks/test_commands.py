@@ -11,7 +11,7 @@ from benchmarks import decode, inference, input_pipeline, scores, train_step
 from benchmarks.__main__ import main
 from benchmarks.measure import OURS, Absent, Case
 from benchmarks.workload import TINY, build
-from tests.tiny_run import write_tiny_run
+from tests.support.tiny_run import write_tiny_run
 
 PUBLISHED = decode.PUBLISHED
 

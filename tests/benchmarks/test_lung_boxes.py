@@ -9,10 +9,10 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.lung_boxes import lung_ious, read_films
-from data.atlas import atlas_boxes
-from data.sources.phantom_anatomy import draw_patient
-from data.sources.phantom_physics import simulate
-from tests.tiny_run import write_tiny_run
+from data.images.atlas import atlas_boxes
+from data.sources.phantom.anatomy import draw_patient
+from data.sources.phantom.physics import simulate
+from tests.support.tiny_run import write_tiny_run
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "covid_cxr"
 LUNGS = ("left lung", "right lung")

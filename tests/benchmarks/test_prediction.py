@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.grounding import Grounding, score
-from data.sources.phantom import PhantomSettings, prepare_phantom
-from modules.predictor import PredictedSentence, Prediction
-from tests.tiny_run import write_tiny_run
+from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
+from modules.inference.predictor import PredictedSentence, Prediction
+from tests.support.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope="module")

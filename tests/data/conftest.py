@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data.vocabulary import Vocabularies, build_vocabularies
-from tests.tiny_dataset import write_tiny_dataset
+from data.vocabulary import Vocabularies
+from data.vocabulary_builder import build_vocabularies
+from tests.support.tiny_dataset import write_tiny_dataset
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch, RegionAnnotation
-from tests.tiny_model import tiny_batch
+from tests.support.tiny_model import tiny_batch
 
 
 def tensors_of(batch: Batch) -> dict[str, Tensor]:

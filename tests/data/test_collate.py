@@ -21,8 +21,8 @@ def sample(name, views, tokens):
     return Sample(
         study_id=name, images=torch.rand(views, 3, 8, 8, generator=generator), frontal=len(name) > 1, regions=regions,
         observations=torch.ones(14), observations_known=torch.zeros(14, dtype=torch.bool),
-        token_ids=torch.tensor(tokens), reference=f"{name} .", given_boxes=torch.rand(29, 4, generator=generator),
-        given_visible=torch.ones(29, dtype=torch.bool),
+        token_ids=torch.tensor(tokens), reference=f"{name} .", detector_boxes=torch.rand(29, 4, generator=generator),
+        detector_visible=torch.ones(29, dtype=torch.bool),
     )
 
 
@@ -33,7 +33,7 @@ def test_every_field_gains_a_batch_axis():
     for index, one in enumerate(samples):
         for name, value in vars(one.regions).items():
             assert torch.equal(getattr(batch.regions, name)[index], value), name
-        for name in ("observations", "observations_known", "given_boxes", "given_visible"):
+        for name in ("observations", "observations_known", "detector_boxes", "detector_visible"):
             assert torch.equal(getattr(batch, name)[index], getattr(one, name)), name
     assert batch.frontal.tolist() == [False, True]
     assert batch.regions.boxes_known.shape == batch.regions.graph_known.shape == (2,)

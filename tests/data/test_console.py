@@ -1,7 +1,12 @@
-"""Printing to a reader that may leave before the end."""
+"""Console output: a reader that leaves before the end, and progress as a terminal or a log shows it."""
 
 import subprocess
 import sys
+
+import pytest
+
+from data import console
+from data.console import Progress
 
 PRINTS = "from data.console import print_to_reader; print_to_reader('x' * {length}); print_to_reader('end')"
 
@@ -15,3 +20,51 @@ def test_a_reader_that_leaves_early_is_no_error():
         assert process.wait() == 0 and complaint == b""
     whole = subprocess.run([sys.executable, "-c", PRINTS.format(length=10)], capture_output=True, check=True).stdout
     assert whole.split() == [b"x" * 10, b"end"]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: False, raising=False)
+    return now
+
+
+def test_a_log_gets_a_line_now_and_then(clock, capsys):
+    shown = Progress("toy", "studies", 4000)
+    for _ in range(60):
+        clock[0] += 1
+        shown.advance(10)
+    shown.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "toy: 300 of 4,000 studies, 10.0 a second, 06:10 left",
+        "toy: 600 of 4,000 studies, 10.0 a second, 05:40 left",
+    ]
+
+
+def test_what_was_done_before_does_not_count_for_the_rate(clock):
+    shown = Progress("toy", "studies", 1000)
+    shown.found_done(500)
+    assert shown.line() == "toy: 500 of 1,000 studies, 0.0 a second, ? left"
+    clock[0] = 10.0
+    shown.advance(100)
+    assert shown.line() == "toy: 600 of 1,000 studies, 10.0 a second, 00:40 left"
+
+
+def test_without_a_total_no_end_is_foretold(clock):
+    shown = Progress("toy", "studies")
+    clock[0] = 2.0
+    shown.advance(3000)
+    assert shown.line() == "toy: 3,000 studies, 1500.0 a second"
+
+
+def test_a_terminal_gets_a_bar(clock, monkeypatch, capsys):
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = Progress("toy", "studies", 100)
+    shown.found_done(40)
+    clock[0] = 100.0
+    shown.advance(60)
+    shown.close()
+    output = capsys.readouterr()
+    assert output.out == "" and "100/100" in output.err

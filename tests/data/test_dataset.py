@@ -10,10 +10,10 @@ from PIL import Image
 
 from data.dataset import StudyDataset
 from data.errors import UserError
-from data.sentence_regions import word_regions
-from data.transforms import IMAGENET_DEVIATION, IMAGENET_MEAN, Augmentation
-from data.vocabulary import build_vocabularies
-from tests.tiny_dataset import write_tiny_dataset
+from data.images.transforms import IMAGENET_DEVIATION, IMAGENET_MEAN, Augmentation
+from data.text.sentence_regions import word_regions
+from data.vocabulary_builder import build_vocabularies
+from tests.support.tiny_dataset import write_tiny_dataset
 
 SIDE = 32
 STRONG = Augmentation(rotate=10, translate=0.05, scale=0.1, intensity=0.1)
@@ -47,7 +47,7 @@ def rewrite(root, study_id, change):
 def same(first, second):
     """Whether two samples agree bit for bit."""
     tensors = [(getattr(first, name), getattr(second, name)) for name in
-               ("images", "observations", "observations_known", "token_ids", "given_boxes", "given_visible")]
+               ("images", "observations", "observations_known", "token_ids", "detector_boxes", "detector_visible")]
     tensors += list(zip(vars(first.regions).values(), vars(second.regions).values(), strict=True))
     return first.study_id == second.study_id and all(torch.equal(one, other) for one, other in tensors)
 
@@ -102,7 +102,7 @@ def test_a_lateral_first_view_has_no_regions(dataset, copied_root, tmp_path):
     sample = dataset(root=copied_root, boxes_file=boxes_file)[0]
     assert sample.frontal is False
     assert not sample.regions.graph_known and not sample.regions.boxes_known
-    assert not sample.regions.mentioned.any() and not sample.regions.visible.any() and not sample.given_visible.any()
+    assert not sample.regions.mentioned.any() and not sample.regions.visible.any() and not sample.detector_visible.any()
     assert sample.observations_known.all()
 
 
@@ -178,7 +178,7 @@ def test_boxes_move_with_the_image(dataset, vocabularies, tmp_path):
     for index in range(len(moved)):
         sample = moved[index]
         box = sample.regions.boxes[left_lung]
-        assert torch.equal(sample.given_boxes[left_lung], box)
+        assert torch.equal(sample.detector_boxes[left_lung], box)
         if not sample.regions.visible[left_lung] or box.max() == 1:
             continue
         grey = sample.images[0, 0] * IMAGENET_DEVIATION[0] + IMAGENET_MEAN[0]
@@ -196,9 +196,9 @@ def test_a_boxes_file_gives_boxes_by_study(dataset, vocabularies, tmp_path):
                           encoding="utf-8")
     studies = dataset(boxes_file=boxes_file)
     spine = vocabularies.anatomy.index("spine")
-    assert studies[4].given_visible.nonzero().flatten().tolist() == [spine]
-    assert studies[4].given_boxes[spine].tolist() == [0.25, 0.0, 0.5, 1.0]
-    assert not studies[0].given_visible.any() and (studies[0].given_boxes == 0).all()
+    assert studies[4].detector_visible.nonzero().flatten().tolist() == [spine]
+    assert studies[4].detector_boxes[spine].tolist() == [0.25, 0.0, 0.5, 1.0]
+    assert not studies[0].detector_visible.any() and (studies[0].detector_boxes == 0).all()
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"id": "a"}', '{"id": "a", "boxes": {"spine": [1, 2]}}',

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from data.batch import Batch, RegionAnnotation
 from data.dataset import StudyDataset
 from data.errors import UserError
+from data.images.transforms import Augmentation
 from data.loaders import batches_per_epoch, evaluation_loader, training_loader
-from data.transforms import Augmentation
-from tests.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_dataset import write_tiny_dataset
 
 STRONG = Augmentation(rotate=10, translate=0.05, scale=0.1, intensity=0.1)
 

@@ -6,10 +6,10 @@ import pytest
 
 from data import prepare
 from data.errors import UserError
-from data.preparation import add_common_arguments
-from data.preparation import prepare as prepare_source
 from data.prepare import main
-from tests.toy_source import ToySource
+from data.sources.preparation import add_common_arguments
+from data.sources.preparation import prepare as prepare_source
+from tests.support.toy_source import ToySource
 
 
 def test_phantom_is_prepared(tmp_path, capsys):

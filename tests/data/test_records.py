@@ -6,7 +6,7 @@ import pytest
 
 from data.errors import UserError
 from data.records import Records, is_frontal, read_records
-from tests.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_dataset import write_tiny_dataset
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from docs.chromium import MISSING, find_chromium
-from modules.predictor import Predictor
-from tests.tiny_run import write_tiny_run
+from modules.inference.predictor import Predictor
+from tests.support.tiny_run import write_tiny_run
 
 pytest.importorskip("gradio", reason="Gradio is missing: pip install -r requirements-dev.txt")
 pytest.importorskip("playwright", reason="Playwright is missing: pip install -r requirements-dev.txt")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from models.beam_search import Hypotheses, beam_search, sample
-from tests.models.reference_search import allowed_log_probs, greedy, reference_search
+from tests.support.reference_search import allowed_log_probs, greedy, reference_search
 
 CPU = torch.device("cpu")
 

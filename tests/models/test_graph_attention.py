@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from models.graph_attention import GraphAttention
 from models.layers.masking import Packing
 from models.outputs import SceneGraph
-from tests.models.random_graph import random_graph
+from tests.support.random_graph import random_graph
 
 WIDTH = 8
 SENTENCE_ATTENTIONS = ["subgraph", "node", "hierarchical"]
@@ -146,6 +146,6 @@ def test_hierarchical_query_and_key_learn(rows, graph):
 @pytest.mark.parametrize("sentence_attention", SENTENCE_ATTENTIONS)
 def test_packed_rows_get_the_answers_of_their_studies(sentence_attention, rows, graph):
     attention = graph_attention(sentence_attention=sentence_attention, fuse="concat", gate=True)
-    packing = Packing.of(torch.arange(5) < torch.tensor([[4], [2], [5]]))
+    packing = Packing.from_mask(torch.arange(5) < torch.tensor([[4], [2], [5]]))
     found = attention(packing.pack(rows), attention.project(graph), packing)
     torch.testing.assert_close(found, packing.pack(attend(attention, rows, graph)))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder, ImageEncoderLayer
-from tests.models.random_graph import random_graph
+from tests.support.random_graph import random_graph
 
 
 def encoder(layers: int = 2, with_graph: bool = False, input_dropout: float = 0.0) -> ImageEncoder:

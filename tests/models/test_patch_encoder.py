@@ -9,7 +9,7 @@ import torchvision.models
 from torch import nn
 
 from models.patch_encoder import PatchEncoder, build_patch_encoder, small_resnet
-from tests.tiny_model import CHANNELS, tiny_trunk
+from tests.support.tiny_model import CHANNELS, tiny_trunk
 
 CNNS = {
     "resnet18": 512, "resnet50": 2048, "densenet121": 1024, "shufflenet_v2_x0_5": 1024, "mobilenet_v3_small": 576,

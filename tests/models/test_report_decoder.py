@@ -6,7 +6,7 @@ import torch
 from models.graph_attention import GraphAttention
 from models.outputs import SceneGraph
 from models.report_decoder import ReportDecoder
-from tests.models.random_graph import random_graph
+from tests.support.random_graph import random_graph
 
 WORDS, WIDTH, LONGEST = 11, 8, 7
 MASK = torch.tensor([[True] * 5, [True, True, True, False, False]])

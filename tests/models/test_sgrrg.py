@@ -15,10 +15,10 @@ from models.patch_encoder import PatchEncoder
 from models.sgrrg import SGRRG, annotated_regions
 from modules.builders import build_criterion
 from modules.config import Config
-from modules.criterion import Losses
 from modules.model_inputs import model_inputs
-from tests.models.reference_search import greedy, reference_search
-from tests.tiny_model import (
+from modules.training.losses import Losses
+from tests.support.reference_search import greedy, reference_search
+from tests.support.tiny_model import (
     CHANNELS,
     LONGEST,
     losses_of,
@@ -284,8 +284,8 @@ def test_boxes_follow_their_source():
     assert torch.equal(encode(BoxSource.ATLAS).graph.boxes, tiny_vocabularies().anatomy.boxes.expand(3, -1, -1))
     assert encode(BoxSource.ATLAS).attribute_regions.all()
     given = encode(BoxSource.FILE)
-    assert torch.equal(given.graph.boxes, batch.given_boxes)
-    assert torch.equal(given.attribute_regions, batch.given_visible)
+    assert torch.equal(given.graph.boxes, batch.detector_boxes)
+    assert torch.equal(given.attribute_regions, batch.detector_visible)
 
 
 def test_oracle_boxes_show_boxes_alone():

@@ -17,9 +17,9 @@ from models.sgrrg import SGRRG
 from modules import builders
 from modules.config import Config, load_config
 from modules.model_inputs import model_inputs
-from modules.optim import build_optimizer
-from tests.tiny_dataset import write_tiny_dataset
-from tests.tiny_model import LONGEST, losses_of, tiny_batch, tiny_config, tiny_model, tiny_vocabularies
+from modules.training.optimizer import build_optimizer
+from tests.support.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_model import LONGEST, losses_of, tiny_batch, tiny_config, tiny_model, tiny_vocabularies
 
 ROOT = Path(__file__).parents[2]
 TRUNK = ("model.patch_encoder.backbone=small_resnet", "model.patch_encoder.weights=none")

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from data.tokenizer import Tokenizer
-from data.vocabulary import Anatomy, AttributeVocabulary, Vocabularies
+from data.ontology import Anatomy
+from data.text.tokenizer import Tokenizer
+from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.sgrrg import SGRRG
 from modules.builders import build_vocabularies
 from modules.checkpoint import (
@@ -27,9 +28,9 @@ from modules.checkpoint import (
     save_checkpoint,
 )
 from modules.config import load_config
-from tests.tiny_model import ATTRIBUTES_PER_REGION as SIZES
-from tests.tiny_model import tiny_config, tiny_model, tiny_vocabularies
-from tests.tiny_training import tiny_settings
+from tests.support.tiny_model import ATTRIBUTES_PER_REGION as SIZES
+from tests.support.tiny_model import tiny_config, tiny_model, tiny_vocabularies
+from tests.support.tiny_training import tiny_settings
 
 STATE = {"position": {"step": 3, "best": None}, "random": torch.arange(4, dtype=torch.uint8), "list": [1, "a", 0.5]}
 

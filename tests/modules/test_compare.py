@@ -8,8 +8,8 @@ import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 
 from modules.compare import MAIN_SCORES, main
-from modules.metrics.text_scores import TEXT_NAMES
-from tests.tiny_chexbert import published_weights, write_folder
+from modules.evaluation.metrics.text_scores import TEXT_NAMES
+from tests.support.tiny_chexbert import published_weights, write_folder
 
 FINDINGS = ("the heart is enlarged .", "there is pulmonary edema .", "there is a left pleural effusion .",
             "the lungs are clear .", "no pneumothorax .")

@@ -9,7 +9,7 @@ import pytest
 from data.errors import UserError
 from models.outputs import BoxSource, GraphSource
 from modules.config import Config, Precision, Schedule, config_to_yaml, load_config
-from modules.criterion import ReportCriterion
+from modules.training.losses import ReportCriterion
 
 
 def written(tmp_path: Path, text: str) -> Path:

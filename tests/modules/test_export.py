@@ -11,11 +11,11 @@ import yaml
 from safetensors.torch import save_file
 
 from data.errors import UserError
-from data.transforms import normalise
+from data.images.transforms import normalise
 from modules import export
 from modules.checkpoint import load_checkpoint
-from modules.predictor import Predictor
-from tests.tiny_run import write_tiny_run
+from modules.inference.predictor import Predictor
+from tests.support.tiny_run import write_tiny_run
 
 FILES = {
     "README.md", "config.json", "config.yaml", "vocabularies.json", "model.safetensors", "metrics.json", "encoder.pt2",

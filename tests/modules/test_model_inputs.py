@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.outputs import BoxSource, GraphSource, ModelInputs
 from modules.model_inputs import model_inputs
-from tests.tiny_model import tiny_batch, with_regions
+from tests.support.tiny_model import tiny_batch, with_regions
 
 
 def tensors_of(inputs: ModelInputs) -> dict[str, Tensor]:
@@ -24,7 +24,7 @@ def tensors_of(inputs: ModelInputs) -> dict[str, Tensor]:
 
 
 IMAGES_ALONE = {"images", "view_mask", "frontal"}
-BOXES = {"given_boxes", "given_visible"}
+BOXES = {"detector_boxes", "detector_visible"}
 
 
 @pytest.mark.parametrize("box_source", [BoxSource.LOCALIZER, BoxSource.ATLAS])
@@ -42,7 +42,7 @@ def test_boxes_of_a_file_pass_with_the_images(graph_source):
     batch = tiny_batch(2)
     found = tensors_of(model_inputs(batch, graph_source, BoxSource.FILE))
     assert set(found) == IMAGES_ALONE | BOXES
-    assert found["given_boxes"] is batch.given_boxes and found["given_visible"] is batch.given_visible
+    assert found["detector_boxes"] is batch.detector_boxes and found["detector_visible"] is batch.detector_visible
 
 
 @pytest.mark.parametrize("graph_source", [GraphSource.PREDICTED, GraphSource.NONE])
@@ -50,7 +50,7 @@ def test_oracle_boxes_show_boxes_and_nothing_else(graph_source):
     batch = tiny_batch(2)
     found = tensors_of(model_inputs(batch, graph_source, BoxSource.ORACLE_BOXES))
     assert set(found) == IMAGES_ALONE | BOXES
-    assert found["given_boxes"] is batch.regions.boxes and found["given_visible"] is batch.regions.visible
+    assert found["detector_boxes"] is batch.regions.boxes and found["detector_visible"] is batch.regions.visible
 
 
 @pytest.mark.parametrize("graph_source", [GraphSource.ORACLE, GraphSource.MIXED])
@@ -58,7 +58,7 @@ def test_annotation_passes_where_the_source_says_so(graph_source):
     batch = tiny_batch(2)
     inputs = model_inputs(batch, graph_source, BoxSource.LOCALIZER)
     assert vars(inputs.annotation) == vars(batch.regions)
-    assert inputs.given_boxes is None
+    assert inputs.detector_boxes is None
 
 
 @pytest.mark.parametrize("graph_source", list(GraphSource))
@@ -70,9 +70,9 @@ def test_training_always_shows_the_annotation(graph_source):
 
 def test_file_boxes_are_passed_on_even_where_a_batch_has_none():
     batch = tiny_batch(2)
-    batch.given_visible = torch.zeros_like(batch.given_visible)
+    batch.detector_visible = torch.zeros_like(batch.detector_visible)
     inputs = model_inputs(batch, GraphSource.PREDICTED, BoxSource.FILE)
-    assert inputs.given_boxes is batch.given_boxes and not inputs.given_visible.any()
+    assert inputs.detector_boxes is batch.detector_boxes and not inputs.detector_visible.any()
 
 
 def test_changed_annotation_changes_no_input():

@@ -8,7 +8,7 @@ from data.errors import UserError
 from models.patch_encoder import PatchEncoder, SwinTrunk
 from models.sgrrg import SGRRG
 from modules.official_checkpoint import from_official, to_official
-from tests.tiny_model import ATTRIBUTES_PER_REGION, tiny_model, tiny_vocabularies
+from tests.support.tiny_model import ATTRIBUTES_PER_REGION, tiny_model, tiny_vocabularies
 
 SIZES = list(ATTRIBUTES_PER_REGION)
 OURS_ALONE = ("graph.localizer.", "graph.atlas")

@@ -20,7 +20,7 @@ import main_test
 import main_train
 from benchmarks.published import PublishedModel, published_batch
 from data.errors import UserError
-from data.vocabulary import Anatomy
+from data.ontology import Anatomy
 from models.outputs import BoxSource, GraphSource
 from models.patch_encoder import PatchEncoder, SwinTrunk
 from modules import builders
@@ -28,8 +28,8 @@ from modules.builders import build_model
 from modules.checkpoint import load_checkpoint, load_weights
 from modules.model_inputs import model_inputs
 from modules.official_checkpoint import convert, from_official, main, official_trunk_name, to_official
-from tests.tiny_dataset import write_tiny_dataset
-from tests.tiny_model import tiny_batch
+from tests.support.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_model import tiny_batch
 
 ATTRIBUTES = [region % 4 + 1 for region in range(29)]
 WORDS = [".", "<unk>", *(f"word{number:02}" for number in range(18))]  # ids 1 to 20; 0 is BOS, EOS and padding

@@ -8,16 +8,16 @@ import torch
 import yaml
 
 from data.loaders import evaluation_loader
-from data.vocabulary import Anatomy
+from data.ontology import Anatomy
 from models.outputs import BoxSource, GraphSource
 from modules.builders import build_dataset, build_model
 from modules.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from modules.config import load_config
-from modules.evaluator import inference
+from modules.evaluation.evaluator import inference
 from modules.model_inputs import model_inputs
 from modules.region_boxes import main
-from tests.tiny_dataset import write_tiny_dataset
-from tests.tiny_run import TINY, write_tiny_run
+from tests.support.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_run import TINY, write_tiny_run
 
 STUDIES = {"train": 8, "val": 3, "test": 3}
 # Visibility is a coin's throw with weights that nobody trained.
@@ -78,8 +78,8 @@ def test_the_file_is_one_that_data_sets_take(trained, tmp_path):
     overrides = [f"data.boxes_file={tmp_path / 'out' / 'boxes.jsonl'}"]
     config = load_config(checkpoint.directory / "config.yaml", overrides)
     sample = build_dataset(config, checkpoint.vocabularies, "test")[0]
-    assert sample.given_visible.all()
-    assert sample.given_boxes[0].tolist() == pytest.approx(boxes["test0"]["left lung"], abs=1e-5)
+    assert sample.detector_visible.all()
+    assert sample.detector_boxes[0].tolist() == pytest.approx(boxes["test0"]["left lung"], abs=1e-5)
 
 
 def test_a_study_without_a_frontal_image_and_a_split_without_studies(trained, tmp_path):

@@ -16,12 +16,12 @@ from modules.runtime import (
     distributed,
     gather_objects,
     ignore_stop_signals,
-    in_first_process,
-    is_first_process,
+    is_rank_zero,
     quantise_decoder,
     random_state,
     rank,
     restore_random_state,
+    run_on_rank_zero,
     seed_everything,
     select_device,
     sum_over_processes,
@@ -112,11 +112,11 @@ def test_autocast_decides_the_arithmetic_of_products(precision, kind):
 def test_one_process_is_the_ordinary_case(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with distributed(torch.device("cpu")):
-        assert (rank(), world_size(), is_first_process()) == (0, 1, True)
+        assert (rank(), world_size(), is_rank_zero()) == (0, 1, True)
         assert gather_objects("a") == ["a"]
         assert broadcast_object("a") == "a"
         assert sum_over_processes(torch.tensor(2.0)) == 2
-        assert in_first_process(lambda: "a") == "a"
+        assert run_on_rank_zero(lambda: "a") == "a"
 
 
 def test_an_error_in_the_first_process_keeps_its_line():
@@ -124,7 +124,7 @@ def test_an_error_in_the_first_process_keeps_its_line():
         raise UserError("no room")
 
     with pytest.raises(UserError, match="^no room$"):
-        in_first_process(complain)
+        run_on_rank_zero(complain)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

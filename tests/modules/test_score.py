@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.vocabulary import OBSERVATIONS
-from modules.metrics.text_scores import TEXT_NAMES
+from data.ontology import observation_names
+from modules.evaluation.metrics.text_scores import TEXT_NAMES
 from modules.score import main
-from tests.tiny_chexbert import published_weights, write_folder
+from tests.support.tiny_chexbert import published_weights, write_folder
 
 ROWS = [
     ("a", "Small left pleural effusion. The heart is enlarged.", "Left pleural effusion. Normal heart.", "s1"),
@@ -115,9 +115,9 @@ def test_studies_of_several_images_are_scored_as_a_whole_too(tmp_path, capsys):
 
 def test_the_data_sets_own_labels_are_compared_where_they_are_given(tmp_path):
     labels = tmp_path / "labels.csv"
-    rows = [["id", *OBSERVATIONS]]
+    rows = [["id", *observation_names()]]
     for name, positive in (("a", "Pleural Effusion"), ("c", "Fracture")):
-        rows.append([name, *(1.0 if observation == positive else "" for observation in OBSERVATIONS)])
+        rows.append([name, *(1.0 if observation == positive else "" for observation in observation_names())])
     with labels.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     results = run(write_table(tmp_path / "table.csv"), "--labels", labels, "--studies", "study")

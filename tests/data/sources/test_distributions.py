@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data.errors import UserError
 from data.sources.distributions import look_through, read_table
-from tests.mimic_fixture import write_files, write_table
+from tests.support.mimic_fixture import write_files, write_table
 
 
 def test_search_finds_tables_and_trees_and_stays_out_of_large_folders(tmp_path):

@@ -104,7 +104,7 @@ def test_width_must_be_a_multiple_of_heads():
 
 def test_packed_rows_attend_as_padded_ones(attention):
     valid = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
-    packing, rows = Packing.of(valid), torch.randn(3, 4, 12)
+    packing, rows = Packing.from_mask(valid), torch.randn(3, 4, 12)
     expected = attention(rows, rows, valid.unsqueeze(1))
     found = attention(packing.pack(rows), packing.pack(rows), valid.unsqueeze(1), packing=packing)
     torch.testing.assert_close(found, packing.pack(expected))
@@ -113,7 +113,7 @@ def test_packed_rows_attend_as_padded_ones(attention):
 
 
 def test_packed_query_without_any_memory_gets_zeros(attention):
-    packing = Packing.of(torch.tensor([[True, False], [True, True]]))
+    packing = Packing.from_mask(torch.tensor([[True, False], [True, True]]))
     keys, values = attention.project_memory(torch.randn(2, 3, 12))
     mask = torch.tensor([[[True, True, True]], [[False, False, False]]])
     answer = attention.attend(torch.randn(3, 12), keys, values, mask, packing=packing)

@@ -33,7 +33,7 @@ def test_packed_rows_go_back_to_their_slots(mask):
 @given(masks)
 def test_packing_keeps_valid_slots_in_order(mask):
     values = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
-    packing = Packing.of(mask)
+    packing = Packing.from_mask(mask)
     assert torch.equal(packing.pack(values), values[mask])
     assert torch.equal(packing.unpack(packing.pack(values)), values * mask)
 

@@ -1,0 +1,125 @@
+"""The 29 regions and the 14 observations, as the files in `files/` define them.
+
+Nothing is read at import: the files are read on first use and kept.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from data.errors import UserError
+
+FILES = Path(__file__).resolve().parent.parent / "files"
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file. Raises UserError if it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML") from error
+
+
+@cache
+def observation_names() -> tuple[str, ...]:
+    """The 14 CheXpert observations, in the order of the observation axis."""
+    return tuple(read_yaml(FILES / "observations.yaml")["observations"])
+
+
+@cache
+def five_observation_names() -> tuple[str, ...]:
+    """The five observations that CheXpert's competition tasks score."""
+    return tuple(read_yaml(FILES / "observations.yaml")["five"])
+
+
+@dataclass(frozen=True)
+class Region:
+    """An anatomical region of the frontal image.
+
+    name    Chest ImaGenome's name
+    side    the patient's "left" or "right"; None in the middle
+    mirror  name of the region on the other side; None where there is none
+    box     atlas box: where the region usually lies, xyxy in 0..1 of the image
+    """
+
+    name: str
+    side: str | None
+    mirror: str | None
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The 29 regions, in the order of the region axis."""
+
+    regions: tuple[Region, ...]
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "Anatomy":
+        """The anatomy of a YAML file; None: the shipped one.
+
+        Raises UserError for a missing or malformed file, and for one with other regions than the shipped: weights and
+        data sets index regions by position.
+        """
+        shipped = _shipped_anatomy()
+        if path is None:
+            return shipped
+        try:
+            anatomy = cls.from_list(read_yaml(Path(path))["regions"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no anatomy: copy files/anatomy.yaml and change its boxes") from error
+        if anatomy.names != shipped.names:
+            raise UserError(f"{path} has other regions, or another order, than files/anatomy.yaml: change boxes only")
+        return anatomy
+
+    @classmethod
+    def from_list(cls, content: list[dict]) -> "Anatomy":
+        """The anatomy of a list of {name, side, mirror, box}. Raises ValueError for a box that is no box."""
+        regions = []
+        for entry in content:
+            x1, y1, x2, y2 = (float(value) for value in entry["box"])
+            if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+                raise ValueError(f"atlas box of {entry['name']}: {entry['box']}")
+            regions.append(Region(entry["name"], entry["side"], entry["mirror"], (x1, y1, x2, y2)))
+        return cls(tuple(regions))
+
+    def to_list(self) -> list[dict]:
+        """Plain JSON that `from_list` reads."""
+        return [asdict(region) | {"box": list(region.box)} for region in self.regions]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the regions."""
+        return tuple(region.name for region in self.regions)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.names)}
+
+    def index(self, name: str) -> int:
+        """The position of the region `name`. Raises UserError where there is no such region."""
+        if name not in self._positions:
+            raise UserError(f"'{name}' is none of the {len(self.names)} regions of files/anatomy.yaml")
+        return self._positions[name]
+
+    @property
+    def boxes(self) -> Tensor:
+        """[R, 4] float: the atlas boxes, xyxy in 0..1."""
+        return torch.tensor([region.box for region in self.regions])
+
+    def with_boxes(self, boxes: dict[str, tuple[float, float, float, float]]) -> "Anatomy":
+        """The same regions with other atlas boxes for those named in `boxes`."""
+        return Anatomy(tuple(replace(region, box=boxes.get(region.name, region.box)) for region in self.regions))
+
+
+@cache
+def _shipped_anatomy() -> Anatomy:
+    """Every graph of a report asks for it, and reading YAML takes longer than the graph."""
+    return Anatomy.from_list(read_yaml(FILES / "anatomy.yaml")["regions"])

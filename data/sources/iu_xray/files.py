@@ -1,0 +1,182 @@
+"""Finds the files of IU X-Ray in a source, whichever of its distributions lies there."""
+
+import gzip
+import os
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from data.errors import UserError
+from data.sources.iu_xray.reports import image_name, study_number
+
+EXPECTED = (
+    "Open-i (NLMCXR_reports.tgz or ecgen-radiology/, with NLMCXR_png.tgz, PNGs or DICOMs), Kaggle "
+    "(indiana_reports.csv, indiana_projections.csv, images_normalized/) or R2Gen (annotation.json, images/)"
+)
+_ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
+# So many members of an archive tell what kind it is.
+_PEEKED_MEMBERS = 50
+_ARCHIVE_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image: a file, or `size` bytes from `offset` on of an uncompressed archive."""
+
+    path: Path
+    offset: int | None = None
+    size: int = 0
+
+    def content(self) -> Path | bytes:
+        """What `data.images.radiograph.read_radiograph` takes. Raises OSError for an archive that is gone."""
+        if self.offset is None:
+            return self.path
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass
+class IUFiles:
+    """What was found, each list in order of the sources and then of the paths.
+
+    xml              archives and folders of Open-i's reports
+    image_archives   archives of images, not looked through yet
+    images           Open-i's name of an image -> its file, of Open-i (PNG or DICOM) or Kaggle
+    numbered         "STUDY/NUMBER" -> the file of R2Gen's copy `images/STUDY/NUMBER.png`
+    """
+
+    xml: list[Path] = field(default_factory=list)
+    image_archives: list[Path] = field(default_factory=list)
+    kaggle_reports: list[Path] = field(default_factory=list)
+    projections: list[Path] = field(default_factory=list)
+    annotations: list[Path] = field(default_factory=list)
+    images: dict[str, Path] = field(default_factory=dict)
+    numbered: dict[str, Path] = field(default_factory=dict)
+
+    def summary(self) -> list[str]:
+        """A line for every distribution that was recognised."""
+        kinds = [
+            *(f"Open-i reports: {path.name}" for path in self.xml),
+            *(f"Open-i images, packed: {path.name}" for path in self.image_archives),
+            *(f"Kaggle reports: {path.name}" for path in self.kaggle_reports),
+            *(f"Kaggle projections: {path.name}" for path in self.projections),
+            *(f"R2Gen annotation: {path.name}" for path in self.annotations),
+        ]
+        for kind, count in self._image_kinds().items():
+            if count:
+                kinds.append(f"{kind} images: {count}")
+        return kinds
+
+    def _image_kinds(self) -> dict[str, int]:
+        names = [path.name.lower() for path in self.images.values()]
+        kaggle = sum(".dcm." in name for name in names)
+        dicom = sum(name.endswith(".dcm") for name in names)
+        return {
+            "Open-i": len(names) - kaggle - dicom,
+            "Open-i DICOM": dicom,
+            "Kaggle": kaggle,
+            "R2Gen": len(self.numbered),
+        }
+
+
+def find_files(sources: Sequence[Path]) -> IUFiles:
+    """Look through folders and files. Raises UserError for a source that is not there or holds nothing of IU X-Ray."""
+    found = IUFiles()
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"There is no source {source}: give a folder or file that is there")
+        before = len(found.summary()), len(found.images), len(found.numbered)
+        for path in _files_below(source) if source.is_dir() else [source]:
+            _recognise(path, found)
+        if before == (len(found.summary()), len(found.images), len(found.numbered)):
+            raise UserError(f"{source} holds nothing new of IU X-Ray: expected {EXPECTED}")
+    return found
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def _recognise(path: Path, found: IUFiles) -> None:
+    """Put a file where it belongs. Files that start with a dot are left by macOS beside the real ones."""
+    name = path.name.lower()
+    if name.startswith("."):
+        return
+    if re.fullmatch(r"\d+\.xml", name, re.ASCII):
+        if path.parent not in found.xml:
+            found.xml.append(path.parent)
+    elif name.endswith(_ARCHIVE_SUFFIXES):
+        _recognise_archive(path, found)
+    elif name == "indiana_reports.csv":
+        found.kaggle_reports.append(path)
+    elif name == "indiana_projections.csv":
+        found.projections.append(path)
+    elif name == "annotation.json":
+        found.annotations.append(path)
+    elif name.endswith(_IMAGE_SUFFIXES):
+        if (image := image_name(path.name)) is not None:
+            found.images.setdefault(image, path)
+        elif re.fullmatch(r"\d+", path.stem, re.ASCII) and study_number(path.parent.name) is not None:
+            found.numbered.setdefault(f"{path.parent.name}/{path.stem}", path)
+
+
+def _recognise_archive(path: Path, found: IUFiles) -> None:
+    try:
+        with tarfile.open(path) as archive:
+            names = [PurePosixPath(member.name).name for member in islice(archive, _PEEKED_MEMBERS)]
+    except _ARCHIVE_ERRORS as error:
+        raise _damaged(path, error) from error
+    if any(re.fullmatch(r"\d+\.xml", name, re.ASCII) for name in names):
+        found.xml.append(path)
+    elif any(name.lower().endswith(_IMAGE_SUFFIXES) and image_name(name) for name in names):
+        found.image_archives.append(path)
+
+
+def unpack_images(archive: Path, scratch: Path) -> dict[str, ImageFile]:
+    """Open-i's name -> place, of every image of an archive, which is uncompressed into `scratch` where it needs be.
+
+    Bytes of a compressed archive cannot be reached without all that come before them, and its order need not be that
+    of the studies. `scratch` is a file to be written by this; one that is there is taken for a finished one. Raises
+    UserError for a damaged archive or a full disk.
+    """
+    try:
+        plain = archive if _is_plain(archive) else _uncompressed(archive, scratch)
+        images = {}
+        with tarfile.open(plain, "r:") as members:
+            for member in members:
+                name = image_name(PurePosixPath(member.name).name)
+                suffix = PurePosixPath(member.name).suffix.lower()
+                if name is not None and suffix in _IMAGE_SUFFIXES and member.isreg() and not member.issparse():
+                    images.setdefault(name, ImageFile(plain, member.offset_data, member.size))
+        return images
+    except _ARCHIVE_ERRORS as error:
+        raise _damaged(archive, error) from error
+
+
+def _is_plain(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(2) != b"\x1f\x8b"
+
+
+def _uncompressed(archive: Path, scratch: Path) -> Path:
+    if not scratch.exists():
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = scratch.with_suffix(".unfinished")
+        with gzip.open(archive) as packed, unfinished.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+        unfinished.replace(scratch)
+    return scratch
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return UserError(f"Cannot read the archive {path} ({reason}): fetch it again, or unpack it and give the folder")

@@ -1,0 +1,375 @@
+"""MIMIC-CXR and MIMIC-CXR-JPG, alone or with the scene graphs of Chest ImaGenome.
+
+A sample is an image with its study's report, as in the R2Gen family, or a whole study. The images and their splits are
+those of MIMIC-CXR's split table, or of R2Gen's annotation.json where that is among the sources. Frontal images have a
+scene graph: that of Chest ImaGenome where its graphs are among the sources, else one made from the report.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+from data.images.radiograph import read_radiograph
+from data.sources.chest_imagenome.scene_graphs import SceneGraphs, original_size, read_scene_graph
+from data.sources.distributions import Contents, look_through
+from data.sources.fingerprints import path_fingerprint
+from data.sources.mimic_cxr.files import (
+    FRONTAL,
+    KNOWN_IMAGES,
+    KNOWN_R2GEN_IMAGES,
+    UNKNOWN_IMAGE,
+    ImageFacts,
+    ListedImage,
+    Reports,
+    find_image,
+    read_metadata,
+    read_r2gen_images,
+    read_splits,
+)
+from data.sources.mimic_cxr.reports import WANTED, wanted_text
+from data.sources.preparation import Dropped, PreparedImage, Study, add_common_arguments, prepare
+from data.sources.report_graph import graph_of_report
+from data.sources.zip_members import ZipMember
+from data.text.label_tables import read_label_table
+from data.text.report_labels import label_report
+
+_LABEL_TABLES = ("chexpert", "negbio")
+_VIEW_ORDER = {"PA": 0, "AP": 1, "LATERAL": 2}
+# A graph with fewer boxes comes from an image whose regions were not found: its boxes teach nothing.
+_FEWEST_BOXES = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of MIMIC-CXR becomes a sample.
+
+    section        "findings", "impression" or "both": the text to learn
+    samples        "image": one for each image; "study": one for each study, with all its images
+    views          "frontal": PA and AP alone; "all"
+    labels         "chexpert", "negbio" or the path of another label table
+    graph_needed   whether an image without a scene graph of Chest ImaGenome is dropped
+    """
+
+    section: str = "findings"
+    samples: str = "image"
+    views: str = "frontal"
+    labels: str = "chexpert"
+    graph_needed: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which images there are, and in which splits.
+
+    origin  the files that say so, in words
+    known   how many images of each split the complete list holds
+    read    gives the images
+    """
+
+    origin: str
+    known: dict[str, int]
+    read: Callable[[], Iterator[ListedImage]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """An image of a sample to be built, and where the archive of graphs holds its scene graph."""
+
+    listed: ListedImage
+    facts: ImageFacts
+    graph: ZipMember | None
+
+
+@dataclass(frozen=True, slots=True)
+class MimicPlan:
+    """A sample to be built.
+
+    report  where the archive of reports holds it; None: look in the folders, or in the list of images
+    """
+
+    id: str
+    split: str
+    images: tuple[PlannedImage, ...]
+    report: ZipMember | None
+
+
+@dataclass(frozen=True)
+class _ReadImage:
+    planned: PlannedImage
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of `python -m data.prepare mimic_cxr`."""
+    add_common_arguments(parser)
+    add_report_arguments(parser)
+    parser.add_argument(
+        "--samples",
+        choices=("image", "study"),
+        default=Options.samples,
+        help="one for each image, as in the R2Gen family, or for each study (%(default)s)",
+    )
+    parser.add_argument(
+        "--views",
+        choices=("frontal", "all"),
+        default=Options.views,
+        help="frontal: PA and AP alone; only these have a scene graph (%(default)s)",
+    )
+
+
+def add_report_arguments(parser: ArgumentParser) -> None:
+    """Declare what all data sets with MIMIC-CXR's reports have in common."""
+    parser.epilog = "--labels also takes chexpert (the default) and negbio, the tables of MIMIC-CXR-JPG"
+    parser.add_argument(
+        "--section", choices=WANTED, default=Options.section, help="section of the report to learn (%(default)s)"
+    )
+
+
+def run(arguments: Namespace) -> None:
+    """Prepare what the command line asks for."""
+    labels = Options.labels if arguments.labels is None else str(arguments.labels)
+    options = Options(arguments.section, arguments.samples, arguments.views, labels)
+    contents = look_through(arguments.source)
+    source = MimicSource("mimic_cxr", arguments.source, contents, find_listing(contents), options, arguments.image_size)
+    prepare(source, arguments.out, arguments.image_size, arguments.workers, arguments.boxes)
+
+
+def find_listing(contents: Contents) -> Listing:
+    """R2Gen's list where somebody gave it, else MIMIC-CXR's own. Raises UserError where there is neither."""
+    annotation, splits = contents.file("annotation.json"), contents.table("mimic-cxr-2.0.0-split")
+    if annotation is not None:
+        read = partial(read_r2gen_images, annotation)
+        return Listing("R2Gen's annotation.json, reports too", KNOWN_R2GEN_IMAGES, read)
+    if splits is not None:
+        return Listing(splits.name, KNOWN_IMAGES, partial(read_splits, splits))
+    raise UserError(
+        "The sources hold neither mimic-cxr-2.0.0-split.csv[.gz] nor R2Gen's annotation.json: "
+        "give the folder of MIMIC-CXR-JPG as a --source"
+    )
+
+
+class MimicSource:
+    """Images and reports of MIMIC-CXR, as `data.sources.preparation.prepare` wants them."""
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        contents: Contents,
+        listing: Listing,
+        options: Options,
+        image_size: int = 256,
+    ):
+        """Find the files; tables and archives are read when the plans are made.
+
+        name        of the data set
+        contents    what was found in the sources at `paths`
+        image_size  so many pixels of an image's shorter side will be needed
+
+        Raises UserError for sources that lack what no sample can be made without, and for a missing label table.
+        """
+        self.name = name
+        self.paths = tuple(paths)
+        self._listing = listing
+        self._options = options
+        self._image_size = image_size
+        self._trees = contents.trees
+        self._metadata = contents.table("mimic-cxr-2.0.0-metadata")
+        self._reports = Reports.find(contents)
+        self._graphs = SceneGraphs.find(contents)
+        self._labels_path = _find_labels(contents, options.labels)
+        self._labels = None if self._labels_path is None else read_label_table(self._labels_path)
+        self._listed: dict[str, int] = {}
+        if not self._trees:
+            raise UserError("The sources hold no images: no folder has p10 to p19 in it, as files/ of MIMIC-CXR-JPG")
+        if options.graph_needed and self._graphs is None:
+            raise UserError(
+                "The sources hold no scene graphs: give the folder with silver_dataset/scene_graph.zip as a --source"
+            )
+        if self._metadata is None and options.views == "frontal" and not options.graph_needed:
+            raise UserError(
+                "Nothing says which images are frontal: give the folder with mimic-cxr-2.0.0-metadata.csv[.gz] "
+                "as a --source, or --views all"
+            )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def describe(self) -> dict:
+        """See `data.sources.preparation.Source`."""
+        return {
+            "distributions": self._distributions(),
+            "options": {
+                "section": self._options.section,
+                "samples": self._options.samples,
+                "views": self._options.views,
+            },
+            "sources": [[path.name, path_fingerprint(path)] for path in self.paths],
+            "labels": None if self._labels_path is None else path_fingerprint(self._labels_path),
+            "expected": {f"listed {split}": count for split, count in self._listing.known.items()},
+            "found": dict(self._listed),
+        }
+
+    def _distributions(self) -> list[str]:
+        """What was recognised."""
+        lines = [f"images and splits: {self._listing.origin}"]
+        lines.append("views and sizes: " + (self._metadata.name if self._metadata else "from the images"))
+        lines.append("reports: " + (self._reports.archive.name if self._reports.archive else "text files"))
+        lines.append("observations: " + (self._labels_path.name if self._labels_path else "our labeler"))
+        if self._graphs is None:
+            return [*lines, "scene graphs: from the reports, with boxes of the fitted atlas"]
+        return [*lines, f"scene graphs: Chest ImaGenome, {'zipped' if self._graphs.archive else 'unpacked'}"]
+
+    # Plans, in the main process
+
+    def plans(self) -> Iterator[MimicPlan]:
+        """See `data.sources.preparation.Source`."""
+        facts = {} if self._metadata is None else dict(read_metadata(self._metadata))
+        reports = self._reports.members()
+        graphs = {} if self._graphs is None else self._graphs.members()
+        for sample in self._samples:
+            first = sample[0]
+            images = (
+                PlannedImage(image, facts.get(image.id, replace(UNKNOWN_IMAGE, view=image.view)), graphs.get(image.id))
+                for image in sample
+            )
+            yield MimicPlan(
+                id=first.id if self._options.samples == "image" else f"s{first.study}",
+                split=first.split,
+                images=tuple(images),
+                report=reports.get(first.study),
+            )
+
+    @cached_property
+    def _samples(self) -> list[list[ListedImage]]:
+        """The images of each sample. They are counted by split; what is listed twice counts once."""
+        images = {image.id: image for image in self._listing.read()}
+        samples: dict[str, list[ListedImage]] = {}
+        for image in images.values():
+            self._listed[f"listed {image.split}"] = self._listed.get(f"listed {image.split}", 0) + 1
+            samples.setdefault(image.id if self._options.samples == "image" else image.study, []).append(image)
+        return list(samples.values())
+
+    # Samples, in a worker process
+
+    def build(self, plan: MimicPlan) -> Study | Dropped:
+        """See `data.sources.preparation.Source`."""
+        if unwanted := plan.images[0].listed.unwanted:
+            return Dropped(plan.id, unwanted)
+        planned = [image for image in plan.images if self._options.views == "all" or image.facts.view in FRONTAL]
+        if not planned:
+            return Dropped(plan.id, "no frontal image")
+        try:
+            text = self._whole_report(plan)
+        except UserError:
+            return Dropped(plan.id, "damaged report")
+        if text is None:
+            return Dropped(plan.id, "no report")
+        listed = plan.images[0].listed.report
+        report = wanted_text(text, self._options.section) if listed is None else listed
+        if not report:
+            return Dropped(plan.id, "no text" if self._options.section == "both" else f"no {self._options.section}")
+        return self._study(plan, sorted(planned, key=_frontal_first), report, text)
+
+    def _whole_report(self, plan: MimicPlan) -> str | None:
+        """The report with all its sections. Raises UserError where it cannot be read."""
+        listed = plan.images[0].listed
+        return self._reports.read(listed, plan.report) if listed.report is None else listed.report
+
+    def _study(
+        self, plan: MimicPlan, planned: Sequence[PlannedImage], report: str, whole_report: str
+    ) -> Study | Dropped:
+        """The study with those of the planned images that can be read."""
+        warnings: list[str] = []
+        images = [image for image in (self._read_image(image, warnings) for image in planned) if image is not None]
+        if not images:
+            return Dropped(plan.id, warnings[0])
+        graph = self._graph(images[0], report, warnings)
+        if graph is None and self._options.graph_needed:
+            return Dropped(plan.id, warnings[-1])
+        return Study(
+            id=plan.id,
+            split=plan.split,
+            images=tuple(PreparedImage(image.pixels, image.planned.facts.view) for image in images),
+            report=report,
+            observations=self._observations(images[0].planned.listed, report, whole_report),
+            graph=graph,
+            warnings=tuple(warnings),
+        )
+
+    def _read_image(self, planned: PlannedImage, warnings: list[str]) -> _ReadImage | None:
+        """The image, or None and a warning where it is missing or damaged."""
+        path = find_image(self._trees, planned.listed)
+        if path is None:
+            warnings.append("missing image")
+            return None
+        try:
+            radiograph = read_radiograph(path, at_least=self._image_size)
+        except UserError as error:
+            # A missing package concerns all images, not this one.
+            if "pip install" in str(error):
+                raise
+            warnings.append("damaged image")
+            return None
+        warnings.extend(radiograph.warnings)
+        if not planned.facts.view and radiograph.view:
+            planned = replace(planned, facts=replace(planned.facts, view=radiograph.view))
+        return _ReadImage(planned, radiograph.pixels, radiograph.size)
+
+    def _observations(self, image: ListedImage, report: str, whole_report: str) -> dict[str, int] | None:
+        """What the labels say of an image's study or report, or of the image itself; None where they lack it.
+
+        Our own labeler gets what the others read: findings and impression together.
+        """
+        both = (wanted_text(whole_report, "both") if image.report is None else "") or report
+        if self._labels is None:
+            return label_report(both)
+        found = (self._labels.find(*key) for key in ((image.study, report), (image.id, both)))
+        return next((labels for labels in found if labels is not None), None)
+
+    def _graph(self, image: _ReadImage, report: str, warnings: list[str]) -> dict | None:
+        """The graph of a frontal image, or None, with a warning where Chest ImaGenome should have it."""
+        if image.planned.facts.view not in FRONTAL:
+            return None
+        if self._graphs is None:
+            return graph_of_report(report, image.pixels)
+        try:
+            document = self._graphs.read(image.planned.listed.id, image.planned.graph)
+            if document is None:
+                warnings.append("no scene graph")
+                return None
+            size = image.planned.facts.size or original_size(document, image.size)
+            graph = read_scene_graph(document, size, warnings.append)
+        except UserError:
+            warnings.append("damaged scene graph")
+            return None
+        return {"box_source": "annotated"} | _without_few_boxes(graph, warnings)
+
+
+def _find_labels(contents: Contents, labels: str) -> Path | None:
+    """The label table that `labels` names; None where the sources have none. Raises UserError for a missing file."""
+    if labels not in _LABEL_TABLES:
+        return Path(labels)
+    table = contents.table(f"mimic-cxr-2.0.0-{labels}")
+    if table is None and labels != Options.labels:
+        raise UserError(f"The sources hold no mimic-cxr-2.0.0-{labels}.csv[.gz]: leave out --labels, or add its folder")
+    return table
+
+
+def _frontal_first(image: PlannedImage) -> tuple[int, str]:
+    return _VIEW_ORDER.get(image.facts.view, len(_VIEW_ORDER)), image.listed.id
+
+
+def _without_few_boxes(graph: dict, warnings: list[str]) -> dict:
+    """The graph, without any box where it has almost none."""
+    boxes = sum(region["box"] is not None for region in graph["regions"].values())
+    if boxes >= _FEWEST_BOXES:
+        return graph
+    warnings.append(f"fewer than {_FEWEST_BOXES} boxes in the scene graph: left out")
+    return {"regions": {name: region | {"box": None} for name, region in graph["regions"].items()}}

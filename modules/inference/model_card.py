@@ -1,0 +1,89 @@
+"""The model card of an exported model: README.md with the front matter that the Hugging Face hub reads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.vocabulary import Vocabularies
+from modules.config import Config
+from modules.evaluation.results import heading, score_table
+
+# Our scores by the hub's names of metrics.
+_HUB_METRICS = {
+    "bleu_1": "bleu", "bleu_2": "bleu", "bleu_3": "bleu", "bleu_4": "bleu", "meteor": "meteor", "rouge_l": "rouge",
+}
+
+
+def model_card(config: Config, vocabularies: Vocabularies, metrics: Mapping[str, Any] | None) -> str:
+    """The text of README.md. metrics: the content of metrics.json, None where the model was not tested."""
+    front = {
+        "language": "en",
+        "library_name": "sgrrg",
+        "pipeline_tag": "image-to-text",
+        "tags": ["chest-x-ray", "radiology", "radiology-report-generation", "scene-graph", "pytorch"],
+    }
+    if metrics is not None:
+        front["metrics"] = sorted({_HUB_METRICS[name] for name in metrics["scores"] if name in _HUB_METRICS})
+        front["model-index"] = [{"name": config.name, "results": [_result(metrics)]}]
+    data_set = Path(config.data.root).name
+    scores = "It was not tested with this program." if metrics is None else (
+        f"{heading(metrics)}\n\n```\n{_table(metrics)}\n```\n\n"
+        "Beside the model: the best answer that does not look at the image, and the report of the nearest training "
+        "image."
+    )
+    return f"""---
+# Add `license:` before publishing. Weights trained on credentialed data may be shared only where its licence allows.
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
+
+# {config.name}
+
+Writes the report of a chest X-ray by way of a predicted scene graph: SGRRG (Wang, Zhu, Bhalerao, He; Computerized
+Medical Imaging and Graphics, 2025, article 102644).
+
+**For research only. Not a medical device, not for clinical use: a report may be wrong in any sentence.**
+
+Trained on `{data_set}` (seed {config.seed}): {len(vocabularies.tokenizer.words)} words,
+{len(vocabularies.anatomy.names)} regions with {sum(vocabularies.attributes.sizes)} attributes,
+{len(vocabularies.observations)} observations. Trunk `{config.model.patch_encoder.backbone}`, width
+{config.model.width}, images of {config.data.image_size} x {config.data.image_size} pixels, {config.data.views} a study.
+
+## Scores
+
+{scores}
+
+## Use
+
+In a checkout of the program:
+
+```bash
+python main_predict.py --checkpoint THIS_FOLDER chest.png
+```
+
+```python
+from modules.inference.predictor import Predictor
+
+prediction, = Predictor("THIS_FOLDER").predict(["chest.png"])
+print(prediction.report)
+```
+
+Without it, `encoder.pt2` and `decoder_step.pt2` are programs for `torch.export.load` (import torchvision first).
+"""
+
+
+def _result(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of the front matter's model-index."""
+    return {
+        "task": {"type": "image-to-text", "name": "radiology report generation"},
+        "dataset": {"type": metrics["dataset"], "name": metrics["dataset"], "split": metrics["split"]},
+        "metrics": [
+            {"type": _HUB_METRICS.get(name, name), "name": name, "value": round(value, 4)}
+            for name, value in metrics["scores"].items() if value is not None
+        ],
+    }
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    """The scores beside those of the baselines, without the heading."""
+    return score_table(metrics).split("\n\n", 1)[1]

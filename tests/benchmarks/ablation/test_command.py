@@ -1,0 +1,264 @@
+"""The ablation study: its arms, its runs and the page that it writes."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.ablation import command as ablation
+from benchmarks.ablation.arms import ARMS, BUDGET, FULL, NO_GRAPH, Arm, Run, in_order
+from benchmarks.ablation.command import of_these_settings
+from benchmarks.ablation.ledger import FinishedRun, observation_counts, read_ledger, read_run, write_ledger
+from benchmarks.ablation.report import ArmResult, difference, micro_f1, results_by_arm, write_report
+from data.errors import UserError
+from models.outputs import GraphSource
+from models.patch_encoder import build_patch_encoder
+from modules.builders import build_model
+from modules.checkpoint import load_checkpoint
+from modules.config import load_config
+from tests.support.tiny_model import tiny_vocabularies
+
+EFFUSION, CLEAR = "There is a left pleural effusion.", "The lungs are clear."
+
+
+def write_run(run: Run, generated: list[str], ids: list[str] | None = None) -> Run:
+    """A finished run whose studies all have an effusion."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    entries = [
+        {"id": name, "generated": text, "reference": EFFUSION, "labels": {"Pleural Effusion": 1, "Edema": 0}}
+        for name, text in zip(ids or [f"study{i}" for i in range(len(generated))], generated, strict=True)
+    ]
+    run.predictions.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    nearest = {"nearest_image": {"truth_14_micro_f1": 0.25}} if run.arm == FULL else {}
+    metrics = {"scores": {"bleu_4": 0.5, "box_iou": None}, "baselines": nearest}
+    run.metrics.write_text(json.dumps(metrics), encoding="utf-8")
+    log = {"kind": "start", "parameters": 8_200_000 if run.arm == FULL else 7_700_000}
+    (run.folder / "log.jsonl").write_text(json.dumps(log) + "\n{}\n", encoding="utf-8")
+    return run
+
+
+def read(run: Run) -> FinishedRun:
+    """`run` as the ledger keeps it; the trunk's weights are those of the first."""
+    trunk = run.results / "trunk.pt"
+    trunk.write_bytes(b"weights")
+    return read_run(run, trunk)
+
+
+def test_arms_have_names_and_folders_of_their_own():
+    assert len({arm.name for arm in ARMS}) == len({arm.folder for arm in ARMS}) == len(ARMS)
+    assert all(arm.folder.replace("_", "").replace(".", "").replace("-", "").isalnum() for arm in ARMS)
+    assert [arm.graph for arm in ARMS].count(GraphSource.NONE) == 5
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.folder)
+def test_every_arm_builds_and_has_as_many_parameters_as_the_full_one(arm):
+    def parameters(settings):
+        config = load_config("configs/demo.yaml", [*BUDGET, *settings])
+        return sum(parameter.numel() for parameter in build_model(config, tiny_vocabularies()).parameters())
+
+    assert parameters(arm.settings) == pytest.approx(parameters(FULL.settings), rel=0.1)
+
+
+def test_the_most_telling_runs_come_first():
+    order = list(in_order(ARMS, [0, 1]))
+    assert len(order) == len(set(order)) == 2 * len(ARMS)
+    assert {arm.name.split(",")[0] for arm, _ in order[:12]} == {"full", "no graph"}
+    assert order[0] == (FULL, 0)
+    assert [seed for _, seed in order[12:]] == [0] * (len(ARMS) - 6) + [1] * (len(ARMS) - 6)
+
+
+def test_counts_and_f1_by_hand(tmp_path):
+    run = write_run(Run(FULL, 0, tmp_path), [EFFUSION, CLEAR, EFFUSION, ""])
+    counts = observation_counts(run.predictions, "generated")
+    # "The lungs are clear." is no finding, which nobody simulated; an empty report says nothing.
+    assert counts == [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]]
+    assert micro_f1(np.sum(counts, 0)) == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
+    assert micro_f1(np.zeros(3)) == 0
+    assert micro_f1(np.sum(observation_counts(run.predictions, "reference"), 0)) == 1
+
+
+def test_a_difference_is_paired_by_study():
+    """Two arms that err on the same studies differ by nothing, however few the studies are."""
+    counts = np.tile([[1, 0, 0], [0, 1, 1]], (2, 5, 1))
+    same = ArmResult([0, 1], counts, 1, {})
+    assert difference(same, same) == (0, 0, 0)
+    better = ArmResult([0], np.tile([1, 0, 0], (1, 10, 1)), 1, {})
+    value, low, high = difference(better, same)
+    assert value == pytest.approx(0.5) and 0 < low < value < high
+    assert difference(better, same) == (value, low, high)
+
+
+def test_report_of_what_is_finished(tmp_path):
+    runs = [
+        write_run(Run(FULL, 0, tmp_path), [EFFUSION] * 9 + [CLEAR]),
+        write_run(Run(FULL, 1, tmp_path), [EFFUSION] * 10),
+        write_run(Run(ARMS[1], 0, tmp_path), [CLEAR] * 9 + [EFFUSION]),
+        write_run(Run(ARMS[2], 0, tmp_path), [CLEAR] * 8 + [EFFUSION] * 2),
+    ]
+    page = tmp_path / "docs" / "results.md"
+    write_report(page, [read(run) for run in runs])
+    text = page.read_text(encoding="utf-8").replace("\n", " ")
+    assert "Finished runs: 4 of 48;" in text and "it reaches 1.000" in text
+    assert "All begin with the same trunk" in text and "(7.7 million beside 8.2)" in text
+    assert f"minus {ARMS[2].name}" in text  # the best of those without graph
+    assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
+    assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
+    assert "The difference is +0.750. It is met." in text
+    assert "| full | 2 | 0.950 ± 0.071 |" in text and text.count("| 0.250 |") == 1
+    assert "noise" not in text.split("## What follows")[1]
+
+
+@pytest.mark.parametrize(("right", "verdict"), [
+    (10, "The difference is +0.000. It is missed by 0.050: [tried.md](tried.md) tells why."),
+    (9, "The difference is +0.100. The interval does not exclude 0: it is missed."),
+])
+def test_a_missed_target_is_reported(tmp_path, right, verdict):
+    runs = [
+        write_run(Run(FULL, 0, tmp_path), [EFFUSION] * 10),
+        write_run(Run(ARMS[1], 0, tmp_path), [EFFUSION] * right + [CLEAR] * (10 - right)),
+    ]
+    page = tmp_path / "page.md"
+    write_report(page, [read(run) for run in runs], ["train.max_steps=2"])
+    text = page.read_text(encoding="utf-8")
+    assert verdict in text and "These runs differ by train.max_steps=2." in text
+
+
+def test_runs_of_other_trunks_and_settings_are_told_apart(tmp_path, capsys):
+    runs = [read(write_run(Run(FULL, seed, tmp_path), [EFFUSION])) for seed in (0, 1)]
+    page = tmp_path / "page.md"
+    write_report(page, [runs[0], replace(runs[1], trunk="other")])
+    assert "All begin with one of 2 trunks" in page.read_text(encoding="utf-8")
+    outdated = [replace(runs[0], arm="an arm that was"), replace(runs[1], experiment="before")]
+    assert of_these_settings([runs[0], *outdated], ()) == [runs[0]]
+    assert "2 runs of other settings are left out" in capsys.readouterr().out
+    assert of_these_settings(runs, ("train.max_steps=2",)) == []
+
+
+def test_report_refuses_what_cannot_be_compared(tmp_path):
+    with pytest.raises(UserError, match="No run of the study is finished"):
+        write_report(tmp_path / "page.md", [])
+    runs = [write_run(Run(FULL, 0, tmp_path), [EFFUSION]), write_run(Run(FULL, 1, tmp_path), [EFFUSION, CLEAR])]
+    with pytest.raises(UserError, match="'full' were tested on other studies"):
+        results_by_arm([read(run) for run in runs])
+    runs[0].predictions.write_text('{"id": "study0", "generated": "", "labels": {}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="study0 has no labels"):
+        read(runs[0])
+
+
+def test_the_ledger_keeps_what_a_run_gave(tmp_path):
+    run = read(write_run(Run(FULL, 0, tmp_path, ("train.max_steps=2",)), [EFFUSION, CLEAR]))
+    assert run.settings == [*BUDGET, *FULL.settings, "train.max_steps=2", "noise=0"]
+    path = tmp_path / "results.jsonl"
+    assert read_ledger(path) == []
+    write_ledger(path, [run, run])
+    assert read_ledger(path) == [run, run] and isinstance(read_ledger(path)[0], FinishedRun)
+    path.write_text(path.read_text() + '{"arm": "full"}\n')
+    with pytest.raises(UserError, match=r"results.jsonl, line 3 is no run"):
+        read_ledger(path)
+
+
+@pytest.fixture
+def phantoms(monkeypatch):
+    """Nothing is simulated, the trunk is there already; which phantoms were asked for."""
+    asked = []
+    monkeypatch.setattr(ablation, "trained_trunk", lambda data, results, overrides: results / "trunk.pt")
+    monkeypatch.setattr(ablation, "prepare_phantom", lambda folder, settings: asked.append((folder.name, settings)))
+    return asked
+
+
+def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phantoms):
+    commands = []
+
+    def process(command, **_):
+        commands.append(command[1:])
+        if command[1] == "main_test.py":
+            tested = Path(command[command.index("--checkpoint") + 1])
+            write_run(next(run for run in runs if run.folder == tested), [EFFUSION])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(ablation.subprocess, "run", process)
+    noisy = next(arm for arm in ARMS if arm.noise == 20)
+    runs = [
+        Run(arm, 3, tmp_path / "runs", (f"train.max_steps={steps}",)) for steps in (2, 3) for arm in (FULL, noisy)
+    ]
+    assert len({run.folder for run in runs}) == 4
+    page, ledger = tmp_path / "page.md", tmp_path / "page.jsonl"
+    write_ledger(ledger, [read(write_run(runs[0], [EFFUSION]))])
+    arguments = [
+        "ablation", "--arms", f"{FULL.name};{noisy.name}", "--seeds", "3", "--jobs", "1", "--results",
+        str(tmp_path / "runs"), "--data", str(tmp_path), "--report", str(page), "train.max_steps=2",
+    ]
+    assert main(arguments) == 0
+    assert [name for name, _ in phantoms] == ["phantom_noise20"] and phantoms[0][1].annotation_noise == 0.2
+    train, test = commands
+    assert train[0] == "main_train.py" and {"seed=3", "train.resume=true", "train.max_steps=2"} <= set(train)
+    assert f"data.root={tmp_path / 'phantom_noise20'}" in train
+    assert f"model.patch_encoder.weights={tmp_path / 'runs' / 'trunk.pt'}" in train
+    assert test[0] == "main_test.py" and test[-1] == "predicted"
+    assert "Finished runs: 2 of 48;" in page.read_text(encoding="utf-8")
+    assert [run.arm for run in read_ledger(ledger)] == [FULL.name, noisy.name]
+    assert main(arguments) == 0 and len(commands) == 2
+    # With other settings it is another run, and the old one stays in the ledger.
+    assert main([*arguments[:-1], "train.max_steps=3"]) == 0 and len(commands) == 6
+    assert len(read_ledger(ledger)) == 4
+    page.unlink()
+    assert main(["ablation", "--report-only", "--report", str(page), "train.max_steps=2"]) == 0
+    assert len(commands) == 6 and "Finished runs: 2 of 48;" in page.read_text(encoding="utf-8")
+
+
+def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys):
+    monkeypatch.setattr(ablation.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
+    assert main(["ablation", "--arms", "full", "--seeds", "0", *folders]) == 1
+    assert f"{Run(FULL, 0, tmp_path).name}: main_train.py ended with status 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value", "message"), [
+    ("--arms", "empty", "There is no arm 'empty': choose from full; no graph"),
+    ("--seeds", "0,x", "--seeds 0,x: give whole numbers separated by commas"),
+    ("--jobs", "0", "--jobs 0: give how many runs go on at a time"),
+])
+def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, option, value, message):
+    folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
+    assert main(["ablation", option, value, *folders]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.timeout(600)  # four processes of their own
+def test_one_run_for_real(tmp_path, monkeypatch):
+    """Trains and tests two steps of the smallest arm on a phantom of ten studies."""
+    monkeypatch.setattr(ablation, "STUDIES", 10)
+    monkeypatch.setattr(ablation, "IMAGE_SIZE", 32)
+    arm = Arm("full", ("data.image_size=32", "model.width=32", "model.feedforward=32", "data.min_word_count=1"))
+    monkeypatch.setattr(ablation, "ARMS", (arm,))
+    page = tmp_path / "page.md"
+    assert main([
+        "ablation", "--seeds", "0", "--data", str(tmp_path / "data"), "--results", str(tmp_path / "runs"), "--report",
+        str(page), "train.max_steps=2", "eval.beam_size=1",
+    ]) == 0
+    assert "| full | 0 | 0." in page.read_text(encoding="utf-8")
+    (trunk,) = (tmp_path / "runs").glob("trunk_*.pt")
+    first = build_patch_encoder("small_resnet", 16, str(trunk)).trunk.state_dict()
+    source = load_checkpoint(trunk.with_suffix("")).weights
+    assert first and all(torch.equal(value, source[f"patch_encoder.trunk.{name}"]) for name, value in first.items())
+
+
+def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_path, capsys):
+    root = Path(__file__).resolve().parents[3]
+    runs = of_these_settings(read_ledger(root / "docs/results.jsonl"), ())
+    assert "left out" not in capsys.readouterr().out
+    page = tmp_path / "results.md"
+    write_report(page, runs)
+    assert page.read_text(encoding="utf-8") == (root / "docs/results.md").read_text(encoding="utf-8")
+    results = results_by_arm(runs)
+    baseline = max((name for name in results if name.startswith(NO_GRAPH)), key=lambda name: results[name].f1.mean())
+    value, low, high = difference(results[FULL.name], results[baseline])
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    assert f"have an observation F1 of {results[FULL.name].f1.mean():.3f}" in readme
+    assert f"of equal size {results[baseline].f1.mean():.3f} (difference {value:.3f}" in readme
+    assert f"95 % interval {low:.3f} to {high:.3f})" in readme

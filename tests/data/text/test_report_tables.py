@@ -1,0 +1,29 @@
+"""Tables of reports: what is read, and what is refused instead of being lost."""
+
+import pytest
+
+from data.errors import UserError
+from data.text.report_tables import csv_lines, read_reports, write_lines
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    rows = [("a", 'The "heart",\nis large.'), ("b", ""), ("", "No name.")]
+    path = tmp_path / "reports.csv"
+    write_lines(path, csv_lines([("id", "report"), *rows]))
+    assert list(read_reports(path)) == rows
+    path.write_text("\ufeffother,report,id\r\n1,\"x y\",a\r\n\r\n2,it is 5\" wide,b\r\n", encoding="utf-8")
+    assert list(read_reports(path)) == [("a", "x y"), ("b", 'it is 5" wide')]
+
+
+@pytest.mark.parametrize("rows, said", [
+    ("a,The heart, is large.\n", "line 2 has too many cells"),
+    ("a,x\nb\n", "line 3 has too few cells"),
+    ('a,x\nb,"The heart is large.\nc,y\n', "line 4 is no CSV"),
+    ('a,"x"y\n', "line 2 is no CSV"),
+])
+def test_rows_that_would_lose_text_are_refused_in_one_line(tmp_path, rows, said):
+    path = tmp_path / "reports.csv"
+    path.write_text(f"id,report\n{rows}")
+    with pytest.raises(UserError) as raised:
+        list(read_reports(path))
+    assert f"{path} {said}" in str(raised.value) and "\n" not in str(raised.value)

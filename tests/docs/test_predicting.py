@@ -1,0 +1,49 @@
+"""docs/predicting.md: its Python block runs, and its commands are understood."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main_predict
+from modules.inference.predictor import Predictor
+from tests.support.tiny_run import write_tiny_run
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/predicting.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with all that the document names."""
+    run_folder, _ = write_tiny_run(tmp_path / "made", lively=True)
+    (tmp_path / "results").mkdir()
+    run_folder.rename(tmp_path / "results/demo")
+    (tmp_path / "films").mkdir()
+    generator = np.random.default_rng(0)
+    for name in ("chest.png", "another.png", "frontal.dcm", "lateral.dcm", "films/one.png"):
+        pixels = generator.integers(0, 255, (1500, 1000), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name, "PNG")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_block_runs(folder, capsys):
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL).group(1), names)
+    assert names["prediction"] == Predictor("results/demo").predict(["chest.png", "another.png"])[0]
+    assert names["prediction"].report in capsys.readouterr().out
+    selected = {region.name for region in names["only"].regions if region.selected}
+    assert selected == {"right lung"}
+
+
+def test_commands_work(folder):
+    commands = [
+        shlex.split(line, comments=True) for line in DOCUMENT.splitlines() if line.startswith("python main_predict.py")
+    ]
+    assert len(commands) == 5
+    for command in commands:
+        assert main_predict.main(command[2:]) == 0
+    assert len(list((folder / "predictions").glob("*.json"))) == 3

@@ -1,0 +1,72 @@
+"""Which generated sentences a reference supports."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modules.evaluation.metrics.claims import Claim, claims, is_wrong, supported
+
+REFERENCE = (
+    "there is a small left pleural effusion . the heart is normal in size . the right lung is clear . "
+    "possible consolidation in the left lower lung zone ."
+)
+
+
+@pytest.mark.parametrize("sentence, wrong", [
+    ("a small left pleural effusion is seen .", False),
+    ("there is a small right pleural effusion .", True),      # the other side
+    ("there is a large left pleural effusion .", True),       # another severity
+    ("there is no pleural effusion .", True),                 # denies what is there
+    ("consolidation in the left lower lung zone .", False),   # how sure the reference is does not matter
+    ("consolidation in the left upper lung zone .", True),    # elsewhere
+    ("no pneumothorax .", False),                             # silence is absence
+    ("the heart is enlarged .", True),
+    ("the cardiac silhouette is normal .", False),
+    ("the lungs are clear .", True),                          # the left one is not
+    ("the right lung is clear .", False),
+    ("there is a pneumothorax .", True),                      # on a side left open: still an observation too many
+    ("comparison is made with the prior examination .", None),
+    ("<unk> <unk> .", None),
+    ("", None),
+])
+def test_sentences_against_a_reference(sentence, wrong):
+    assert is_wrong(sentence, REFERENCE) is wrong
+
+
+def test_an_empty_reference_supports_denials_alone():
+    assert is_wrong("no pleural effusion .", "") is False
+    assert is_wrong("small left pleural effusion .", "") is True
+
+
+def test_claims_of_a_sentence():
+    assert claims("small left pleural effusion .") >= {
+        Claim("left costophrenic angle", "anatomicalfinding|pleural effusion", True),
+        Claim("left costophrenic angle", "severity|mild", True),
+        Claim(None, "Pleural Effusion", True),
+    }
+    assert Claim("cardiac silhouette", "nlp|abnormal", False) in claims("the heart is normal .")
+    # Clear zones do not make a clear lung.
+    zones = claims("the left upper and mid lung zones are clear .")
+    assert Claim("left mid lung zone", "nlp|abnormal", False) in zones
+    assert not [claim for claim in zones if claim.region == "left lung"]
+
+
+SENTENCES = [
+    "no pneumothorax .", "small left effusion .", "large right effusion .", "the lungs are clear .",
+    "the heart is enlarged .", "the heart is normal .", "the right upper and mid lung zones are clear .",
+    "the clavicles are intact .", "possible pneumonia .", "right apical pneumothorax .", "stable examination .",
+]
+
+
+@given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=6))
+def test_no_sentence_of_a_report_is_wrong_about_it(sentences):
+    report = " ".join(sentences)
+    assert not any(is_wrong(sentence, report) for sentence in sentences)
+
+
+@given(st.lists(st.sampled_from(SENTENCES), max_size=5), st.lists(st.sampled_from(SENTENCES), max_size=5))
+def test_saying_less_never_makes_an_affirmed_claim_right(few, more):
+    small, large = claims(" ".join(few)), claims(" ".join([*few, *more]))
+    for claim in claims(" ".join(SENTENCES)):
+        if claim.affirmed and supported(claim, small):
+            assert supported(claim, large)

@@ -1,0 +1,159 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from data.errors import UserError
+from modules.config import Schedule
+from modules.training.optimizer import (
+    LearningRateSchedule,
+    build_optimizer,
+    clip_gradients,
+    freeze,
+    load_optimizer_state,
+    optimizer_state,
+    set_training_mode,
+)
+
+
+class Parts(nn.Module):
+    """A part with a convolution and BatchNorm, one whose name begins alike, a table, and a bias of two dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+        self.patch_encoder_2 = nn.Linear(4, 4)
+        self.words = nn.Embedding(5, 4)
+        self.norm = nn.LayerNorm(4)
+        self.heads_bias = nn.Parameter(torch.zeros(3, 4))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Parts()
+
+
+def names_of(model: nn.Module, parameters: list) -> set[str]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)] for parameter in parameters}
+
+
+def test_groups_have_the_rate_of_their_part_and_decay_matrices_only(model):
+    optimizer = build_optimizer(model, lr=2e-4, lr_patch_encoder=1e-4, weight_decay=5e-5)
+    groups = {
+        (group["lr"], group["weight_decay"]): names_of(model, group["params"]) for group in optimizer.param_groups
+    }
+    assert groups == {
+        (1e-4, 5e-5): {"patch_encoder.0.weight"},
+        (1e-4, 0.0): {"patch_encoder.0.bias", "patch_encoder.1.weight", "patch_encoder.1.bias"},
+        (2e-4, 5e-5): {"patch_encoder_2.weight"},
+        (2e-4, 0.0): {"patch_encoder_2.bias", "words.weight", "norm.weight", "norm.bias", "heads_bias"},
+    }
+
+
+def test_frozen_parts_are_not_optimised(model):
+    freeze(model, ["patch_encoder", "words"])
+    optimizer = build_optimizer(model, lr=1.0, lr_patch_encoder=1.0, weight_decay=0.1)
+    trained = names_of(model, [parameter for group in optimizer.param_groups for parameter in group["params"]])
+    assert trained == {"patch_encoder_2.weight", "patch_encoder_2.bias", "norm.weight", "norm.bias", "heads_bias"}
+
+
+def test_frozen_batch_norm_stays_at_rest_while_the_rest_trains(model):
+    frozen = ["patch_encoder"]
+    freeze(model, frozen)
+    set_training_mode(model, frozen)
+    assert not model.patch_encoder[1].training
+    assert model.patch_encoder[2].training and model.norm.training
+    set_training_mode(model, ["patch_encoder.0"])
+    assert model.patch_encoder[1].training
+
+
+@pytest.mark.parametrize("prefix", ["decoder", "patch", "patch_encoder.weight", ""])
+def test_freezing_what_is_not_there_is_an_error(model, prefix):
+    with pytest.raises(UserError, match=f"has no part '{prefix}'; its parts are patch_encoder, patch_encoder_2, words"):
+        freeze(model, [prefix])
+
+
+def test_freezing_everything_is_an_error(model):
+    with pytest.raises(UserError, match="leaves nothing to train"):
+        freeze(model, ["patch_encoder", "patch_encoder_2", "words", "norm", "heads_bias"])
+
+
+def schedule(kind: Schedule, **settings) -> LearningRateSchedule:
+    optimizer = build_optimizer(Parts(), lr=2.0, lr_patch_encoder=1.0, weight_decay=0.0)
+    return LearningRateSchedule(
+        optimizer, kind, **({"epochs": 30, "warmup_epochs": 5, "decay": 0.8, "decay_every": 10} | settings)
+    )
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"),
+    [(0, 0.01), (2.5, 0.505), (5, 1), (9.99, 1), (10, 0.8), (19.5, 0.8), (20, 0.64), (29.9, 0.64)],
+)
+def test_step_schedule(progress, factor):
+    assert schedule(Schedule.STEP).factor(progress) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0, 0.01), (5, 1), (17.5, 0.505), (30, 0.01), (31, 0.01)])
+def test_cosine_schedule(progress, factor):
+    assert schedule(Schedule.COSINE).factor(progress) == pytest.approx(factor)
+
+
+def test_schedules_work_without_warm_up_and_with_nothing_else():
+    assert schedule(Schedule.STEP, warmup_epochs=0).factor(0) == 1
+    assert schedule(Schedule.COSINE, epochs=5).factor(5) == pytest.approx(1)
+
+
+def test_rates_of_both_parts_move_together():
+    moving = schedule(Schedule.STEP)
+    moving.set(2.5)
+    assert moving.rates() == pytest.approx({"patch_encoder": 0.505, "rest": 1.01})
+    moving.set(10)  # from the full rates, not from the last ones
+    assert moving.rates() == pytest.approx({"patch_encoder": 0.8, "rest": 1.6})
+
+
+def with_gradients(*values: float) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = torch.tensor([value])
+    return [*parameters, nn.Parameter(torch.zeros(1))]  # one without a gradient
+
+
+@pytest.mark.parametrize(
+    ("value", "norm", "expected"),
+    [
+        (None, None, [3.0, -4.0]),
+        (3.5, None, [3.0, -3.5]),
+        (None, 1.0, [0.6, -0.8]),
+        (None, 9.0, [3.0, -4.0]),
+        (3.0, 1.0, [1 / math.sqrt(2), -1 / math.sqrt(2)]),
+    ],
+)
+def test_clipping(value, norm, expected):
+    parameters = with_gradients(3.0, -4.0)
+    assert float(clip_gradients(parameters, value, norm)) == pytest.approx(5.0)
+    assert [float(parameter.grad) for parameter in parameters[:-1]] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_norm_tells_of_gradients_that_are_not_finite(bad):
+    assert not math.isfinite(clip_gradients(with_gradients(1.0, bad), value=0.1, norm=None))
+
+
+def test_optimizer_state_goes_by_name_and_leaves_settings_alone(model, tmp_path):
+    first = build_optimizer(model, lr=0.1, lr_patch_encoder=0.1, weight_decay=0.1)
+    model.patch_encoder_2(torch.ones(1, 4)).sum().backward()
+    first.step()
+    torch.save(optimizer_state(first, model), tmp_path / "state.pt")
+    other = copy.deepcopy(model)
+    freeze(other, ["patch_encoder"])  # other groups, other positions
+    second = build_optimizer(other, lr=0.2, lr_patch_encoder=0.2, weight_decay=0.3)
+    load_optimizer_state(second, other, torch.load(tmp_path / "state.pt", weights_only=True))
+    for key, value in first.state[model.patch_encoder_2.weight].items():
+        assert torch.equal(second.state[other.patch_encoder_2.weight][key], value)
+    assert not second.state[other.norm.weight]
+    assert {group["lr"] for group in second.param_groups} == {0.2}
+    assert {group["weight_decay"] for group in second.param_groups} == {0.3, 0.0}

@@ -1,0 +1,153 @@
+import json
+import resource
+import sys
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data.errors import UserError
+from modules.training.run_log import RunLog, read_curves
+
+CPU = torch.device("cpu")
+
+
+def entries(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def train(log: RunLog, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        terms = {"report": step / 2}
+        log.train_step(step, loss=float(step), terms=terms, rates={"rest": 0.1}, gradient_norm=2.0, images=4)
+
+
+def validate(log: RunLog, score: float) -> None:
+    scores = {"bleu_4": score, "meteor": None}
+    log.validation(scores, {"meteor": "no Java"}, score, "bleu_4", True, graph_source="predicted")
+
+
+def test_lines_average_over_the_steps_since_the_last_one(tmp_path, capsys):
+    log = RunLog(tmp_path, total_steps=5, log_every=2)
+    log.begin_epoch(1, 1, 5, 0)
+    train(log, 1, 5)
+    log.close()
+    assert [(entry["step"], entry["loss"], entry["terms"]["report"]) for entry in entries(tmp_path)] == [
+        (2, 1.5, 0.75), (4, 3.5, 1.75), (5, 5.0, 2.5),
+    ]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for part in ("epoch 1, step 2/5", "loss 1.500", "report 0.750", "lr 1.00e-01", "images/s", "left"):
+        assert part in lines[0]
+
+
+def test_every_entry_is_on_disk_at_once(tmp_path):
+    log = RunLog(tmp_path, total_steps=1, log_every=1)
+    log.message("hallo")
+    assert entries(tmp_path)[-1]["text"] == "hallo"
+    log.close()
+
+
+def test_start_tells_code_packages_and_device(tmp_path):
+    log = RunLog(tmp_path, total_steps=1, log_every=1)
+    log.start(CPU, processes=1)
+    log.close()
+    (entry,) = entries(tmp_path)
+    assert entry["kind"] == "start" and entry["processes"] == 1
+    assert entry["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert entry["environment"]["device"].startswith("cpu")
+    assert "git_commit" in entry["environment"]
+
+
+def test_validation_keeps_absent_scores_and_their_reasons(tmp_path, capsys):
+    log = RunLog(tmp_path, total_steps=1, log_every=1)
+    validate(log, 0.25)
+    log.close()
+    (entry,) = entries(tmp_path)
+    assert entry["scores"] == {"bleu_4": 0.25, "meteor": None}
+    assert entry["absent"] == {"meteor": "no Java"}
+    assert (entry["monitored"], entry["improved"], entry["graph_source"]) == (0.25, True, "predicted")
+    assert "meteor" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rerun", "kept_validations"), [(False, [2, 4]), (True, [2])])
+def test_going_on_cuts_what_came_after(tmp_path, monkeypatch, rerun, kept_validations):
+    log = RunLog(tmp_path, total_steps=9, log_every=1)
+    for step in (1, 2, 3, 4, 5, 6):
+        train(log, step, step)
+        if step % 2 == 0:
+            validate(log, step / 10)
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # a crash in the middle of a line
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)  # TensorBoard orders its files by the second they were made in
+    log = RunLog(tmp_path, total_steps=9, log_every=1, done_steps=4, rerun_validation=rerun)
+    train(log, 5, 5)
+    log.close()
+    assert [entry["step"] for entry in entries(tmp_path) if entry["kind"] == "train"] == [1, 2, 3, 4, 5]
+    assert [entry["step"] for entry in entries(tmp_path) if entry["kind"] == "validation"] == kept_validations
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [point.step for point in curves.Scalars("loss/total")] == [1, 2, 3, 4, 5]
+    assert [point.value for point in curves.Scalars("loss/report")] == [0.5, 1, 1.5, 2, 2.5]
+
+
+def test_starting_anew_forgets_an_old_log(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 0}\n')
+    RunLog(tmp_path, total_steps=1, log_every=1).close()
+    assert entries(tmp_path) == []
+
+
+def test_other_processes_write_nothing(tmp_path, capsys):
+    log = RunLog(tmp_path / "run", total_steps=1, log_every=1, enabled=False)
+    log.start(CPU)
+    log.begin_epoch(1, 1, 1, 0)
+    train(log, 1, 1)
+    validate(log, 0.5)
+    log.message("hallo")
+    log.close()
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_with_terms_and_time_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    log = RunLog(tmp_path, total_steps=4, log_every=1)
+    log.begin_epoch(1, 2, 2, 1)
+    train(log, 2, 2)
+    log.close()
+    shown = capsys.readouterr().err
+    assert "epoch 1/2" in shown and "2/2" in shown
+    assert "loss 2.000, report 1.000, all " in shown
+    assert "images/s" not in shown
+    assert [entry["step"] for entry in entries(tmp_path)] == [2]
+
+
+@pytest.mark.usefixtures("capsys")  # else the console of a test is a file too, and meets the limit
+def test_a_full_disk_is_one_line(tmp_path):
+    log = RunLog(tmp_path, total_steps=1, log_every=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with pytest.raises(UserError, match=f"Cannot write the log in {tmp_path}: .*; make room there"):
+            log.message("a line that is longer than fifty characters, with all that stands around it")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_course_of_a_run_is_read_back(tmp_path):
+    log = RunLog(tmp_path, total_steps=4, log_every=2)
+    log.message("hallo")
+    train(log, 1, 4)
+    validate(log, 0.25)
+    log.train_step(4, loss=float("nan"), terms={}, rates={"rest": 0.1}, gradient_norm=2.0, images=4)
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # a crash cut it short
+    assert read_curves(tmp_path) == {
+        "Training losses": {"total": [(2, 1.5), (4, 3.5)], "report": [(2, 0.75), (4, 1.75)]},
+        "Validation scores": {"bleu_4": [(4, 0.25)]},
+    }
+    assert read_curves(tmp_path / "nowhere") == {}

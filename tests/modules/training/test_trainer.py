@@ -1,0 +1,397 @@
+"""The trainer on a model of a few hundred weights; gradients over windows and processes on the smallest SGRRG."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from data.collate import collate
+from data.errors import UserError
+from data.loaders import training_loader
+from modules.checkpoint import load_checkpoint
+from modules.evaluation.evaluator import SCORE_NAMES
+from modules.training.trainer import Monitor
+from tests.support.tiny_training import (
+    ScriptedEvaluator,
+    gradients,
+    largest_difference,
+    smallest_sgrrg_trainer,
+    tiny_trainer,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# 7 studies, 2 a micro-batch, 2 micro-batches a window: an epoch is a window of two and a window of one.
+MICRO_BATCHES = 3
+
+
+def log_entries(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "results/run/log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+def messages(folder: Path) -> str:
+    return "\n".join(entry["text"] for entry in log_entries(folder, "message"))
+
+
+# Going on
+
+
+REALISTIC = ("data.workers=2", "data.rotate=8", "data.intensity=0.1")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    trainer = tiny_trainer(folder, *REALISTIC)
+    assert trainer.fit() == 0
+    return folder, trainer
+
+
+@pytest.mark.parametrize(
+    ("where", "stopped_position"),
+    [
+        ({"stop_at": MICRO_BATCHES + 1}, (1, 2)),  # in the first micro-batch of a window of two
+        ({"stop_at": 2 * MICRO_BATCHES}, (1, 3)),  # in the last micro-batch of an epoch
+        ({"evaluator": {"stop_in": 2}}, (1, 3)),
+    ],
+    ids=["inside a window", "at an epoch's end", "during validation"],
+)
+def test_resuming_is_bit_equal(tmp_path, uninterrupted, where, stopped_position):
+    reference_folder, reference = uninterrupted
+    where = {key: ScriptedEvaluator(**value) if key == "evaluator" else value for key, value in where.items()}
+    (tmp_path / "data").symlink_to(reference_folder / "data")
+    stopped = tiny_trainer(tmp_path, *REALISTIC, **where)
+    assert stopped.fit() == 128 + signal.SIGTERM
+    assert (stopped.position.epoch, stopped.position.batch) == stopped_position
+    assert "go on with the same command and train.resume=true" in messages(tmp_path)
+
+    torch.manual_seed(99)  # what the new process did before must not matter
+    resumed = tiny_trainer(tmp_path, *REALISTIC, "train.resume=true")
+    assert resumed.fit() == 0
+    for name, value in reference.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    assert resumed.position == reference.position
+    for kind, key in (("train", "terms"), ("validation", "scores")):
+        expected = [(entry["epoch"], entry["step"], entry[key]) for entry in log_entries(reference_folder, kind)]
+        assert [(entry["epoch"], entry["step"], entry[key]) for entry in log_entries(tmp_path, kind)] == expected
+
+
+def test_reference_run_has_what_the_comparison_needs(uninterrupted):
+    folder, trainer = uninterrupted
+    assert [entry["step"] for entry in log_entries(folder, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in log_entries(folder, "validation")] == [2, 4, 6]
+    again = tiny_trainer(folder, "name=other_seed", "seed=1")
+    again.fit()
+    assert not torch.equal(again.model.decoder.weight, trainer.model.decoder.weight)
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    tiny_trainer(tmp_path, "train.epochs=1").fit()
+    before = (tmp_path / "results/run/last/weights.pt").read_bytes()
+    again = tiny_trainer(tmp_path, "train.epochs=1", "train.resume=true")
+    assert again.fit() == 0
+    assert again.criterion.studies == []
+    assert (tmp_path / "results/run/last/weights.pt").read_bytes() == before
+
+
+def test_a_taken_run_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "results/run").mkdir(parents=True)
+    tiny_trainer(tmp_path, "train.epochs=1").fit()
+    before = (tmp_path / "results/run/log.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"already holds a run.*train\.resume=true.*name="):
+        tiny_trainer(tmp_path, "train.epochs=1").fit()
+    assert (tmp_path / "results/run/log.jsonl").read_bytes() == before
+
+
+def test_resuming_nothing_says_so_and_starts(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.resume=true", "train.epochs=1")
+    assert trainer.fit() == 0
+    assert trainer.position.step == 2
+    assert "Nothing to go on from" in messages(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        (["data.batch_size=3"], r"data\.batch_size was 2, now 3"),
+        (["optim.accumulate=1"], r"optim\.accumulate was 2, now 1"),
+        (["data.min_word_count=2"], r"other vocabularies \(tokenizer\)"),
+    ],
+)
+def test_resuming_with_other_data_is_refused_by_name(tmp_path, changed, complaint):
+    tiny_trainer(tmp_path, "train.max_steps=1").fit()
+    with pytest.raises(UserError, match=complaint):
+        tiny_trainer(tmp_path, "train.resume=true", *changed).fit()
+
+
+def test_resuming_with_weights_of_another_size_is_refused_by_name(tmp_path):
+    tiny_trainer(tmp_path, "train.max_steps=1").fit()
+    with pytest.raises(UserError, match=r"decoder\.weight is \[\d+, 6\] in the checkpoint and \[\d+, 8\] in the model"):
+        tiny_trainer(tmp_path, "train.resume=true", width=8).fit()
+
+
+def test_more_epochs_may_be_asked_for_on_resuming(tmp_path):
+    tiny_trainer(tmp_path, "train.epochs=1").fit()
+    resumed = tiny_trainer(tmp_path, "train.epochs=2", "train.resume=true")
+    assert resumed.fit() == 0
+    assert resumed.position.epoch == 2
+
+
+def test_saves_inside_an_epoch(tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        tiny_trainer(tmp_path, "train.save_every=1", spoil_at=3).fit()
+    position = load_checkpoint(tmp_path / "results/run/last", training=True).training_state["position"]
+    assert (position["epoch"], position["batch"], position["step"]) == (0, 2, 1)
+
+
+def test_max_steps_ends_in_a_validated_checkpoint_to_go_on_from(tmp_path, uninterrupted):
+    reference_folder, reference = uninterrupted
+    (tmp_path / "data").symlink_to(reference_folder / "data")
+    cut = tiny_trainer(tmp_path, *REALISTIC, "train.max_steps=3")
+    assert cut.fit() == 0
+    assert [entry["step"] for entry in log_entries(tmp_path, "validation")] == [2, 3]
+    assert (tmp_path / "results/run/best/weights.pt").is_file()
+    resumed = tiny_trainer(tmp_path, *REALISTIC, "train.resume=true")
+    assert resumed.fit() == 0
+    assert torch.equal(resumed.model.decoder.weight, reference.model.decoder.weight)
+
+
+def test_init_from_loads_what_fits_and_lists_the_rest(tmp_path):
+    first = tiny_trainer(tmp_path, "train.epochs=1")
+    first.fit()
+    second = tiny_trainer(
+        tmp_path, "name=second", f"train.init_from={tmp_path / 'results/run'}", "train.max_steps=1",
+        "data.min_word_count=3", "optim.lr=0", "optim.lr_patch_encoder=0", "seed=5",
+    )
+    before = second.model.words.weight.clone()
+    assert second.fit() == 0
+    best = load_checkpoint(tmp_path / "results/run").weights
+    assert torch.equal(second.model.observations.weight, best["observations.weight"])
+    assert torch.equal(second.model.words.weight, before)
+    log = (tmp_path / "results/second/log.jsonl").read_text()
+    assert re.search(r"3 weights did not fit: decoder\.bias is .*; decoder\.weight is .*; words\.weight is", log)
+
+
+# What stops a run
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_files_of_others_in_a_checkpoint_stop_a_run_before_it_replaces_them(tmp_path, name):
+    note = tmp_path / "results/run" / name / "notes.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("precious")
+    with pytest.raises(UserError, match=f"{name} holds notes.txt, which a checkpoint there would replace"):
+        tiny_trainer(tmp_path, "train.resume=true").fit()
+    assert note.read_text() == "precious"
+
+
+def test_non_finite_loss_names_terms_and_studies_and_leaves_the_checkpoint(tmp_path):
+    trainer = tiny_trainer(tmp_path, spoil_at=MICRO_BATCHES + 2)
+    with pytest.raises(UserError) as caught:
+        trainer.fit()
+    assert "\n" not in str(caught.value)
+    assert "report nan" in str(caught.value)
+    assert "observations 0." in str(caught.value)
+    for study_id in trainer.criterion.studies[-1]:
+        assert study_id in str(caught.value)
+    for study_id in set(trainer.criterion.studies[-2]) - set(trainer.criterion.studies[-1]):
+        assert study_id not in str(caught.value)
+    state = load_checkpoint(tmp_path / "results/run/last", training=True)
+    assert state.training_state["position"]["epoch"] == 1
+    assert all(weight.isfinite().all() for weight in state.weights.values())
+
+
+def test_non_finite_gradient_stops_before_it_reaches_the_weights(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.decoder.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(UserError, match="A gradient is not finite in epoch 1 after step 0: gradient_norm .*studies tr"):
+        trainer.fit()
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+
+
+def test_stops_early_and_keeps_the_best(tmp_path):
+    evaluator = ScriptedEvaluator([0.1, 0.4, 0.3, 0.4, 0.9])
+    trainer = tiny_trainer(tmp_path, "train.epochs=9", "train.patience=2", evaluator=evaluator)
+    assert trainer.fit() == 0
+    assert trainer.position.epoch == 4
+    assert (trainer.position.best, trainer.position.best_epoch) == (0.4, 2)
+    assert "bleu_4 = 0.4000, from epoch 2" in messages(tmp_path)
+    best = load_checkpoint(tmp_path / "results/run").weights
+    last = load_checkpoint(tmp_path / "results/run/last").weights
+    assert not torch.equal(best["decoder.weight"], last["decoder.weight"])
+    assert not (tmp_path / "results/run/best/training_state.pt").exists()
+
+
+def test_validates_where_the_settings_say_and_at_the_end(tmp_path):
+    evaluator = ScriptedEvaluator()
+    settings = ("train.epochs=6", "train.validate_from=2", "train.validate_every=3")
+    tiny_trainer(tmp_path, *settings, evaluator=evaluator).fit()
+    assert [entry["epoch"] for entry in log_entries(tmp_path, "validation")] == [2, 5, 6]
+
+
+def test_a_null_score_counts_zero_with_one_warning(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.epochs=1", evaluator=ScriptedEvaluator([None]))
+    assert trainer.fit() == 0
+    assert trainer.position.best == 0.0
+    assert messages(tmp_path).count("Warning: bleu_4 is absent (no words) and counts 0") == 1
+
+
+# The monitor
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-"), st.integers(0, 400), st.sampled_from(SCORE_NAMES)), min_size=1))
+def test_monitor_is_the_sum_that_it_is_written_as(terms):
+    text = " ".join(f"{sign} {hundredths / 100} * {name}" for sign, hundredths, name in terms)
+    scores = {name: number + 1.0 for number, name in enumerate(SCORE_NAMES)}
+    expected = sum((1 if sign == "+" else -1) * hundredths / 100 * scores[name] for sign, hundredths, name in terms)
+    assert Monitor.parse(text, SCORE_NAMES).value(scores) == pytest.approx(expected, abs=1e-9)
+
+
+def test_monitor_of_the_paper():
+    monitor = Monitor.parse("bleu_4 + 0.5 * meteor", SCORE_NAMES)
+    assert monitor.value({"bleu_4": 0.1, "meteor": 0.3}) == pytest.approx(0.25)
+    assert monitor.value({"bleu_4": 0.1, "meteor": None}) == pytest.approx(0.1)
+    assert monitor.missing({"bleu_4": 0.1, "meteor": None}) == ["meteor"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "bleu_4 +", "bleu_4 meteor", "0.5 bleu_4", "bleu_4 * 0.5", "bleu_4 + 0.5 * ", "2"]
+)
+def test_monitor_that_cannot_be_read(text):
+    with pytest.raises(UserError, match="train.monitor=.* cannot be read from .* write a score"):
+        Monitor.parse(text, SCORE_NAMES)
+
+
+def test_monitor_of_an_unknown_score_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match="there is no score 'blue_4'; there are .*bleu_4"):
+        tiny_trainer(tmp_path, "train.monitor=blue_4")
+
+
+# How training computes
+
+
+def test_frozen_parts_keep_weights_and_running_means(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.freeze=[patch_encoder]", "train.epochs=1")
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.fit()
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("patch_encoder."), name
+
+
+def test_unfrozen_running_means_move(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.epochs=1")
+    trainer.fit()
+    assert trainer.model.patch_encoder[1].num_batches_tracked == MICRO_BATCHES
+
+
+def test_mixing_rises_to_its_height_and_stays(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path, "train.graph_source=mixed", "train.mix_to=0.6", "train.mix_epochs=2", "optim.accumulate=1"
+    )
+    trainer.fit()
+    assert trainer.model.mixing_probabilities == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6])
+
+
+def test_oracle_training_mixes_nothing(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.epochs=1")
+    trainer.fit()
+    assert set(trainer.model.mixing_probabilities) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_precision_of_the_forward_pass(tmp_path, precision, kind):
+    trainer = tiny_trainer(tmp_path, f"train.precision={precision}", "train.epochs=1")
+    before = trainer.model.decoder.weight.clone()
+    seen = set()
+    trainer.model.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    assert trainer.fit() == 0
+    assert seen == {kind}
+    assert trainer.model.decoder.weight.dtype == torch.float32
+    assert not torch.equal(trainer.model.decoder.weight, before)
+    scaler = load_checkpoint(tmp_path / "results/run/last", training=True).training_state["scaler"]
+    assert bool(scaler) == (precision == "fp16")
+
+
+def test_fp16_leaves_out_a_step_that_overflows(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.precision=fp16", "train.max_steps=1")
+    before = trainer.model.words.weight.clone()
+    trainer.model.decoder.weight.register_hook(lambda gradient: gradient * torch.inf)
+    assert trainer.fit() == 0
+    assert torch.equal(trainer.model.words.weight, before)
+    scaler = load_checkpoint(tmp_path / "results/run/last", training=True).training_state["scaler"]
+    assert scaler["scale"] == 2**15
+
+
+def test_channels_last_reaches_the_trunk(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.channels_last=true", "train.max_steps=1")
+    seen = []
+    trainer.model.patch_encoder[0].register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    trainer.fit()
+    assert seen == [True, True]
+    assert trainer.model.patch_encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiled_model_trains_alike_and_keeps_its_names(tmp_path, monkeypatch):
+    plain = tiny_trainer(tmp_path, "name=plain", "train.max_steps=1", "data.rotate=0")
+    plain.fit()
+    compile_module = nn.Module.compile
+    # Dynamo alone: what it makes of the model is run as it is, without minutes for a C++ compiler.
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend="eager"))
+    compiled = tiny_trainer(tmp_path, "train.compile=true", "train.max_steps=1", "data.rotate=0")
+    assert compiled.model._compiled_call_impl is not None
+    compiled.fit()
+    saved = load_checkpoint(tmp_path / "results/run").weights
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(saved[name], value)
+
+
+def test_two_accumulated_micro_batches_equal_one_batch(tmp_path):
+    trainer = smallest_sgrrg_trainer(tmp_path, "loss.contrast=0")
+    samples = [trainer.train_dataset[index] for index in range(4)]
+    trainer.backward([collate(samples, 0)])
+    whole = gradients(trainer.model)
+    # Unequal halves: words, regions and labels are counted over both.
+    terms = trainer.backward([collate(samples[:1], 0), collate(samples[1:], 0)])
+    assert largest_difference(whole, gradients(trainer.model)) < 1e-5
+    assert terms.keys() == {"total", "report", "observations", "regions", "attributes", "boxes", "visibility"}
+
+
+def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path):
+    trainer = smallest_sgrrg_trainer(tmp_path, "data.batch_size=4", "optim.accumulate=1", "data.rotate=5")
+    batch = next(iter(training_loader(trainer.train_dataset, 4, seed=0, epoch=0)))
+    terms = trainer.backward([batch])
+    assert terms["contrast"] > 0 and terms["boxes"] > 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = os.environ | {
+        "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.two_processes", str(tmp_path)], env=variables | {"RANK": str(rank)}, cwd=ROOT,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    shared = torch.load(tmp_path / "shared.pt", weights_only=True)
+    assert shared["terms"] == pytest.approx(terms, rel=1e-4)
+    assert largest_difference(gradients(trainer.model), shared["gradients"]) < 1e-5
