@@ -1,48 +1,48 @@
-# Sourced by the run scripts. After `ensure_environment FILE`, $PYTHON is an interpreter that has the packages of FILE.
+# Functions shared by the run scripts. After `ensure_environment FILE`, $PYTHON has the packages of FILE.
 #
-# A given PYTHON=..., an active virtual environment or an active conda environment other than `base` is used as it is: it
-# is checked, never changed. Without one, `.venv` is made here and filled, and left alone from then on as long as it fits.
+# If PYTHON is set, or a virtual environment or a conda environment other than `base` is active, that environment is
+# checked and never changed. Otherwise `.venv` is created in this folder, and updated only if it does not match FILE.
 
-# A trainer that is interrupted saves and ends in good order; what a script would start after it must not follow.
+# An interrupted trainer saves a checkpoint and exits normally, so the script itself must stop before its next command.
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# say LINE... : to stderr, so that the output of a script stays its own.
+# say LINE... : print the lines to stderr; stdout is left to the commands.
 say() {
     printf '%s\n' "$@" >&2
 }
 
-# fail LINE... : say them and end with status 1.
+# fail LINE... : print the lines to stderr and exit with status 1.
 fail() {
     say "$@"
     exit 1
 }
 
-# report_missing_tools : one line for each optional tool that this machine lacks: what that costs and what mends it.
+# report_missing_tools : for each missing optional tool, print what it is needed for and how to install it.
 report_missing_tools() {
     if ! java -version >/dev/null 2>&1; then
-        say "Java is missing: METEOR will be reported as absent. To have it: sudo apt-get install -y default-jre-headless"
+        say "Java is missing: METEOR will be reported as absent. To install it: sudo apt-get install -y default-jre-headless"
     fi
 }
 
-# base_python : print a Python of at least 3.11 that can make virtual environments, or fail with the line that mends it.
+# base_python : print the name of a Python >= 3.11 that can create virtual environments, or fail with the fix.
 base_python() {
     local candidate version
     for candidate in python3.11 python3; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             if ! "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
                 version=$("$candidate" -c 'import sys; print("{}.{}".format(*sys.version_info))')
-                fail "$candidate cannot make virtual environments, so nothing can be installed. To mend it: sudo apt-get install -y python$version-venv"
+                fail "$candidate cannot create virtual environments. To fix it: sudo apt-get install -y python$version-venv"
             fi
             printf '%s\n' "$candidate"
             return
         fi
     done
-    fail "Python 3.11 is missing, and nothing runs without it. To have it: sudo apt-get install -y python3.11 python3.11-venv"
+    fail "Python 3.11 or newer is required and was not found. To install it: sudo apt-get install -y python3.11 python3.11-venv"
 }
 
-# environment_state PYTHON REQUIREMENTS : print the Python version with the SHA-256 of the requirements on the first
-# line, then one line for each package that is missing or of another version.
+# environment_state PYTHON REQUIREMENTS : print the Python version and the SHA-256 of the requirements on the first
+# line, then one line for each package that is missing or has the wrong version.
 environment_state() {
     "$1" - "$2" <<'PYTHON_CODE'
 import hashlib
@@ -82,36 +82,36 @@ for requirement in requirements:
 PYTHON_CODE
 }
 
-# check_given_environment REQUIREMENTS : fail where $PYTHON lacks a package; say where a version is another one.
-check_given_environment() {
+# check_active_environment REQUIREMENTS : fail if $PYTHON lacks a package; warn if a version differs.
+check_active_environment() {
     local state problems
-    state=$(environment_state "$PYTHON" "$1") || fail "$PYTHON cannot be asked for its packages (see above): give another interpreter, as in PYTHON=/path/to/python, or none to have .venv made here"
+    state=$(environment_state "$PYTHON" "$1") || fail "Cannot list the packages of $PYTHON (see above): use another interpreter (PYTHON=/path/to/python), or none to create .venv here"
     problems=$(tail -n +2 <<<"$state" | paste -s -d ';' - | sed 's/;/; /g')
     case $problems in
         "") ;;
-        *"is missing"*) fail "$PYTHON does not fit $1 ($problems). To mend it: \"$PYTHON\" -m pip install -r $1, or deactivate that environment to have .venv made here" ;;
-        *) say "$PYTHON does not fit $1 exactly ($problems); going on with it" ;;
+        *"is missing"*) fail "$PYTHON does not match $1 ($problems). To fix it: \"$PYTHON\" -m pip install -r $1, or deactivate that environment to create .venv here" ;;
+        *) say "$PYTHON does not match $1 exactly ($problems); continuing" ;;
     esac
 }
 
-# make_environment REQUIREMENTS : bring .venv to fit. The body is a subshell, which holds a lock on this file as long as it
-# runs: two scripts started at once must not fill the same folder.
-make_environment() (
+# create_environment REQUIREMENTS : create or update .venv. The body is a subshell that locks this file while it runs,
+# so that two scripts started at the same time do not install into the same folder.
+create_environment() (
     exec 9<environment.sh
     if command -v flock >/dev/null; then
         flock 9
     fi
     requirements=$1
     stamp=.venv/.fits-$requirements
-    # The mark of an install that has begun and not ended: pip takes a half-written package for an installed one.
+    # Marks an unfinished install: pip takes a partly written package for an installed one.
     unfinished=.venv/.unfinished
     if [[ -e $unfinished ]] || ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
         base=$(base_python)
-        say "Making .venv with $base"
+        say "Creating .venv with $base"
         rm -rf .venv
         mkdir .venv
         touch "$unfinished"
-        "$base" -m venv .venv || fail "$base could not make .venv (see above)"
+        "$base" -m venv .venv || fail "$base could not create .venv (see above)"
     fi
     state=$(environment_state .venv/bin/python "$requirements")
     read -r fingerprint <<<"$state"
@@ -126,7 +126,7 @@ make_environment() (
     fi
     touch "$unfinished"
     .venv/bin/python -m pip install --disable-pip-version-check "$quiet" -r "$requirements" ||
-        fail "Installing $requirements into .venv failed (see above); the next run begins it anew"
+        fail "Installing $requirements into .venv failed (see above); the next run starts over"
     printf '%s\n' "$fingerprint" >"$stamp"
     rm "$unfinished"
 )
@@ -140,15 +140,15 @@ ensure_environment() {
         PYTHON=$CONDA_PREFIX/bin/python
     fi
     if [[ -n ${PYTHON:-} ]]; then
-        check_given_environment "$1"
+        check_active_environment "$1"
     else
-        make_environment "$1"
+        create_environment "$1"
         PYTHON=$PWD/.venv/bin/python
     fi
     export PYTHON
 }
 
-# value_of KEY DEFAULT ARGUMENT... : the value of the last `KEY=VALUE` or `KEY VALUE` among the arguments, else DEFAULT.
+# value_of KEY DEFAULT ARGUMENT... : print the value of the last `KEY=VALUE` or `KEY VALUE` argument, or DEFAULT.
 value_of() {
     local key=$1 value=$2
     shift 2
@@ -162,7 +162,8 @@ value_of() {
     printf '%s\n' "$value"
 }
 
-# require_data_set NAME FOLDER ELSEWHERE : end with status 2, saying how to come by the prepared data set, where it is absent.
+# require_data_set NAME FOLDER ELSEWHERE : if FOLDER is not a prepared data set, print how to get it and exit with
+# status 2. ELSEWHERE is the command for a data set in another folder.
 require_data_set() {
     local name=$1 folder=$2 elsewhere=$3 title download source
     if [[ -f $folder/dataset.yaml ]]; then
@@ -182,15 +183,15 @@ require_data_set() {
             download="Chest ImaGenome and MIMIC-CXR-JPG, with a PhysioNet account: https://physionet.org/content/chest-imagenome/"
             source="--source FOLDER_OF_CHEST_IMAGENOME --source FOLDER_OF_MIMIC_CXR_JPG --source FOLDER_OF_THE_REPORTS" ;;
     esac
-    say "$title is not at $folder: there is no $folder/dataset.yaml." \
+    say "No prepared $title data set at $folder: $folder/dataset.yaml does not exist." \
         "To get it:      $download" \
         "To prepare it:  python -m data.prepare $name $source --out $folder" \
         "If elsewhere:   $elsewhere" \
-        "Without data:   bash run_demo.sh needs none"
+        "Without data:   bash run_demo.sh (it simulates a data set)"
     exit 2
 }
 
-# gpu_count : how many GPUs a run may use.
+# gpu_count : print the number of GPUs that a run may use.
 gpu_count() {
     local listed=0
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
@@ -201,7 +202,7 @@ gpu_count() {
     printf '%s\n' "$listed"
 }
 
-# launch SCRIPT ARGUMENT... : one process a GPU through torchrun where there are several, else plain Python.
+# launch SCRIPT ARGUMENT... : run a Python script; with several GPUs through torchrun, one process per GPU.
 launch() {
     local gpus
     gpus=$(gpu_count)
@@ -212,8 +213,8 @@ launch() {
     fi
 }
 
-# train_and_test NAME ARGUMENT... : train configs/NAME.yaml with overrides, then score the best checkpoint on the test split,
-# or on the one that eval.split names.
+# train_and_test NAME ARGUMENT... : train configs/NAME.yaml with overrides, then score the best checkpoint on the test
+# split, or on eval.split if set.
 train_and_test() {
     local name=$1 run device split
     shift
@@ -225,8 +226,8 @@ train_and_test() {
     launch main_test.py --checkpoint "$run" --split "$split" --graph predicted "train.device=$device"
 }
 
-# test_on NAME ARGUMENT... : score a checkpoint, results/NAME if none is given, on the test split of the data set NAME, or
-# on the one that eval.split names. Later arguments win, so that --checkpoint, --data, --split and --graph among them are obeyed.
+# test_on NAME ARGUMENT... : score a checkpoint (default: results/NAME) on the test split of the data set NAME, or on
+# eval.split if set. The last of repeated options wins: arguments override --checkpoint, --data, --split and --graph.
 test_on() {
     local name=$1 split
     shift

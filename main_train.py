@@ -1,9 +1,9 @@
-"""Trains a model: reads the configuration, builds the parts, and lets the trainer run.
+"""Train a model.
 
     python main_train.py --config configs/demo.yaml [key=value ...]
     torchrun --standalone --nproc_per_node=2 main_train.py --config configs/mimic_cxr.yaml [key=value ...]
 
-Writes into the run folder results/NAME. Ctrl-C and SIGTERM save and end; train.resume=true goes on.
+Writes to the run folder results/NAME. Ctrl-C and SIGTERM save a checkpoint and exit; resume with train.resume=true.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from modules.training.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0; 1 after one line on stderr on what the user can mend; 128 + signal where one stopped it."""
+    """Return the exit status: 0, 1 after a UserError (one line on stderr), or 128 + the signal that stopped the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="YAML", help="an experiment of configs/; default: the built-in settings")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top of it, e.g. train.epochs=5")
+    parser.add_argument("--config", metavar="YAML", help="an experiment in configs/; defaults to the built-in settings")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override settings, e.g. train.epochs=5")
     options = parser.parse_intermixed_args(arguments)
     try:
         return train(load_config(options.config, options.overrides))
@@ -34,12 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted before training began", file=sys.stderr)
+        print("Interrupted before training started", file=sys.stderr)
         return 130
 
 
 def train(config: Config) -> int:
-    """Build and train in this process, or in this process's part of a torchrun."""
+    """Build everything and train. Return the exit status."""
     device = select_device(config.train.device)
     with distributed(device):
         seed_everything(config.seed)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The whole system on data of its own making: simulates chest X-rays with reports and scene graphs (data/phantom), trains
+# The whole system without real data: simulates chest X-rays with reports and scene graphs (data/phantom), trains
 # configs/demo.yaml on them, and scores the best checkpoint on the test split with the predicted graph.
 #   bash run_demo.sh [--quick] [key=value ...]      e.g. train.epochs=12
-# Needs no data set. About 10 minutes on 2 cores after the install, below 4 GiB of memory. Expected score: configs/demo.yaml.
-# Run again, it goes on where it stopped. --quick takes a few steps on a few studies: it shows that all parts run, no more.
+# Needs no data set. Takes about 10 minutes on 2 cores after the install and less than 4 GiB of memory.
+# Expected score: configs/demo.yaml. If interrupted, the same command resumes.
+# --quick trains a few steps on a few studies, only to check that all parts run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
@@ -30,7 +31,7 @@ say "2 of 3: training configs/demo.yaml in $run"
 "$PYTHON" main_train.py --config configs/demo.yaml train.resume=true ${settings[@]+"${settings[@]}"} "$@"
 say "3 of 3: testing $run with the predicted graph"
 "$PYTHON" main_test.py --checkpoint "$run" --split test --graph predicted
-say "Finished in $((SECONDS / 60)) min $((SECONDS % 60)) s. Reference and prediction side by side: $run/report.html" \
-    "To have it report on an image, a file or a folder of them, and on a web page (which needs requirements-demo.txt):" \
+say "Finished in $((SECONDS / 60)) min $((SECONDS % 60)) s. Reference and generated reports side by side: $run/report.html" \
+    "To generate reports for image files or folders, or on a web page (needs requirements-demo.txt):" \
     "  $python main_predict.py --checkpoint $run $data/images/phantom-000000.png" \
     "  $python main_demo.py --checkpoint $run"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Scores a checkpoint on the test split of MIMIC-CXR with the predicted graph and the checkpoint's own vocabularies.
-#   bash test_mimic.sh [--checkpoint DIR] [--data FOLDER] [argument of main_test.py ...]
-# DIR: a run or checkpoint folder, results/mimic_cxr if not given.
+#   bash test_mimic.sh [--checkpoint DIR] [--data FOLDER] [main_test.py argument ...]
+# DIR: a run or checkpoint folder (default: results/mimic_cxr).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME ...`: measurements and estimates that a reader can run again."""
+"""`python -m benchmarks NAME ...`: measurements and estimates of speed and quality that can be run again."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ from data.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one benchmark; 1 after a user's error, told in one line."""
+    """Run one benchmark; return the exit status, 1 after printing a UserError."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for benchmark in (

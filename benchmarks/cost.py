@@ -1,9 +1,9 @@
-"""What a configuration costs on a GPU, estimated from counted floating-point operations and saved activations.
+"""Estimates the GPU memory and time of a configuration from counted operations and saved activations.
 
     python -m benchmarks cost configs/mimic_cxr.yaml [key=value ...] [--studies 270790] [--teraflops 60]
 
-An estimate, not a measurement: operations of one training step are counted on the CPU for a small batch and scaled; the
-sustained speed is an assumption, printed with the result. Time for decoding images and for validation comes on top.
+The operations of one training step are counted on the CPU for a small batch and scaled. The sustained speed is an
+assumption, which is printed with the result. Loading images and validation are not included.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import at_least
+from benchmarks.measure import require_at_least
 from data.batch import Batch, RegionAnnotation
 from data.ontology import Anatomy, observation_names
 from data.text.tokenizer import Tokenizer
@@ -22,21 +22,25 @@ from modules.builders import build_criterion, build_model
 from modules.config import Config, Precision, load_config
 from modules.model_inputs import model_inputs
 
-# R2Gen's training split of MIMIC-CXR, one sample an image.
+# R2Gen's training split of MIMIC-CXR, one sample per image.
 MIMIC_CXR_TRAINING_IMAGES = 270_790
-# Attributes of each region in the release's Chest ImaGenome space.
+# Number of attributes of each region in the release's Chest ImaGenome vocabulary.
 RELEASE_ATTRIBUTES = (
     67, 67, 33, 39, 57, 56, 46, 46, 28, 32, 32, 45, 47, 12, 46, 43, 13, 15, 15, 12, 22, 10, 21, 4, 9, 7, 4, 9, 12,
 )  # fmt: skip
 WORDS = 4_000
-# Of the 29 regions Chest ImaGenome's reports mention about a third, each with about three attributes.
-REGIONS_MENTIONED, ATTRIBUTES_GIVEN = 9, 3
+# Reports in Chest ImaGenome mention about a third of the 29 regions, each with about three attributes.
+REGIONS_MENTIONED, ATTRIBUTES_PER_MENTION = 9, 3
 TOKENS = 60
 
 
 @dataclass
 class Cost:
-    """flops and activation_bytes (saved for the backward pass) a training step and study; parameters of the model."""
+    """Cost per study and training step, and the size of the model.
+
+    activation_bytes   saved for the backward pass
+    parameters         of the model
+    """
 
     flops: float
     activation_bytes: float
@@ -45,74 +49,76 @@ class Cost:
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `cost`."""
-    parser = commands.add_parser("cost", help="GPU memory and hours to expect, estimated from counted operations")
-    parser.add_argument("config", help="a YAML of configs/")
-    parser.add_argument("overrides", nargs="*", help="key=value")
-    parser.add_argument("--studies", type=int, default=MIMIC_CXR_TRAINING_IMAGES, help="training samples an epoch")
-    parser.add_argument("--teraflops", type=float, default=60.0, help="sustained 1e12 operations a second, assumed")
+    parser = commands.add_parser("cost", help="GPU memory and hours, estimated from counted operations")
+    parser.add_argument("config", help="a YAML file of configs/")
+    parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
+    parser.add_argument("--studies", type=int, default=MIMIC_CXR_TRAINING_IMAGES,
+                        help="training samples per epoch (default: %(default)s)")
+    parser.add_argument("--teraflops", type=float, default=60.0,
+                        help="assumed sustained speed in 1e12 operations per second (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the estimate for `options.config`."""
-    at_least(1, options, "studies", "teraflops")
+    require_at_least(1, options, "studies", "teraflops")
     config = load_config(options.config, [*options.overrides, "model.patch_encoder.weights=none"])
-    cost = count(config)
+    cost = count_cost(config)
     hours = cost.flops * options.studies * config.train.epochs / (options.teraflops * 1e12) / 3600
-    bytes_a_parameter = 16  # weight, gradient and two moments, fp32
+    bytes_per_parameter = 16  # weight, gradient and two moments, fp32
     half = 0.5 if config.train.precision != Precision.FP32 else 1.0
-    memory = cost.parameters * bytes_a_parameter + cost.activation_bytes * half * config.data.batch_size
+    memory = cost.parameters * bytes_per_parameter + cost.activation_bytes * half * config.data.batch_size
     print(f"{options.config}: {cost.parameters / 1e6:.0f} M parameters, "
-          f"{cost.flops / 1e9:.0f} GFLOP a study and step (forward and backward)")
-    print(f"memory, estimated: {memory / 2**30:.1f} GiB a GPU at batch {config.data.batch_size}, "
+          f"{cost.flops / 1e9:.0f} GFLOP per study and step (forward and backward)")
+    print(f"estimated memory: {memory / 2**30:.1f} GiB per GPU at batch {config.data.batch_size}, "
           f"{config.train.precision}")
-    print(f"time, estimated: {hours:.1f} GPU hours for {config.train.epochs} epochs of {options.studies:,} studies "
-          f"at an assumed {options.teraflops:g} TFLOP/s sustained; loading and validation not counted")
+    print(f"estimated time: {hours:.1f} GPU hours for {config.train.epochs} epochs of {options.studies:,} studies "
+          f"at an assumed {options.teraflops:g} TFLOP/s sustained, without loading and validation")
 
 
-def count(config: Config, studies: int = 2) -> Cost:
-    """Operations, activations and parameters of one training step of `config`, on invented studies of usual size."""
-    vocabularies = invented_vocabularies()
+def count_cost(config: Config, studies: int = 2) -> Cost:
+    """Count operations, activations and parameters of one training step on synthetic studies of typical size."""
+    vocabularies = synthetic_vocabularies()
     model = build_model(config, vocabularies).train()
     criterion = build_criterion(config, vocabularies)
-    batch = invented_batch(config, vocabularies, studies)
-    saved: dict[int, int] = {}
+    batch = synthetic_batch(config, vocabularies, studies)
+    saved_bytes: dict[int, int] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def record_size(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
             storage = tensor.untyped_storage()
-            saved[storage.data_ptr()] = storage.nbytes()
+            saved_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     source = GraphSource.NONE if model.graph is None else GraphSource.ORACLE
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(record_size, lambda tensor: tensor):
             inputs = model_inputs(batch, source, BoxSource.ATLAS, training=True)
             output = model(inputs, batch.token_ids, batch.token_mask, source, BoxSource.ATLAS)
             losses = criterion(output, batch, criterion.counts(batch))
         losses.total.backward()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(counter.get_total_flops() / studies, sum(saved.values()) / studies, parameters)
+    return Cost(counter.get_total_flops() / studies, sum(saved_bytes.values()) / studies, parameters)
 
 
-def invented_vocabularies() -> Vocabularies:
-    """Vocabularies of the release's sizes, with invented names."""
+def synthetic_vocabularies() -> Vocabularies:
+    """Return vocabularies of the release's sizes, with made-up names."""
     tokenizer = Tokenizer.from_reports([" ".join(f"word{index:04}" for index in range(WORDS))], 1, True)
     attributes = AttributeVocabulary(
-        tuple(tuple(f"attribute {index}" for index in range(size)) for size in RELEASE_ATTRIBUTES), "invented"
+        tuple(tuple(f"attribute {index}" for index in range(size)) for size in RELEASE_ATTRIBUTES), "synthetic"
     )
     return Vocabularies(Anatomy.load(), attributes, observation_names(), tokenizer)
 
 
-def invented_batch(config: Config, vocabularies: Vocabularies, studies: int) -> Batch:
-    """Noise for images, and the usual number of regions, attributes and words a study."""
+def synthetic_batch(config: Config, vocabularies: Vocabularies, studies: int) -> Batch:
+    """Return a batch with noise as images and typical numbers of regions, attributes and words per study."""
     generator = torch.Generator().manual_seed(0)
     side, views = config.data.image_size, config.data.views
     tokens = min(TOKENS, config.data.max_tokens)
     regions = len(vocabularies.anatomy.regions)
     mentioned = (torch.arange(regions) < REGIONS_MENTIONED).expand(studies, -1).clone()
     attributes = torch.zeros(studies, regions, vocabularies.attributes.largest, dtype=torch.bool)
-    attributes[:, :REGIONS_MENTIONED, :ATTRIBUTES_GIVEN] = True
+    attributes[:, :REGIONS_MENTIONED, :ATTRIBUTES_PER_MENTION] = True
     known = torch.ones(studies, dtype=torch.bool)
     boxes = vocabularies.anatomy.boxes.expand(studies, -1, -1).clone()
     visible = torch.ones_like(mentioned)

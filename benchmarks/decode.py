@@ -1,10 +1,10 @@
-"""Writing reports with beam search: ours, the published algorithm, and Hugging Face transformers.
+"""Measures beam search: ours, the published algorithm, and Hugging Face transformers.
 
     python -m benchmarks decode [--json FILE] [--threads 2] [--repeats 5] [--variants]
 
-`ours` and `published_algorithm` start from given patch features and the annotated graph (10 sub-graphs an image), with
-the same random weights, and write all words that they may. `transformers` is BART's decoder with the same depth, width
-and vocabulary, a cache and one cross-attention over 78 keys (what 49 patches and 29 sub-graphs come to).
+`ours` and `published_algorithm` start from the same patch features and annotated graphs (10 sub-graphs per image), with
+the same random weights, and generate reports of maximum length. `transformers` is BART's decoder with the same depth,
+width and vocabulary, a cache, and one cross-attention over 78 keys (49 patches and 29 sub-graphs).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from modules.runtime import quantise_decoder
 BEAMS = 3
 CROSS_ATTENTION_KEYS = 78
 PUBLISHED = "published_algorithm"
-# (batch, words): with the published algorithm and transformers beside ours, and ours alone.
+# (batch, words): with all contenders, and with ours alone.
 COMPARED = ((16, 100), (8, 100), (8, 25), (4, 100), (1, 100))
 OURS_ALONE = ((16, 50), (16, 200))
 TINY_COMPARED, TINY_ALONE = ((2, 6),), ((2, 3),)
@@ -30,14 +30,15 @@ VARIANTS = ("bf16", "int8", "compile")
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `decode`."""
-    parser = commands.add_parser("decode", help="writing reports: ours, the published algorithm, transformers")
+    parser = commands.add_parser("decode", help="beam search: ours, the published algorithm, transformers")
     add_common_arguments(parser)
-    parser.add_argument("--variants", action="store_true", help="also bf16 autocast, int8 quantisation, torch.compile")
+    parser.add_argument("--variants", action="store_true",
+                        help="also measure bf16 autocast, int8 quantisation and torch.compile")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure all cases and print them."""
+    """Measure and print all cases."""
     report = start_report("decode", options)
     sizes, compared, alone = (TINY, TINY_COMPARED, TINY_ALONE) if options.tiny else (Sizes(), COMPARED, OURS_ALONE)
     for batch, words in compared:
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _measure(sizes: Sizes, words: int, contenders: list[Contender], repeats: int, report: Report) -> Case:
-    """One case with its floor, and the number of reports that are equal to ours."""
+    """Measure one case with its floor, and count the reports that are equal to ours."""
     case = compare(f"batch {sizes.batch}, {words} words, beam {BEAMS}", contenders, repeats, report.threads)
     workload = build(sizes, endless=True)
     flops, read = decode_flops(workload, BEAMS, words), decode_bytes(workload, BEAMS, words)
@@ -73,7 +74,7 @@ def _measure(sizes: Sizes, words: int, contenders: list[Contender], repeats: int
 
 
 def build_ours(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
-    """Our cached beam search; returns the ids."""
+    """Return our cached beam search; it returns token ids."""
     workload = build(sizes, endless=True)
     workload.model.eval()
     workload.generate(BEAMS, 2)
@@ -81,7 +82,7 @@ def build_ours(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
 
 
 def build_published(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
-    """The published algorithm with the same weights; returns the ids."""
+    """Return the published algorithm with the same weights; it returns token ids."""
     model, batch = build(sizes, endless=True).published()
     model.eval()
     model.generate(batch, BEAMS, 2)
@@ -89,7 +90,7 @@ def build_published(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
 
 
 def build_variant(variant: str, sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
-    """Ours with one of `VARIANTS`: cheaper arithmetic, or compiled."""
+    """Return our beam search with one of `VARIANTS`; it returns token ids."""
     workload = build(sizes, endless=True)
     model = workload.model.eval()
     bf16 = variant == "bf16"
@@ -107,17 +108,17 @@ def build_variant(variant: str, sizes: Sizes, words: int) -> Callable[[], list[l
 
 
 def compile_step(model: SGRRG, backend: str = "inductor") -> None:
-    """Compile the step of the model's decoder with `backend` of torch.compile, without its cache of compiled code.
+    """Compile the decoder's step with a `backend` of torch.compile, without torch's cache of compiled code.
 
-    What inductor makes for the first word holds at position 0 alone. At the second word the step is compiled again, but
-    the cache may hand out the same code (torch 2.14), which then writes every word over the first.
+    Inductor's code for the first word is valid at position 0 only. At the second word the step is compiled again, but
+    the cache may return the same code (torch 2.14), which then overwrites the first word with every later one.
     """
     torch.compiler.config.force_disable_caches = True
     model.decoder.step = torch.compile(model.decoder.step, dynamic=True, backend=backend)
 
 
 def build_transformers(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
-    """BART's decoder of transformers with random weights; its encoder is given as done."""
+    """Return beam search with transformers' BART decoder and random weights; the encoder output is given."""
     try:
         from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
         from transformers.modeling_outputs import BaseModelOutput
@@ -135,7 +136,7 @@ def build_transformers(sizes: Sizes, words: int) -> Callable[[], list[list[int]]
         num_beams=BEAMS, use_cache=True, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=1,
         decoder_start_token_id=1,
     )
-    model.generation_config = generation  # without the model's own, which would end reports
+    model.generation_config = generation  # the model's default configuration would end reports early
     memory = torch.randn(sizes.batch, CROSS_ATTENTION_KEYS, sizes.width)
 
     def generate(new_words: int) -> list[list[int]]:

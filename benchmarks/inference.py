@@ -1,9 +1,9 @@
-"""What cheaper inference costs in scores: a checkpoint's split written in fp32, bf16, int8 and compiled.
+"""Measures the effect of cheaper inference on scores: reports of a split in fp32, bf16, int8 and compiled.
 
     python -m benchmarks inference --checkpoint results/demo [--split test] [--json FILE] [--threads 2]
 
-Seconds are those of the whole evaluation without METEOR. Scores are the same whenever it runs; there is no arithmetic
-floor, as reports end where the model ends them.
+Seconds are those of the whole evaluation without METEOR. Scores do not vary between runs. There is no arithmetic floor,
+because the model decides the length of reports.
 """
 
 import argparse
@@ -18,16 +18,17 @@ from data.loaders import evaluation_loader
 from data.records import SPLITS
 from models.sgrrg import SGRRG
 from modules.builders import build_dataset, build_evaluator, build_model
-from modules.checkpoint import CONFIG, load_checkpoint, load_weights
+from modules.checkpoint import CONFIG, load_checkpoint
 from modules.config import Precision, load_config
 from modules.runtime import quantise_decoder
+from modules.weights import load_weights
 
-SHOWN = ("bleu_4", "rouge_l", "cider", "region_micro_f1", "attribute_micro_f1", "observation_micro_f1", "box_iou")
+SCORES = ("bleu_4", "rouge_l", "cider", "region_micro_f1", "attribute_micro_f1", "observation_micro_f1", "box_iou")
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `inference`."""
-    parser = commands.add_parser("inference", help="a checkpoint's scores in fp32, bf16, int8 and compiled")
+    parser = commands.add_parser("inference", help="scores of a checkpoint in fp32, bf16, int8 and compiled")
     add_common_arguments(parser)
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint, or a run folder (its best)")
     parser.add_argument("--split", default="test", choices=SPLITS)
@@ -35,9 +36,9 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write and score the split in every way, and print seconds and scores."""
+    """Evaluate the split with every variant; print seconds and scores."""
     report = start_report("inference", options)
-    load_checkpoint(options.checkpoint)  # a wrong one is told in one line, before any process starts
+    load_checkpoint(options.checkpoint)  # raises UserError before any process starts
     contenders = [
         Contender(f"{OURS}_{variant}" if variant else OURS, partial(build, options.checkpoint, options.split, variant))
         for variant in ("", *VARIANTS)
@@ -51,9 +52,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def build(directory: str, split: str, variant: str) -> Callable[[], tuple[list[str], dict[str, float]]]:
-    """The split scored by the checkpoint's own settings on the CPU: its reports and `SHOWN` scores.
+    """Return the evaluation of a split on the CPU with the checkpoint's settings; it returns reports and `SCORES`.
 
-    `variant`: one of `VARIANTS`, or "" for fp32.
+    variant   one of `VARIANTS`, or "" for fp32
     """
     checkpoint = load_checkpoint(directory)
     precision = Precision.BF16 if variant == "bf16" else Precision.FP32
@@ -64,7 +65,7 @@ def build(directory: str, split: str, variant: str) -> Callable[[], tuple[list[s
     dataset = build_dataset(config, checkpoint.vocabularies, split)
     model = build_model(config, checkpoint.vocabularies)
     load_weights(model, checkpoint.weights)
-    model = vary(model.eval(), variant)
+    model = apply_variant(model.eval(), variant)
     evaluator = build_evaluator(config, checkpoint.vocabularies, config.eval.beam_size)
     loader = evaluation_loader(
         dataset, config.eval.batch_size, workers=0, rank=0, world_size=1,
@@ -73,14 +74,14 @@ def build(directory: str, split: str, variant: str) -> Callable[[], tuple[list[s
 
     def evaluate() -> tuple[list[str], dict[str, float]]:
         evaluation = evaluator.evaluate(model, loader, torch.device("cpu"), meteor=False)
-        scores = {name: round(evaluation.scores[name], 4) for name in SHOWN if evaluation.scores[name] is not None}
+        scores = {name: round(evaluation.scores[name], 4) for name in SCORES if evaluation.scores[name] is not None}
         return [record.generated for record in evaluation.records], scores
 
     return evaluate
 
 
-def vary(model: SGRRG, variant: str) -> SGRRG:
-    """`model` with its decoder quantised or its decoding step compiled; as it is for other variants."""
+def apply_variant(model: SGRRG, variant: str) -> SGRRG:
+    """Quantise the decoder ("int8") or compile its step ("compile"), in place; other variants change nothing."""
     if variant == "int8":
         quantise_decoder(model, torch.device("cpu"))
     elif variant == "compile":

@@ -1,11 +1,11 @@
-"""The input pipeline against the training step that it feeds: images a second, 256 px JPEG and PNG.
+"""Measures the input pipeline against the training step that it feeds, for JPEG and PNG images of 256 pixels.
 
     python -m benchmarks data [--json FILE] [--threads 2] [--repeats 5] [--studies 256]
 
-Invented pictures are written to a temporary folder and read back as in training: decoded, squashed to 224, rotated,
-collated; `ours` does so in the training process itself. `training_step` is the step without its trunk (the shortest
-there can be on this machine, see `train_step`) over as many studies; a loader that takes less time than that never
-lets it wait. The floor is the time to read the batches' pixels from memory once.
+Synthetic images are written to a temporary folder and read as in training: decoded, resized to 224 pixels, rotated and
+collated; `ours` does this in the training process. `training_step` is the step without the trunk (the shortest possible
+on this machine, see `train_step`) over the same number of studies: a faster loader never makes it wait. The floor is
+the time to read the pixels of the batches from memory once.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageFilter
 
-from benchmarks.measure import OURS, Contender, add_common_arguments, at_least, compare, start_report
+from benchmarks.measure import OURS, Contender, add_common_arguments, compare, require_at_least, start_report
 from benchmarks.train_step import build_ours
 from benchmarks.workload import TINY, Sizes
 from data.dataset import StudyDataset
@@ -36,16 +36,16 @@ FORMATS = ("jpg", "png")
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `data`."""
-    parser = commands.add_parser("data", help="images a second of the loader against the training step")
+    parser = commands.add_parser("data", help="images per second of the loader, against the training step")
     add_common_arguments(parser)
-    parser.add_argument("--studies", type=int, help=f"studies to write and read ({STUDIES}; 4 batches with --tiny)")
+    parser.add_argument("--studies", type=int, help=f"number of studies (default: {STUDIES}, or 4 batches with --tiny)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure the loader and the step over the same studies and print them."""
+    """Measure and print the loader and the training step over the same number of studies."""
     sizes = TINY if options.tiny else Sizes()
-    at_least(sizes.batch, options, "studies")
+    require_at_least(sizes.batch, options, "studies")
     report = start_report("data", options)
     studies = (options.studies or (4 * sizes.batch if options.tiny else STUDIES)) // sizes.batch * sizes.batch
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def build_steps(sizes: Sizes, studies: int) -> Callable[[], None]:
-    """As many training steps as `studies` studies fill."""
+    """Return a function that runs the training steps of one epoch of `studies` studies."""
     step = build_ours(sizes)
 
     def steps() -> None:
@@ -79,7 +79,7 @@ def build_steps(sizes: Sizes, studies: int) -> Callable[[], None]:
 
 
 def build_loader(root: Path, batch: int, workers: int, cached: bool = False) -> Callable[[], None]:
-    """One epoch of the training loader over the data set `root`; `cached`: its images were read before."""
+    """Return one epoch of the training loader over the data set `root`; `cached` keeps the images in memory."""
     vocabularies = build_vocabularies(root, "corrected", 1, 1, distinct_special_tokens=True)
     dataset = StudyDataset(
         root, "train", vocabularies, "corrected", IMAGE_SIZE, MAX_TOKENS, views=1, uncertain="positive",
@@ -95,7 +95,7 @@ def build_loader(root: Path, batch: int, workers: int, cached: bool = False) -> 
 
 
 def write_studies(root: Path, studies: int, form: str) -> Path:
-    """A prepared data set of `studies` invented pictures of 256 px in the folder `root`."""
+    """Write a prepared data set with `studies` synthetic images of 256 pixels to the folder `root`; return `root`."""
     (root / "images").mkdir(parents=True)
     generator = np.random.default_rng(0)
     anatomy = Anatomy.load()

@@ -1,8 +1,8 @@
-"""How all benchmarks measure: contenders in processes of their own, turn by turn, beside what the machine can do.
+"""Measures contenders in separate processes, in turn, and what the machine can do.
 
-Every contender lives in a process of its own, so that its peak memory is its own, and they take turns within one
-measurement, so that whatever slows the machine slows all of them. Memory is the most that the process held, and the
-most that each process held which it started meanwhile.
+Separate processes give each contender its own peak memory. Contenders take turns within one measurement, so that
+anything that slows the machine slows all of them. Peak memory is that of the contender's process plus that of each
+process that it starts.
 """
 
 import argparse
@@ -26,25 +26,26 @@ from typing import Any
 
 import torch
 
-from data.errors import UserError
+from data.errors import UserError, cannot_write, wrong_value
 
 OURS = "ours"
-# A contender that took longer than this is not asked again: its spread would cost more minutes than it tells.
+# A contender that takes longer than this runs only once.
 LONG_SECONDS = 20.0
 MIB = 2**20
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_SAMPLES = 0.1
 
 
 class Absent(Exception):
-    """A contender that cannot take part here; the text says why and what mends it."""
+    """Raised by a contender that cannot run here; the message says why and how to fix it."""
 
 
 @dataclass
 class Contender:
-    """name, and `build`, which in the contender's process prepares everything and returns what is to be timed.
+    """One of the programs that a benchmark compares.
 
-    `build` must be importable (a function of a module, or a `functools.partial` of one). What the timed function
-    returns comes back pickled. `runs`: how often at most; None: as often as the others.
+    build   runs in the contender's process, prepares everything and returns the function to time. It must be importable
+            (a function of a module, or a `functools.partial` of one); the result of the timed function is pickled.
+    runs    maximum number of runs; None for as many as the others
     """
 
     name: str
@@ -54,9 +55,13 @@ class Contender:
 
 @dataclass
 class Case:
-    """One comparison: seconds of every run and peak memory by contender, who is absent and why, the floor.
+    """The measurements of one comparison, by contender.
 
-    results: what the last run of each contender returned; not written to JSON. notes: further numbers of the case.
+    seconds        of every run
+    absent         reason, for contenders that cannot run here
+    floor_seconds  lower bound on the time of any contender
+    notes          further numbers
+    results        return value of the last run; not written to JSON
     """
 
     name: str
@@ -68,15 +73,15 @@ class Case:
     results: dict[str, Any] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
-        """Seconds of the middle run of contender `name`."""
+        """Return the median seconds of contender `name`."""
         return statistics.median(self.seconds[name])
 
     def ratio(self, name: str) -> float:
-        """How many times as long as ours contender `name` takes."""
+        """Return the median time of contender `name` divided by ours."""
         return self.median(name) / self.median(OURS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the case as plain JSON."""
         return {
             "seconds": {name: self.median(name) for name in self.seconds},
             "spread": {name: [min(times), max(times)] for name, times in self.seconds.items()},
@@ -88,36 +93,37 @@ class Case:
 
 @dataclass
 class Rates:
-    """What the machine does: fp32 matrix products and reading of memory, measured."""
+    """Measured rates of the machine: fp32 matrix products and memory reads."""
 
     gflops: float
     gigabytes_per_second: float
 
     def floor(self, flops: float, read_bytes: float = 0.0) -> float:
-        """Seconds that so many operations and so many bytes take at least."""
+        """Return the minimum seconds for these numbers of operations and of bytes."""
         return max(flops / (self.gflops * 1e9), read_bytes / (self.gigabytes_per_second * 1e9))
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every measurement has."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of every contender")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of every contender, taken in turn")
-    parser.add_argument("--tiny", action="store_true", help="sizes that take seconds and mean nothing, to try it out")
+    """Declare the options that all measurements share."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(),
+                        help="threads per contender (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs per contender (default: %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the command in seconds")
 
 
-def at_least(least: int, options: argparse.Namespace, *names: str) -> None:
-    """Raise UserError where one of the options `names` is given and smaller than `least`."""
+def require_at_least(least: int, options: argparse.Namespace, *names: str) -> None:
+    """Raise UserError if one of the options `names` is given and smaller than `least`."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value} is too few: give at least {least}")
+            raise wrong_value(f"--{name.replace('_', '-')}", value, f"must be at least {least}")
 
 
 def compare(name: str, contenders: list[Contender], repeats: int, threads: int) -> Case:
-    """Run the contenders in turn, `repeats` times, each in a process of its own.
+    """Run the contenders in turn, `repeats` times, each in its own process.
 
-    Raises RuntimeError with the traceback of a contender that fails.
+    Raises RuntimeError, with the traceback, if a contender fails.
     """
     case = Case(name)
     context = multiprocessing.get_context("spawn")
@@ -125,7 +131,7 @@ def compare(name: str, contenders: list[Contender], repeats: int, threads: int) 
     try:
         for contender in contenders:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, contender.build, threads))
+            process = context.Process(target=_serve_contender, args=(theirs, contender.build, threads))
             process.start()
             theirs.close()
             running[contender.name] = (ours, process, contender.runs or repeats)
@@ -135,12 +141,12 @@ def compare(name: str, contenders: list[Contender], repeats: int, threads: int) 
                 del running[contender.name]
         for turn in range(repeats):
             for contender_name, (connection, _, runs) in running.items():
-                done = case.seconds.setdefault(contender_name, [])
-                if turn >= runs or (done and max(done) > LONG_SECONDS):
+                times = case.seconds.setdefault(contender_name, [])
+                if turn >= runs or (times and max(times) > LONG_SECONDS):
                     continue
                 connection.send("run")
                 _, (seconds, peak, result) = _receive(connection, contender_name)
-                done.append(seconds)
+                times.append(seconds)
                 case.peak_mib[contender_name] = peak
                 case.results[contender_name] = result
     finally:
@@ -161,8 +167,8 @@ def _receive(connection: Connection, name: str) -> tuple[str, Any]:
     return kind, content
 
 
-def _work(connection: Connection, build: Callable[[], Callable[[], Any]], threads: int) -> None:
-    """A contender's process: prepare, then run whenever asked, until the other side closes."""
+def _serve_contender(connection: Connection, build: Callable[[], Callable[[], Any]], threads: int) -> None:
+    """Main function of a contender's process: prepare, then run on request until the connection is closed."""
     torch.set_num_threads(threads)
     try:
         try:
@@ -173,21 +179,21 @@ def _work(connection: Connection, build: Callable[[], Callable[[], Any]], thread
         connection.send(("ready", None))
         while True:
             connection.recv()
-            with descendants_mib() as others:
+            with track_descendants() as descendants:
                 start = time.perf_counter()
                 result = timed()
                 seconds = time.perf_counter() - start
-            connection.send(("ran", (seconds, peak_mib() + sum(others.values()), result)))
+            connection.send(("ran", (seconds, peak_mib() + sum(descendants.values()), result)))
     except EOFError:
         return
-    except Exception:  # whatever it is, the other side must hear of it
+    except Exception:  # any error is reported to the parent process
         connection.send(("failed", traceback.format_exc()))
 
 
 def peak_mib() -> float:
-    """The most resident memory that this process has had, libraries included."""
+    """Return the peak resident memory of this process, shared libraries included."""
     status = Path("/proc/self/status")
-    if status.exists():  # the resource module would count what the parent had before the fork
+    if status.exists():  # ru_maxrss would include the memory of the parent before the fork
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -195,40 +201,40 @@ def peak_mib() -> float:
 
 
 @contextmanager
-def descendants_mib() -> Iterator[dict[int, float]]:
-    """The most resident memory of each process that this one and its children start meanwhile; empty without /proc.
+def track_descendants() -> Iterator[dict[int, float]]:
+    """Record the peak resident memory (MiB) of each descendant process, by process id; empty without /proc.
 
-    They are looked at while they live: what the system keeps of ended children counts this process's own memory too.
+    Processes are sampled while they run, because the resource usage of ended children includes memory of this process.
     """
     peaks: dict[int, float] = {}
     done = threading.Event()
 
-    def look(parent: str) -> None:
+    def sample(parent: str) -> None:
         for children in Path("/proc", parent, "task").glob("*/children"):
             for child in children.read_text(encoding="ascii").split():
                 lines = Path("/proc", child, "status").read_text(encoding="utf-8").splitlines()
-                # A process that just ended has no memory any more.
+                # A process that has just ended has no such line.
                 peaks.update(
                     (int(child), int(line.split()[1]) / 1024) for line in lines if line.startswith("VmHWM")
                 )
-                look(child)
+                sample(child)
 
-    def watch() -> None:
-        while not done.wait(_SECONDS_BETWEEN_LOOKS):
-            with suppress(OSError):  # a thread or a process ended while it was looked at
-                look("self")
+    def sample_repeatedly() -> None:
+        while not done.wait(_SECONDS_BETWEEN_SAMPLES):
+            with suppress(OSError):  # a thread or process ended in between
+                sample("self")
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample_repeatedly)
+    sampler.start()
     try:
         yield peaks
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
 
 
 def measure_rates(threads: int, side: int = 2048, runs: int = 7) -> Rates:
-    """Best of `runs` products of two matrices [side, side], and of `runs` sums over 256 MiB, with `threads` threads."""
+    """Measure products of two matrices [side, side] and sums over 16 * side**2 floats; the fastest run counts."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -247,8 +253,8 @@ def _seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory and load of this machine."""
+def describe_machine() -> dict[str, Any]:
+    """Return processor, cores, memory and load of this machine."""
     model, memory = platform.processor() or platform.machine(), None
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -260,38 +266,38 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Python's version and those of the packages that do the work; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of Python and of the packages that matter for speed; None for those not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy", "Pillow", "pycocoevalcap", "transformers"):
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
 @dataclass
 class Report:
-    """Everything that one command measured; printed as it comes, written to JSON at the end."""
+    """The measurements of one command: printed case by case, written to JSON at the end."""
 
     benchmark: str
     threads: int
     rates: Rates
     cases: list[Case] = field(default_factory=list)
-    machine: dict[str, Any] = field(default_factory=machine)
-    versions: dict[str, str | None] = field(default_factory=versions)
+    machine: dict[str, Any] = field(default_factory=describe_machine)
+    versions: dict[str, str | None] = field(default_factory=package_versions)
 
     def print_header(self) -> None:
-        """Machine, threads, versions and rates."""
+        """Print machine, threads, versions and rates."""
         print(f"{self.machine['processor']}, {self.machine['cores']} cores, {self.threads} threads, "
               f"load before {self.machine['load_before']:.2f}")
         print(", ".join(f"{name} {version or 'absent'}" for name, version in self.versions.items()))
         print(f"measured: {self.rates.gflops:.0f} GFLOP/s in fp32 matrix products, "
-              f"{self.rates.gigabytes_per_second:.0f} GB/s read from memory")
+              f"{self.rates.gigabytes_per_second:.0f} GB/s memory reads")
 
     def add(self, case: Case) -> None:
-        """Keep `case` and print its table."""
+        """Append `case` and print its table."""
         self.cases.append(case)
         print(f"\n{case.name}")
         print(f"  {'contender':24}{'median s':>10}{'min':>9}{'max':>9}{'runs':>6}{'to ours':>9}{'peak MiB':>10}")
@@ -310,7 +316,7 @@ class Report:
             print(f"  {name}: {value}")
 
     def write(self, path: Path | None) -> None:
-        """Write JSON to `path`, if it is given. Raises UserError where that is impossible."""
+        """Write JSON to `path`, unless it is None. Raises UserError if that fails."""
         if path is None:
             return
         content = {
@@ -323,18 +329,18 @@ class Report:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             partial.replace(path)
         except OSError as error:
-            raise UserError(f"Cannot write {path}: {error.strerror}; choose another --json") from error
+            raise cannot_write(path, error, "choose another --json") from error
         print(f"\nwritten: {path}")
 
 
 def start_report(benchmark: str, options: argparse.Namespace) -> Report:
-    """A report with the rates measured now and its header printed.
+    """Measure the rates of the machine, print the header and return an empty report.
 
-    Raises UserError for options that cannot be, before anything is measured.
+    Raises UserError if an option is invalid, before anything is measured.
     """
-    at_least(1, options, "threads", "repeats")
+    require_at_least(1, options, "threads", "repeats")
     if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no folder {options.json.absolute().parent}; create it first")
+        raise UserError(f"--json {options.json}: no folder {options.json.absolute().parent}; create it first")
     report = Report(benchmark, options.threads, measure_rates(options.threads, 256 if options.tiny else 2048))
     report.print_header()
     return report

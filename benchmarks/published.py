@@ -1,13 +1,12 @@
-"""The published algorithm in its plainest form: the baseline that our speed is measured against.
+"""A plain implementation of the published algorithm: the baseline of our speed measurements.
 
-Same arithmetic as `models/`, under the published weight names, so `to_official` weights load into it and numbers can be
-compared. What differs is how the work is done, as in the release: no keys or values are kept between words, the decoder
-runs over the full padded length at every step, beams are gathered with their whole history of log-probabilities, every
-image reads a copy of the region memory of its own, attribute heads run box by box, and sub-graphs are pooled and
-regrouped image by image. Only encode `oa-c`, max pooling, one graph a decoder. Dropout is 0 unless a model is given it,
-for in training it costs the release time.
+It computes the same as `models/`, under the published weight names, so that `to_official` weights load into it and the
+results can be compared. As in the release, keys and values are not cached between words, the decoder runs over the full
+padded length at every step, beams are gathered with their whole history of log-probabilities, the region memory is
+copied for every image, attribute heads run box by box, and sub-graphs are pooled and regrouped image by image.
+Supported are `oa-c` encoding, max pooling and one graph per decoder. Dropout is 0 unless set by `set_dropout`.
 
-Shapes as in `models/outputs.py`; M boxes and S selected boxes of a batch, one after the other.
+Shapes as in `models/outputs.py`.
 """
 
 import math
@@ -20,17 +19,17 @@ from torchvision.ops import roi_pool
 
 from data.batch import Batch
 
-_NOTHING = -10000  # padding of attribute ids and logits
+_PADDING = -10000  # of attribute ids and logits
 GRID, PATCH_PIXELS = 7, 32
 
 
 @dataclass
 class PublishedBatch:
-    """A batch as the published loader lays it out: boxes of all images in one list.
+    """A batch in the layout of the published loader, with the selected boxes of all images in one list.
 
     patches [B, N, C]; text [B, T] long, 0 after the end; text_mask [B, T]; boxes [S, 5] image and xyxy in pixels;
-    labels [S]; abnormal [S]; region_labels [B, R]; attribute_ids [S, A'] global, padded with -10000;
-    attribute_labels: a list of S multi-hot vectors, each as long as its region's list; disease_labels [B, K]
+    labels [S]; abnormal [S]; region_labels [B, R]; attribute_ids [S, E - 1] global, padded with -10000;
+    attribute_labels: S multi-hot vectors, each with the attributes of its region; disease_labels [B, K]
     """
 
     patches: Tensor
@@ -45,22 +44,22 @@ class PublishedBatch:
     disease_labels: Tensor
 
 
-def published_batch(batch: Batch, patches: Tensor, attributes_per_region: list[int]) -> PublishedBatch:
-    """`batch` with the patch features `patches` [B, N, C] of its images, in the published layout."""
+def to_published_batch(batch: Batch, patches: Tensor, attributes_per_region: list[int]) -> PublishedBatch:
+    """Convert `batch`, with the patch features [B, N, C] of its images, to the published layout."""
     regions = batch.regions
     offsets = [sum(attributes_per_region[:region]) for region in range(len(attributes_per_region))]
     study, label = (regions.mentioned & regions.visible).nonzero(as_tuple=True)
     pixels = regions.boxes[study, label] * (GRID * PATCH_PIXELS)
     ids, targets = [], []
     for image, region in zip(study.tolist(), label.tolist(), strict=True):
-        given = regions.attributes[image, region, : attributes_per_region[region]]
-        ids.append(given.nonzero().flatten() + offsets[region])
-        targets.append(given.float())
+        labels = regions.attributes[image, region, : attributes_per_region[region]]
+        ids.append(labels.nonzero().flatten() + offsets[region])
+        targets.append(labels.float())
     return PublishedBatch(
         patches=patches, text=batch.token_ids * batch.token_mask, text_mask=batch.token_mask.float(),
         boxes=torch.cat([study.unsqueeze(1).float(), pixels], 1), labels=label,
         abnormal=regions.abnormal[study, label].float(), region_labels=regions.mentioned.float(),
-        attribute_ids=nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=_NOTHING),
+        attribute_ids=nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=_PADDING),
         attribute_labels=targets, disease_labels=batch.observations,
     )
 
@@ -99,7 +98,7 @@ class FeedForward(nn.Module):
 
 
 class Norm(nn.Module):
-    """The norm before one part of a layer; it only carries the published name."""
+    """The norm before a part of a layer, under its published name."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -201,14 +200,14 @@ class AttributePredictor(nn.Module):
         self.attribute_heads = nn.ModuleList(nn.Linear(channels, size) for size in attributes_per_region)
 
     def forward(self, grid: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Box features [S, C] and logits [S, A], -10000 past a region's own attributes."""
+        """Return box features [S, C] and logits [S, A], -10000 beyond the attributes of a region."""
         pooled = roi_pool(grid, boxes, output_size=1, spatial_scale=1 / PATCH_PIXELS).flatten(1)
         features = self.ff(pooled)
         largest = max(head.out_features for head in self.attribute_heads)
         logits = []
         for row, region in zip(features, labels.tolist(), strict=True):
             own = self.attribute_heads[region](row)
-            logits.append(F.pad(own, (0, largest - len(own)), value=_NOTHING))
+            logits.append(F.pad(own, (0, largest - len(own)), value=_PADDING))
         return features, torch.stack(logits) if logits else features.new_zeros(0, largest)
 
 
@@ -227,14 +226,17 @@ class SceneGraphEncoder(nn.Module):
     def forward(
         self, features: Tensor, boxes: Tensor, labels: Tensor, attribute_ids: Tensor, images: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sub-graph vectors [S, D]; the same regrouped [B, R', D] with an additive mask [B, 1, R']."""
+        """Return sub-graph vectors [S, D], and the same regrouped by image with padding, with an additive mask.
+
+        The regrouped vectors are [B, r, D] and their mask [B, 1, r], r being the most sub-graphs of an image.
+        """
         padding, lowest = self.att_embedding.padding_idx, torch.finfo(features.dtype).min
-        absent = attribute_ids == _NOTHING
+        absent = attribute_ids == _PADDING
         objects = self.proj(features) + self.token_type_embeddings(labels)
         attributes = self.att_embedding(attribute_ids.masked_fill(absent, padding))
         attributes = self.att_norm(attributes + self.token_type_embeddings.weight[-1])
         nodes = torch.cat([objects.unsqueeze(1), attributes], 1)
-        mask = F.pad(absent.to(nodes.dtype) * lowest, (1, 0)).unsqueeze(1)  # [S, 1, 1 + A']
+        mask = F.pad(absent.to(nodes.dtype) * lowest, (1, 0)).unsqueeze(1)  # [S, 1, E]
         encoded = self.sg_encoder(nodes, mask)
         vectors = [rows[valid == 0].max(0).values for rows, valid in zip(encoded, mask.squeeze(1), strict=True)]
         vectors = torch.stack(vectors) if vectors else features.new_zeros(0, nodes.shape[-1])
@@ -249,7 +251,7 @@ class SceneGraphEncoder(nn.Module):
 
 
 class PublishedModel(nn.Module):
-    """The published report generator without its trunk. Sizes as in `modules.config.ModelConfig`."""
+    """The published report generator without the trunk. Sizes as in `modules.config.ModelConfig`."""
 
     def __init__(
         self, channels: int, width: int, heads: int, hidden: int, image_layers: int, graph_layers: int,
@@ -278,13 +280,13 @@ class PublishedModel(nn.Module):
         )
 
     def set_dropout(self, probability: float) -> None:
-        """On attention weights, after each part of a layer and inside the feed-forward, as in the release."""
+        """Set dropout on attention weights, after each part of a layer and in the feed-forward, as in the release."""
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = probability
 
     def encode(self, batch: PublishedBatch) -> dict[str, Tensor]:
-        """Everything before the first word, with the annotated graph."""
+        """Compute everything before the first word, with the annotated graph."""
         mean_patch = batch.patches.mean(1)
         grid = batch.patches.transpose(1, 2).unflatten(-1, (GRID, GRID))
         features, attribute_logits = self.attribute_predictor(grid, batch.boxes, batch.labels)
@@ -297,26 +299,26 @@ class PublishedModel(nn.Module):
             "image": self.vision_encoder(self.att_embed(batch.patches), None),
         }
 
-    def words(self, ids: Tensor, mask: Tensor, image: Tensor, graph: Tensor, graph_mask: Tensor) -> Tensor:
-        """Next-word logits [B, T, W] after every id of `ids` [B, T]."""
+    def word_logits(self, ids: Tensor, mask: Tensor, image: Tensor, graph: Tensor, graph_mask: Tensor) -> Tensor:
+        """Return the logits [B, T, W] of the word after each of `ids` [B, T]."""
         embedded = self.word_embedding.word_embedding.lut(ids)
         embedded = embedded * math.sqrt(embedded.shape[-1]) + self.positions[: ids.shape[1]]
         return self.rrg_head(self.decoder(embedded, image, mask, graph, graph_mask))
 
     def loss(self, batch: PublishedBatch, weights: dict[str, float], contrast_margin: float) -> dict[str, Tensor]:
-        """Every loss term by its name in our criterion, and their weighted `total`."""
+        """Return all loss terms, named as in our criterion, and their weighted sum as `total`."""
         encoded = self.encode(batch)
         ids = batch.text[:, :-1]
-        hidden = ids == 0
-        hidden[:, 0] = False
-        mask = _causal(ids.shape[1]) + hidden.unsqueeze(1) * torch.finfo(torch.float32).min
-        logits = self.words(ids, mask, encoded["image"], encoded["graph"], encoded["graph_mask"])
+        is_padding = ids == 0
+        is_padding[:, 0] = False
+        mask = _causal_mask(ids.shape[1]) + is_padding.unsqueeze(1) * torch.finfo(torch.float32).min
+        logits = self.word_logits(ids, mask, encoded["image"], encoded["graph"], encoded["graph_mask"])
         log_probs = F.log_softmax(logits, dim=-1).gather(2, batch.text[:, 1:].unsqueeze(2)).squeeze(2)
-        kept = batch.text_mask[:, 1:]
+        target_mask = batch.text_mask[:, 1:]
         attribute_targets = torch.cat(batch.attribute_labels)
-        attribute_logits = encoded["attributes"][encoded["attributes"] != _NOTHING]
+        attribute_logits = encoded["attributes"][encoded["attributes"] != _PADDING]
         terms = {
-            "report": -(log_probs * kept).sum() / kept.sum(),
+            "report": -(log_probs * target_mask).sum() / target_mask.sum(),
             "observations": F.binary_cross_entropy_with_logits(encoded["diseases"], batch.disease_labels),
             "regions": F.binary_cross_entropy_with_logits(encoded["regions"], batch.region_labels),
             "attributes": F.binary_cross_entropy_with_logits(attribute_logits, attribute_targets),
@@ -335,34 +337,34 @@ class PublishedModel(nn.Module):
 
     @torch.inference_mode()
     def generate(self, batch: PublishedBatch, beams: int, longest: int) -> Tensor:
-        """The best report of each image by summed log-probability over its length: ids [B, longest], 0 after the end.
+        """Return the best report of each image by mean log-probability: ids [B, longest], 0 after the end.
 
-        Without the release's three defects (see docs/differences.md), so that ids can be compared.
+        The release's three defects (see docs/differences.md) are fixed, so that ids can be compared.
         """
         encoded = self.encode(batch)
         images = len(batch.patches)
         image, graph, graph_mask = (
             encoded[name].repeat_interleave(beams, dim=0) for name in ("image", "graph", "graph_mask")
         )
-        causal = _causal(longest).expand(images * beams, -1, -1)
+        causal = _causal_mask(longest).expand(images * beams, -1, -1)
         text = torch.zeros(images * beams, longest + 1, dtype=torch.long)
         history = torch.zeros(images, beams, 0, self.rrg_head.out_features)
         sums = torch.full((images, beams), -torch.inf)
         sums[:, 0] = 0
         lengths, done = torch.zeros(images, beams), torch.zeros(images, beams, dtype=torch.bool)
         for step in range(longest):
-            logits = self.words(text[:, :-1], causal, image, graph, graph_mask)
+            logits = self.word_logits(text[:, :-1], causal, image, graph, graph_mask)
             log_probs = F.log_softmax(logits[:, step], dim=-1).view(images, beams, -1)
             words = log_probs.shape[-1]
-            # A finished beam goes on with 0 alone, for nothing.
-            live = log_probs.masked_fill(done.unsqueeze(2), -torch.inf)
-            live[..., 0] = torch.where(done, 0.0, live[..., 0])
-            candidates = sums.unsqueeze(2) + live
-            counted = lengths + (~done).float()
-            order = (candidates / counted.unsqueeze(2)).view(images, -1).topk(beams, dim=1).indices
+            # A finished beam continues with 0 only, at no cost.
+            extended = log_probs.masked_fill(done.unsqueeze(2), -torch.inf)
+            extended[..., 0] = torch.where(done, 0.0, extended[..., 0])
+            candidates = sums.unsqueeze(2) + extended
+            new_lengths = lengths + (~done).float()
+            order = (candidates / new_lengths.unsqueeze(2)).view(images, -1).topk(beams, dim=1).indices
             beam, word = order // words, order % words
             sums = candidates.view(images, -1).gather(1, order)
-            lengths = counted.gather(1, beam)
+            lengths = new_lengths.gather(1, beam)
             done = done.gather(1, beam) | (word == 0)
             text = text.view(images, beams, -1).gather(1, beam.unsqueeze(2).expand(-1, -1, longest + 1))
             text = text.view(images * beams, -1)
@@ -375,6 +377,6 @@ class PublishedModel(nn.Module):
         return text.view(images, beams, -1)[torch.arange(images), best, 1:]
 
 
-def _causal(length: int) -> Tensor:
-    """[1, length, length], additive."""
+def _causal_mask(length: int) -> Tensor:
+    """Return an additive causal mask [1, length, length]."""
     return torch.full((1, length, length), torch.finfo(torch.float32).min).triu(1)

@@ -1,10 +1,10 @@
-"""Scoring all reports of a test split: ours against pycocoevalcap's scorers one after the other.
+"""Measures the scoring of a test split's reports: ours against pycocoevalcap's scorers, run one after the other.
 
     python -m benchmarks evaluate [--json FILE] [--repeats 3] [--reports 3858]
 
-The reports are invented by the phantom's grammar: the hypothesis of a study is the report of another of similar
-findings. 3,858 is the size of MIMIC-CXR's test split. Java must be there: METEOR is most of the work. The floor is the
-time to read the reports and METEOR's table of paraphrases from memory once; it is far below both.
+Reports are written by the phantom's grammar: reference and hypothesis are two reports on the same findings, and for
+every third study on different ones. 3,858 is the size of MIMIC-CXR's test split. METEOR, most of the work, needs Java.
+The floor is the time to read the reports and METEOR's table of paraphrases from memory once; it is far below both.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.measure import OURS, Absent, Contender, add_common_arguments, at_least, compare, start_report
-from data.sources.phantom.dataset import draw_findings
+from benchmarks.measure import OURS, Absent, Contender, add_common_arguments, compare, require_at_least, start_report
+from data.sources.phantom.findings import draw_findings
 from data.sources.phantom.reports import write_report
 from data.text.cleaning import clean
 from modules.evaluation.metrics.text.meteor import paraphrase_table
@@ -28,16 +28,18 @@ VIEW = "PA"
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `evaluate`."""
-    parser = commands.add_parser("evaluate", help="scoring reports: ours, pycocoevalcap's scorers one after the other")
+    parser = commands.add_parser("evaluate", help="scoring reports: ours, pycocoevalcap's scorers")
     add_common_arguments(parser)
-    parser.add_argument("--reports", type=int, help=f"reports to score ({REPORTS:,}; {TINY_REPORTS} with --tiny)")
-    parser.add_argument("--no-meteor", dest="meteor", action="store_false", help="leave METEOR out on both sides")
+    parser.add_argument(
+        "--reports", type=int, help=f"number of reports (default: {REPORTS:,}, or {TINY_REPORTS} with --tiny)"
+    )
+    parser.add_argument("--no-meteor", dest="meteor", action="store_false", help="leave METEOR out for both contenders")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure both and print them with the largest difference between their scores."""
-    at_least(1, options, "reports")
+    """Measure and print both, and the largest difference between their scores."""
+    require_at_least(1, options, "reports")
     report = start_report("evaluate", options)
     count = options.reports or (TINY_REPORTS if options.tiny else REPORTS)
     contenders = [
@@ -49,39 +51,39 @@ def run(options: argparse.Namespace) -> None:
         ours, theirs = case.results[OURS], case.results[PYCOCOEVALCAP]
         case.notes["largest difference of a score"] = max(abs(ours[name] - value) for name, value in theirs.items())
         case.notes["ours in units of theirs"] = round(1 / case.ratio(PYCOCOEVALCAP), 3)
-    texts = sum(len(text.encode()) for texts in invented_reports(count) for text in texts)
+    texts = sum(len(text.encode()) for texts in synthetic_reports(count) for text in texts)
     table = paraphrase_table().stat().st_size if options.meteor else 0
     case.floor_seconds = report.rates.floor(0, texts + table)
     report.add(case)
     report.write(options.json)
 
 
-def invented_reports(count: int) -> tuple[list[str], list[str]]:
-    """References and hypotheses: two wordings of the same findings, and every third of others."""
+def synthetic_reports(count: int) -> tuple[list[str], list[str]]:
+    """Return references and hypotheses: two reports on the same findings, for every third study on different ones."""
     references, hypotheses = [], []
     for number in range(count):
         generator = np.random.default_rng([7, number])
         findings = draw_findings(generator, VIEW)
         other = findings if number % 3 else draw_findings(generator, VIEW)
-        for texts, told in ((references, findings), (hypotheses, other)):
-            sentences = write_report(told, VIEW, generator)
+        for texts, reported in ((references, findings), (hypotheses, other)):
+            sentences = write_report(reported, VIEW, generator)
             texts.append(clean(" ".join(sentence.text for sentence in sentences), "mimic_cxr"))
     return references, hypotheses
 
 
 def build_ours(count: int, meteor: bool) -> Callable[[], dict[str, float]]:
-    """Our scores by name."""
-    references, hypotheses = invented_reports(count)
+    """Return our scoring; it returns scores by name."""
+    references, hypotheses = synthetic_reports(count)
 
     def score() -> dict[str, float]:
-        scores, _ = nlg_scores(references, hypotheses, meteor=meteor).values(len(references))
+        scores, _ = nlg_scores(references, hypotheses, meteor=meteor).compute(len(references))
         return {name: value for name, value in scores.items() if value is not None}
 
     return score
 
 
 def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], dict[str, float]]:
-    """The same by the package's scorers, in the R2Gen family's order, each waiting for the one before."""
+    """Return the package's scoring, one scorer after the other in the order of the R2Gen family."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
@@ -89,17 +91,17 @@ def build_pycocoevalcap(count: int, meteor: bool) -> Callable[[], dict[str, floa
 
     if meteor and shutil.which("java") is None:
         raise Absent("METEOR needs Java: apt-get install default-jre-headless, or run with --no-meteor")
-    references, hypotheses = invented_reports(count)
-    truths = {number: [text] for number, text in enumerate(references)}
-    written = {number: [text] for number, text in enumerate(hypotheses)}
+    references, hypotheses = synthetic_reports(count)
+    truth = {number: [text] for number, text in enumerate(references)}
+    generated = {number: [text] for number, text in enumerate(hypotheses)}
 
     def score() -> dict[str, float]:
-        bleu, _ = Bleu(4).compute_score(truths, written, verbose=0)
+        bleu, _ = Bleu(4).compute_score(truth, generated, verbose=0)
         scores = {f"bleu_{length}": float(value) for length, value in enumerate(bleu, start=1)}
         if meteor:
-            scores["meteor"] = float(Meteor().compute_score(truths, written)[0])
-        scores["rouge_l"] = float(Rouge().compute_score(truths, written)[0])
-        scores["cider"] = float(Cider().compute_score(truths, written)[0])
+            scores["meteor"] = float(Meteor().compute_score(truth, generated)[0])
+        scores["rouge_l"] = float(Rouge().compute_score(truth, generated)[0])
+        scores["cider"] = float(Cider().compute_score(truth, generated)[0])
         return scores
 
     return score

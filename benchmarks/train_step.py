@@ -1,11 +1,11 @@
-"""One training step without the trunk: forward, losses, backward, AdamW; ours against the published algorithm.
+"""Measures a training step without the trunk (forward, losses, backward, AdamW): ours and the published algorithm.
 
     python -m benchmarks train_step [--json FILE] [--threads 2] [--repeats 5]
 
-Patch features of 1,024 channels are given; 10 selected regions of 1 to 6 attributes an image; reports of 60 ids on
-average in a batch padded to 82; dropout 0; the same weights for both. The floor counts matrix products on real words
-and selected nodes alone. `published_as_released` is the published algorithm with what the release's step does besides:
-dropout, gradients clipped by value and their norm; it shows what the times stated of the release consist of.
+Both have the same weights, no dropout, given patch features of 1,024 channels, 10 selected regions per image with 1 to
+6 attributes each, and reports of 60 tokens on average, padded to 82. The floor counts matrix products on real tokens
+and selected nodes only. `published_as_released` adds what the release's step also does, to explain the release's stated
+times: dropout, gradients clipped by value, and the gradient norm.
 """
 
 import argparse
@@ -33,17 +33,18 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure all batch sizes and print them."""
+    """Measure and print all batch sizes."""
     report = start_report("train_step", options)
     sizes, batches = (TINY, TINY_BATCHES) if options.tiny else (Sizes(), BATCHES)
     for batch in batches:
-        own = sizes.with_batch(batch)
+        batch_sizes = sizes.with_batch(batch)
         contenders = [
-            Contender(OURS, partial(build_ours, own)), Contender(PUBLISHED, partial(build_published, own)),
-            Contender(AS_RELEASED, partial(build_published, own, as_released=True)),
+            Contender(OURS, partial(build_ours, batch_sizes)),
+            Contender(PUBLISHED, partial(build_published, batch_sizes)),
+            Contender(AS_RELEASED, partial(build_published, batch_sizes, as_released=True)),
         ]
         case = compare(f"batch {batch}", contenders, options.repeats, options.threads)
-        flops = train_step_flops(build(own))
+        flops = train_step_flops(build(batch_sizes))
         case.floor_seconds = report.rates.floor(flops)
         case.notes["GFLOP of the floor"] = round(flops / 1e9, 1)
         case.notes["first loss"] = {name: losses[0] for name, losses in case.results.items()}
@@ -52,34 +53,36 @@ def run(options: argparse.Namespace) -> None:
 
 
 def build_ours(sizes: Sizes) -> Callable[[], list[float]]:
-    """Our step; returns the losses of all steps so far, the one that warms up first."""
+    """Return our training step; it returns the losses of all steps so far, including the warm-up step."""
     workload = build(sizes)
     workload.model.train()
     optimizer = build_optimizer(workload.model, LEARNING_RATE, LEARNING_RATE, WEIGHT_DECAY)
-    return _warmed_up(workload.loss, optimizer)
+    return _build_step(workload.loss, optimizer)
 
 
 def build_published(sizes: Sizes, as_released: bool = False) -> Callable[[], list[float]]:
-    """The published step with the same weights; its AdamW decays every parameter, as the release does.
+    """Return the published training step with the same weights; its AdamW decays every parameter, as in the release.
 
-    as_released: with dropout, and with gradients clipped by value and their norm taken.
+    as_released   add dropout, clip gradients by value and compute their norm
     """
     model, batch = build(sizes).published()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     if as_released:
         model.set_dropout(DROPOUT)
-    before_step = partial(_clip, model) if as_released else None
-    return _warmed_up(lambda: model.loss(batch, LOSS_WEIGHTS, CONTRAST_MARGIN)["total"], optimizer, before_step)
+    before_step = partial(_clip_gradients, model) if as_released else None
+    return _build_step(lambda: model.loss(batch, LOSS_WEIGHTS, CONTRAST_MARGIN)["total"], optimizer, before_step)
 
 
-def _clip(model: torch.nn.Module) -> None:
+def _clip_gradients(model: torch.nn.Module) -> None:
     torch.nn.utils.clip_grad_value_(model.parameters(), CLIP_VALUE)
-    torch.nn.utils.get_total_norm([one.grad for one in model.parameters() if one.grad is not None]).item()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch.nn.utils.get_total_norm(gradients).item()
 
 
-def _warmed_up(
+def _build_step(
     loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer, before_step: Callable[[], None] | None = None
 ) -> Callable[[], list[float]]:
+    """Return a training step that has run once to warm up."""
     losses: list[float] = []
 
     def step() -> list[float]:

@@ -1,7 +1,7 @@
-"""The same invented work for our model and for the published algorithm, with the same weights, and its arithmetic.
+"""A synthetic workload for our model and the published algorithm, with the same weights, and its operation counts.
 
-Sizes as the release's: width 512, three layers each, 29 regions with 849 attributes, patches of 1,024 channels. The
-trunk is left out: patch features are given.
+Sizes are those of the release: width 512, three layers each, 29 regions with 849 attributes, patches of 1,024 channels.
+There is no trunk: patch features are given.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cost import RELEASE_ATTRIBUTES
-from benchmarks.published import GRID, PublishedBatch, PublishedModel, published_batch
+from benchmarks.published import GRID, PublishedBatch, PublishedModel, to_published_batch
 from data.batch import Batch, RegionAnnotation
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
@@ -23,7 +23,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.official_checkpoint import to_official
+from modules.published_weights import to_official
 from modules.training.losses import ReportCriterion
 
 LOSS_WEIGHTS = {"report": 1.0, "observations": 0.25, "regions": 0.25, "attributes": 0.1, "contrast": 0.1}
@@ -35,8 +35,9 @@ OBSERVATIONS = 14
 class Sizes:
     """The sizes of a model and of a batch.
 
-    regions_selected, attributes_given: sub-graphs an image, and the most attributes that one has (1 to so many)
-    tokens, padded: ids of a report with BOS and EOS, on average and of the longest in the batch
+    regions_selected   sub-graphs per image
+    max_attributes     each sub-graph has 1 to this number of attributes
+    tokens, padded     ids of a report including BOS and EOS: average, and longest in the batch
     """
 
     channels: int = 1024
@@ -50,24 +51,24 @@ class Sizes:
     memory_heads: int = 32
     memory_top: int = 32
     regions_selected: int = 10
-    attributes_given: int = 6
+    max_attributes: int = 6
     tokens: int = 60
     padded: int = 82
     batch: int = 16
 
     def with_batch(self, batch: int) -> "Sizes":
-        """The same model with another batch."""
+        """Return the same sizes with another batch size."""
         return replace(self, batch=batch)
 
 
 TINY = Sizes(
     channels=32, width=16, heads=2, hidden=16, layers=1, words=50, attributes_per_region=(4, 3, 5, 2), memory_slots=8,
-    memory_heads=2, memory_top=4, regions_selected=2, attributes_given=2, tokens=7, padded=9, batch=2,
+    memory_heads=2, memory_top=4, regions_selected=2, max_attributes=2, tokens=7, padded=9, batch=2,
 )
 
 
-class GivenPatches(nn.Module):
-    """Stands for the trunk: patch features [B, N, C] that are given, whatever the images."""
+class FixedPatches(nn.Module):
+    """Replaces the trunk: returns the same patch features [B, N, C] for any images."""
 
     def __init__(self, patches: Tensor):
         super().__init__()
@@ -82,7 +83,7 @@ class GivenPatches(nn.Module):
 
 @dataclass
 class Workload:
-    """Our model and an invented batch for it; `sizes` is what both were made from."""
+    """Our model and a synthetic batch of the same `sizes`."""
 
     sizes: Sizes
     model: SGRRG
@@ -90,7 +91,7 @@ class Workload:
     criterion: ReportCriterion
 
     def inputs(self) -> ModelInputs:
-        """What the model is given: the annotated graph with its own boxes."""
+        """Return the model's inputs, with the annotated graph and its boxes."""
         regions = self.batch.regions
         return ModelInputs(
             self.batch.images, self.batch.view_mask, self.batch.frontal, regions.boxes, regions.visible,
@@ -98,13 +99,13 @@ class Workload:
         )
 
     def loss(self) -> Tensor:
-        """The total loss of the batch, teacher forced."""
+        """Return the total loss of the batch, with teacher forcing."""
         tokens = (self.batch.token_ids, self.batch.token_mask)
         output = self.model(self.inputs(), *tokens, GraphSource.ORACLE, BoxSource.FILE)
         return self.criterion(output, self.batch, self.criterion.counts(self.batch)).total
 
     def generate(self, beams: int, tokens: int) -> Tensor:
-        """Reports [B, tokens] of the batch."""
+        """Generate reports [B, tokens] for the batch."""
         with torch.inference_mode():
             generation = self.model.generate(
                 self.inputs(), GraphSource.ORACLE, BoxSource.FILE, beam_size=beams, max_tokens=tokens + 1
@@ -112,7 +113,7 @@ class Workload:
         return generation.token_ids
 
     def published(self) -> tuple[PublishedModel, PublishedBatch]:
-        """The published algorithm with the same weights, and the batch in its layout."""
+        """Return the published algorithm with the same weights, and the batch in its layout."""
         sizes = self.sizes
         model = PublishedModel(
             sizes.channels, sizes.width, sizes.heads, sizes.hidden, sizes.layers, sizes.layers, sizes.layers,
@@ -121,13 +122,14 @@ class Workload:
         )
         model.load_state_dict(to_official(self.model.state_dict(), list(sizes.attributes_per_region)))
         patches = self.model.patch_encoder.patches
-        return model, published_batch(self.batch, patches, list(sizes.attributes_per_region))
+        return model, to_published_batch(self.batch, patches, list(sizes.attributes_per_region))
 
 
 def build(sizes: Sizes, seed: int = 0, longest: int = 201, endless: bool = False) -> Workload:
-    """A workload of `sizes` with random weights; endless: no report ends before its last word.
+    """Build a workload of `sizes` with random weights. BOS, EOS and padding share id 0, as in the release.
 
-    BOS, EOS and padding share id 0, as in the release.
+    longest   maximum length of a report
+    endless   make EOS so improbable that every report has maximum length
     """
     torch.manual_seed(seed)
     patches = torch.randn(sizes.batch, GRID * GRID, sizes.channels)
@@ -141,21 +143,21 @@ def build(sizes: Sizes, seed: int = 0, longest: int = 201, endless: bool = False
         localizer=None, atlas=torch.zeros(len(attributes), 4),
     )
     model = SGRRG(
-        GivenPatches(patches), ImageEncoder(sizes.channels, *layer),
+        FixedPatches(patches), ImageEncoder(sizes.channels, *layer),
         ReportDecoder(sizes.words, *layer, longest, graph_attentions=attentions),
         graph, ObservationHead(sizes.channels, OBSERVATIONS), bos_id=0, eos_id=0, pad_id=0,
     )
     for parameter in model.parameters():
-        if parameter.dim() > 1:  # large enough that words differ clearly, as after training
+        if parameter.dim() > 1:  # large enough for clear differences between words, as after training
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     if endless:
         nn.init.constant_(model.decoder.word_head.bias[:1], -60.0)
     criterion = ReportCriterion(LOSS_WEIGHTS, graph.attribute_predictor.slots, CONTRAST_MARGIN)
-    return Workload(sizes, model, _invent_batch(sizes, seed), criterion)
+    return Workload(sizes, model, _build_batch(sizes, seed), criterion)
 
 
-def _invent_batch(sizes: Sizes, seed: int) -> Batch:
-    """`sizes.batch` studies with the wanted numbers of regions, attributes and words."""
+def _build_batch(sizes: Sizes, seed: int) -> Batch:
+    """Build a random batch with the numbers of regions, attributes and words in `sizes`."""
     generator = torch.Generator().manual_seed(seed)
     studies, regions = sizes.batch, len(sizes.attributes_per_region)
     mentioned = torch.zeros(studies, regions, dtype=torch.bool)
@@ -164,13 +166,13 @@ def _invent_batch(sizes: Sizes, seed: int) -> Batch:
         for region in torch.randperm(regions, generator=generator)[: sizes.regions_selected].tolist():
             mentioned[study, region] = True
             own = sizes.attributes_per_region[region]
-            count = min(own, int(torch.randint(1, sizes.attributes_given + 1, (1,), generator=generator)))
+            count = min(own, int(torch.randint(1, sizes.max_attributes + 1, (1,), generator=generator)))
             attributes[study, region, torch.randperm(own, generator=generator)[:count]] = True
     corner = torch.rand(studies, regions, 2, generator=generator) * 0.5
     boxes = torch.cat([corner, corner + 0.1 + 0.25 * torch.rand(studies, regions, 2, generator=generator)], -1)
     known = torch.ones(studies, dtype=torch.bool)
     abnormal = mentioned & (torch.rand(studies, regions, generator=generator) < 0.3)
-    # One report is the longest; the others share what leaves the wanted average.
+    # One report has the padded length; the others are shorter, so that the average is `tokens`.
     lengths = torch.full((studies,), sizes.tokens)
     if studies > 1:
         rest = (sizes.tokens * studies - sizes.padded) / (studies - 1)
@@ -192,21 +194,21 @@ def _invent_batch(sizes: Sizes, seed: int) -> Batch:
     )
 
 
-# What must be computed, whoever does it: matrix products alone, two operations a multiplication.
+# Operations that any implementation needs: matrix products only, two operations per multiplication.
 
 
-def _linear(rows: float, wide_in: int, wide_out: int) -> float:
-    return 2.0 * rows * wide_in * wide_out
+def _linear(rows: float, inputs: int, outputs: int) -> float:
+    return 2.0 * rows * inputs * outputs
 
 
 def _encode_flops(workload: Workload) -> float:
-    """Everything before the first word: on real nodes of selected regions alone."""
+    """Operations before the first word, on real nodes of selected regions only."""
     sizes, regions = workload.sizes, workload.batch.regions
     images, patches = sizes.batch, sizes.batch * GRID * GRID
     width, channels = sizes.width, sizes.channels
-    nodes = 1 + regions.attributes.sum(-1)[regions.mentioned].double()  # of every sub-graph
+    nodes = 1 + regions.attributes.sum(-1)[regions.mentioned].double()  # per sub-graph
     subgraphs = len(nodes)
-    row = _linear(1, width, 4 * width) + _linear(1, width, 2 * sizes.hidden)  # one row through one layer
+    row = _linear(1, width, 4 * width) + _linear(1, width, 2 * sizes.hidden)  # of one row in one layer
     image = _linear(patches, channels, width) + sizes.layers * patches * (row + 4 * GRID * GRID * width)
     selector = _linear(3 * sizes.memory_slots, channels, channels) + _linear(5 * images, channels, channels)
     heads = sum(
@@ -219,43 +221,43 @@ def _encode_flops(workload: Workload) -> float:
 
 
 def _memory_flops(workload: Workload) -> float:
-    """Keys and values of patches and sub-graphs for the decoder's layers."""
+    """Operations for keys and values of patches and sub-graphs, for all layers of the decoder."""
     sizes = workload.sizes
     rows = sizes.batch * GRID * GRID + int(workload.batch.regions.mentioned.sum())
     return sizes.layers * _linear(rows, sizes.width, 2 * sizes.width)
 
 
-def _decoder_row_flops(sizes: Sizes, seen: float) -> float:
-    """One word through the decoder that sees `seen` words, patches and sub-graphs in all, and to the vocabulary."""
+def _word_flops(sizes: Sizes, keys: float) -> float:
+    """Operations for one word in the decoder, attending to `keys` words, patches and sub-graphs, and its logits."""
     layer = _linear(1, sizes.width, 8 * sizes.width) + _linear(1, sizes.width, 2 * sizes.hidden)
-    return sizes.layers * (layer + 4 * seen * sizes.width) + _linear(1, sizes.width, sizes.words)
+    return sizes.layers * (layer + 4 * keys * sizes.width) + _linear(1, sizes.width, sizes.words)
 
 
 def train_step_flops(workload: Workload) -> float:
-    """Forward and backward (twice the forward) of one training step, on real words and selected nodes alone."""
+    """Operations of a training step on real words and selected nodes only; backward counts twice as much as forward."""
     sizes = workload.sizes
     lengths = workload.batch.token_mask.sum(1) - 1
     decoder = sum(
-        length * _decoder_row_flops(sizes, (length + 1) / 2 + GRID * GRID + sizes.regions_selected)
+        length * _word_flops(sizes, (length + 1) / 2 + GRID * GRID + sizes.regions_selected)
         for length in lengths.tolist()
     )
     return 3 * (_encode_flops(workload) + _memory_flops(workload) + decoder)
 
 
 def decode_flops(workload: Workload, beams: int, tokens: int) -> float:
-    """Reports of `tokens` words with a cache."""
+    """Operations to generate reports of `tokens` words with a cache."""
     sizes = workload.sizes
-    seen = (tokens + 1) / 2 + GRID * GRID + sizes.regions_selected
-    decoder = sizes.batch * beams * tokens * _decoder_row_flops(sizes, seen)
+    keys = (tokens + 1) / 2 + GRID * GRID + sizes.regions_selected
+    decoder = sizes.batch * beams * tokens * _word_flops(sizes, keys)
     return _encode_flops(workload) + _memory_flops(workload) + decoder
 
 
 def decode_bytes(workload: Workload, beams: int, tokens: int) -> float:
-    """Bytes read for it: every step reads the decoder's weights, and keys and values of all that is seen, once."""
+    """Bytes to read for it: in every step the decoder's weights and all cached keys and values, once."""
     sizes = workload.sizes
     weights = sum(parameter.numel() for parameter in workload.model.decoder.parameters())
     weights -= workload.model.decoder.embedding.tokens.weight.numel()
-    own_words = sizes.batch * beams * (tokens + 1) / 2
+    cached_words = sizes.batch * beams * (tokens + 1) / 2
     memories = sizes.batch * (GRID * GRID + sizes.regions_selected)
-    cached = sizes.layers * 2 * sizes.width * (own_words + memories)
+    cached = sizes.layers * 2 * sizes.width * (cached_words + memories)
     return 4.0 * tokens * (weights + cached)

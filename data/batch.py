@@ -1,9 +1,8 @@
-"""What the data hand to the training code: typed samples and batches.
+"""Typed samples and batches.
 
-Shape legend, used all over the project:
-    B batch, V views, R regions (29 fixed slots), A attributes a region (padded to the largest region),
-    K observations (14), T report tokens, H image side in pixels.
-Masks are boolean, True = keep. Boxes are xyxy in 0..1 of the frontal image as the network sees it.
+Shapes use the letters of `models/outputs.py`: B batch, V views, R regions (29 fixed slots), A attributes per region
+(padded), K observations (14), T report tokens, H image side in pixels. Masks are boolean, True = keep. Boxes are xyxy
+in 0..1 of the frontal image as the network sees it.
 """
 
 from dataclasses import dataclass, fields
@@ -16,13 +15,13 @@ from torch import Tensor
 class RegionAnnotation:
     """The annotated scene graph of a study ([R, ...]) or of a batch ([B, R, ...]).
 
-    boxes       [B, R, 4] float   zeros where not visible
-    visible     [B, R] bool       the region has a box in the picture
-    mentioned   [B, R] bool       the reference report speaks of it
-    abnormal    [B, R] bool       and calls it abnormal
-    attributes  [B, R, A] bool    attribute slots that the report gives it
-    graph_known [B] bool          mentioned, abnormal and attributes are annotated (else all False)
-    boxes_known [B] bool          boxes and visible are annotated (else all False)
+    boxes        [B, R, 4] float  zeros where not visible
+    visible      [B, R] bool      the region has a box in the image
+    mentioned    [B, R] bool      the reference report mentions the region
+    abnormal     [B, R] bool      the reference report calls the region abnormal
+    attributes   [B, R, A] bool   attributes that the reference report gives the region
+    graph_known  [B] bool         mentioned, abnormal and attributes are annotated; if not, they are all False
+    boxes_known  [B] bool         boxes and visible are annotated; if not, visible is all False
     """
 
     boxes: Tensor
@@ -38,16 +37,17 @@ class RegionAnnotation:
 class Sample:
     """One study, ready to be collated.
 
-    study_id           identifier of the study in its data set
-    images             [V, 3, H, H] float, normalised; the frontal view first
-    frontal            whether images[0] is a frontal view (regions live there; False masks the graph losses)
-    regions            RegionAnnotation without the batch axis
-    observations       [K] float, 1 where positive
-    observations_known [K] bool, True where the label counts in the loss
-    token_ids          [T] long: BOS, words, EOS
-    reference          the full cleaned report
-    detector_boxes        [R, 4] float and detector_visible [R] bool: boxes of a detector's file, zeros without one
-    token_regions      [T, R] bool: the regions that the sentence of each token is about; None where nobody asked for it
+    study_id            identifier of the study in its data set
+    images              [V, 3, H, H] float, normalised; the frontal view first
+    frontal             whether images[0] is a frontal view; if not, the graph losses are masked
+    regions             RegionAnnotation without the batch axis
+    observations        [K] float, 1 where positive
+    observations_known  [K] bool, True where the label counts in the loss
+    token_ids           [T] long: BOS, report, EOS
+    reference           the full cleaned report
+    detector_boxes      [R, 4] float, boxes from a detector's file; zeros if absent
+    detector_visible    [R] bool, True where `detector_boxes` has a box
+    token_regions       [T, R] bool, the regions that the sentence of each token is about; None unless requested
     """
 
     study_id: str
@@ -65,15 +65,18 @@ class Sample:
 
 @dataclass
 class Batch:
-    """B studies; see `Sample` and `RegionAnnotation` for the fields that only gain a batch axis.
+    """B studies: the fields of `Sample` with a batch axis, and masks for the padding.
 
-    images             [B, V, 3, H, H] float, zeros for a view that a study lacks
-    view_mask          [B, V] bool
-    frontal            [B] bool
-    observations       [B, K] float; observations_known [B, K] bool
-    token_ids          [B, T] long, padded; token_mask [B, T] bool
-    detector_boxes        [B, R, 4] float; detector_visible [B, R] bool
-    token_regions      [B, T, R] bool; None where nobody asked for it
+    images              [B, V, 3, H, H] float, zero-padded to the largest number of views in the batch
+    view_mask           [B, V] bool, True for images, False for padding
+    frontal             [B] bool
+    observations        [B, K] float
+    observations_known  [B, K] bool
+    token_ids           [B, T] long, padded
+    token_mask          [B, T] bool, True for tokens, False for padding
+    detector_boxes      [B, R, 4] float
+    detector_visible    [B, R] bool
+    token_regions       [B, T, R] bool, False for padding; None unless requested
     """
 
     study_ids: list[str]
@@ -94,7 +97,10 @@ class Batch:
         return len(self.study_ids)
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "Batch":
-        """The batch with every tensor on `device`; copies overlap with computing where the memory is pinned."""
+        """Return the batch with every tensor on `device`; copies from pinned memory are asynchronous.
+
+        memory_format  memory format of the images; None leaves it unchanged
+        """
         moved = _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
         if memory_format is not None:
             views = moved.images
@@ -102,12 +108,12 @@ class Batch:
         return moved
 
     def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory (called by torch's DataLoader)."""
+        """Return the batch in page-locked memory; torch's DataLoader calls this."""
         return _map_tensors(self, Tensor.pin_memory)
 
 
 def _map_tensors(record, function):
-    """A copy of the dataclass `record` with `function` applied to every tensor in it, nested dataclasses included."""
+    """Return a copy of the dataclass `record` with `function` applied to its tensors and those of its regions."""
     mapped = {}
     for field in fields(record):
         value = getattr(record, field.name)

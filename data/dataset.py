@@ -1,4 +1,4 @@
-"""A prepared data set as samples: one study at a time, read, augmented and put into numbers."""
+"""PyTorch dataset of a prepared data set: reads studies one at a time, augments and encodes them."""
 
 import io
 import mmap
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batch import RegionAnnotation, Sample
-from data.errors import UserError
+from data.errors import UserError, damaged, missing, reason, unknown_name, wrong_value
 from data.images.boxes import read_boxes
 from data.images.image_store import read_image_bytes
-from data.images.transforms import Augmentation, inside, normalise, read_squashed
+from data.images.transforms import Augmentation, clip_boxes, normalise, read_squashed
 from data.records import MALFORMED_GRAPH, Records, is_frontal, malformed_graph, read_records
 from data.text.cleaning import clean
 from data.text.sentence_regions import word_regions
@@ -22,14 +22,14 @@ from data.vocabulary import Vocabularies
 
 UNCERTAIN_POLICIES = ("positive", "negative", "ignored")
 
-# First numbers of the seeds, so that no two kinds of draws share a stream.
+# The first number of each seed, so that different kinds of draws never share a random stream.
 _SUBSET_STREAM, _AUGMENTATION_STREAM = 1, 2
 
 
 class StudyDataset(Dataset):
     """The studies of one split.
 
-    records  the studies as `read_records` gives them, a sequence of dictionaries
+    records  the records of the studies, as returned by `read_records`
     """
 
     def __init__(
@@ -49,25 +49,25 @@ class StudyDataset(Dataset):
         cache_images: bool = False,
         token_regions: bool = False,
     ):
-        """Read the list of studies; images are read when asked for.
+        """Read the records of the split; images are read on access.
 
         cleaning, image_size, max_tokens, views, boxes_file   as in `modules.config.DataConfig`
-        uncertain      what an uncertain observation counts as: "positive", "negative" or "ignored" (not known)
-        augmentation   None: images stay as they are
-        limit          use so many studies, drawn with `seed`; None: all
-        cache_images   keep squashed images in memory after their first reading, for all worker processes at once
-        token_regions  tell of every token which regions its sentence is about
+        uncertain      how uncertain observations count: "positive", "negative" or "ignored" (as not known)
+        augmentation   None leaves images unchanged
+        limit          number of studies to use, drawn with `seed`; None uses all
+        cache_images   keep resized images in memory after their first use, shared by all worker processes
+        token_regions  also give the regions that the sentence of each token is about
 
-        Raises UserError as `read_records` does, for a boxes file that is missing or malformed, for `uncertain` and
-        `cleaning` that are no choice, and for a limit below 1.
+        Raises UserError as `read_records` and `read_boxes` do, if `uncertain` or `cleaning` is unknown, if the limit is
+        below 1, and if the boxes file has no boxes for this split.
         """
         if uncertain not in UNCERTAIN_POLICIES:
-            raise UserError(f"data.uncertain={uncertain}: choose one of {', '.join(UNCERTAIN_POLICIES)}")
+            raise wrong_value("data.uncertain", uncertain, f"choose one of {', '.join(UNCERTAIN_POLICIES)}")
         if limit is not None and limit < 1:
-            raise UserError(f"A limit of {limit} studies leaves none: give at least 1, or null for all")
-        clean("", cleaning)
+            raise UserError(f"A limit of {limit} studies leaves none: use at least 1, or null for all")
+        clean("", cleaning)  # raises UserError for unknown rules
         self.root = Path(root)
-        self.records = _limited(read_records(root, split), limit, seed)
+        self.records = _draw_subset(read_records(root, split), limit, seed)
         self.vocabularies = vocabularies
         self.cleaning = cleaning
         self.image_size = image_size
@@ -83,7 +83,7 @@ class StudyDataset(Dataset):
             self._detector_boxes = read_boxes(Path(boxes_file), "data.boxes_file", vocabularies.anatomy)
         if boxes_file is not None and not any(record["id"] in self._detector_boxes for record in self.records):
             raise UserError(
-                f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: give a file "
+                f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: use a file "
                 "of this data set, or choose another eval.box_source"
             )
         self._cache = _ImageCache(len(self.records), views, image_size) if cache_images else None
@@ -92,23 +92,23 @@ class StudyDataset(Dataset):
         return len(self.records)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose augmentation is drawn: it is a function of (seed, epoch, index)."""
+        """Set the epoch, on which the augmentation depends: it is a function of (seed, epoch, index)."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> Sample:
-        """The study at `index`. Raises UserError naming the study where an image or the annotation is unusable."""
+        """Return the study at `index`. Raises UserError naming the study if an image or the annotation is unusable."""
         record = self.records[index]
         frontal = is_frontal(record)
-        pixels = self._pixels(index, record).float().div_(255)
-        regions = self._regions(record, frontal)
-        detector_boxes, detector_visible = self._given(record, frontal)
+        pixels = self._load_images(index, record).float().div_(255)
+        regions = self._read_regions(record, frontal)
+        detector_boxes, detector_visible = self._detector_boxes_of(record, frontal)
         if self.augmentation is not None:
             generator = np.random.default_rng([_AUGMENTATION_STREAM, self.seed, self.epoch, index])
             changes = [self.augmentation.draw(generator) for _ in pixels]
-            pixels = torch.stack([change.image(view) for change, view in zip(changes, pixels, strict=True)])
-            regions.boxes, regions.visible = changes[0].boxes(regions.boxes, regions.visible)
-            detector_boxes, detector_visible = changes[0].boxes(detector_boxes, detector_visible)
-        observations, observations_known = self._observations(record)
+            pixels = torch.stack([change.apply_to_image(view) for change, view in zip(changes, pixels, strict=True)])
+            regions.boxes, regions.visible = changes[0].apply_to_boxes(regions.boxes, regions.visible)
+            detector_boxes, detector_visible = changes[0].apply_to_boxes(detector_boxes, detector_visible)
+        observations, observations_known = self._read_observations(record)
         reference = clean(record["report"], self.cleaning)
         return Sample(
             study_id=record["id"],
@@ -121,17 +121,17 @@ class StudyDataset(Dataset):
             reference=reference,
             detector_boxes=detector_boxes,
             detector_visible=detector_visible,
-            token_regions=self._token_regions(reference) if self.token_regions else None,
+            token_regions=self._find_token_regions(reference) if self.token_regions else None,
         )
 
-    def _token_regions(self, reference: str) -> Tensor:
-        """[T, R] bool for the ids of the cleaned report: BOS and EOS are about no region."""
-        about = torch.from_numpy(word_regions(reference, self.vocabularies.anatomy))[: self.max_tokens - 2]
-        nothing = torch.zeros(1, about.shape[1], dtype=torch.bool)
-        return torch.cat([nothing, about, nothing])
+    def _find_token_regions(self, reference: str) -> Tensor:
+        """Return the regions of each token of a cleaned report, [T, R] bool; BOS and EOS have none."""
+        of_words = torch.from_numpy(word_regions(reference, self.vocabularies.anatomy))[: self.max_tokens - 2]
+        none = torch.zeros(1, of_words.shape[1], dtype=torch.bool)
+        return torch.cat([none, of_words, none])
 
-    def _pixels(self, index: int, record: dict) -> Tensor:
-        """[V, H, H] uint8: the study's first images."""
+    def _load_images(self, index: int, record: dict) -> Tensor:
+        """Return the first images of the study, [V, H, H] uint8."""
         if self._cache is not None and (cached := self._cache.get(index)) is not None:
             return cached
         pixels = torch.stack([self._read_image(name, record["id"]) for name in record["images"][: self.views]])
@@ -140,22 +140,19 @@ class StudyDataset(Dataset):
         return pixels
 
     def _read_image(self, name: str, study_id: str) -> Tensor:
-        """[H, H] uint8: one image of a study."""
+        """Return one image of a study, [H, H] uint8."""
         path = self.root / name
         try:
             return read_squashed(io.BytesIO(read_image_bytes(self.root, name)), self.image_size)
         except FileNotFoundError as error:
-            raise UserError(f"Study {study_id}: there is no image {path}; prepare the data set again") from error
+            raise missing(f"image of study {study_id}", path, "prepare the data set again") from error
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "no PNG or JPEG" if unknown else (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"Study {study_id}: the image {path} is damaged ({reason}); "
-                "replace it, or remove the study from records.jsonl"
-            ) from error
+            why = "not a PNG or JPEG" if isinstance(error, UnidentifiedImageError) else reason(error)
+            fix = "replace it, or remove the study from records.jsonl"
+            raise damaged(f"Study {study_id}: the image {path}", why, fix) from error
 
-    def _regions(self, record: dict, frontal: bool) -> RegionAnnotation:
-        """The annotated scene graph, before augmentation; all unknown without a graph or a frontal image."""
+    def _read_regions(self, record: dict, frontal: bool) -> RegionAnnotation:
+        """Return the annotated scene graph before augmentation; all unknown without a graph or a frontal image."""
         anatomy, vocabulary = self.vocabularies.anatomy, self.vocabularies.attributes
         count = len(anatomy.regions)
         boxes = np.zeros((count, 4), dtype=np.float32)
@@ -173,37 +170,37 @@ class StudyDataset(Dataset):
                     boxes[position], visible[position] = region["box"], True
         except MALFORMED_GRAPH as error:
             raise malformed_graph(record, error) from error
-        boxes_inside, visible_inside = inside(torch.from_numpy(boxes), torch.from_numpy(visible))
+        clipped_boxes, still_visible = clip_boxes(torch.from_numpy(boxes), torch.from_numpy(visible))
         return RegionAnnotation(
-            boxes=boxes_inside,
-            visible=visible_inside,
+            boxes=clipped_boxes,
+            visible=still_visible,
             mentioned=torch.from_numpy(mentioned),
             abnormal=torch.from_numpy(abnormal),
             attributes=torch.from_numpy(attributes),
             graph_known=torch.tensor(graph_known),
-            # A graph made from the report alone has no boxes at all: then nobody looked for them.
-            boxes_known=visible_inside.any(),
+            # A graph made from the report alone has no boxes: they were not annotated.
+            boxes_known=still_visible.any(),
         )
 
-    def _given(self, record: dict, frontal: bool) -> tuple[Tensor, Tensor]:
-        """[R, 4] and [R]: the study's boxes of the boxes file, before augmentation."""
+    def _detector_boxes_of(self, record: dict, frontal: bool) -> tuple[Tensor, Tensor]:
+        """Return the study's boxes from the boxes file before augmentation, [R, 4], and which are present, [R] bool."""
         count = len(self.vocabularies.anatomy.regions)
         if not frontal or record["id"] not in self._detector_boxes:
             return torch.zeros(count, 4), torch.zeros(count, dtype=torch.bool)
         boxes = torch.from_numpy(self._detector_boxes[record["id"]])
-        return inside(boxes.nan_to_num(), ~boxes.isnan().any(dim=1))
+        return clip_boxes(boxes.nan_to_num(), ~boxes.isnan().any(dim=1))
 
-    def _observations(self, record: dict) -> tuple[Tensor, Tensor]:
-        """[K] float and [K] bool: the labels by the policy for uncertain ones, and which of them count."""
+    def _read_observations(self, record: dict) -> tuple[Tensor, Tensor]:
+        """Return the labels, [K] float, and which of them count, [K] bool, by the policy for uncertain labels."""
         names = self.vocabularies.observations
         labels = record["observations"]
         if labels is None:
             return torch.zeros(len(names)), torch.zeros(len(names), dtype=torch.bool)
         for name, value in labels.items():
-            if name not in names or value not in (1, 0, -1):
-                raise UserError(
-                    f"Study {record['id']}: '{name}': {value} is none of the {len(names)} observations with 1, 0 or -1"
-                )
+            if name not in names:
+                raise unknown_name("observation", name, names, f"Study {record['id']}")
+            if value not in (1, 0, -1):
+                raise wrong_value(f"Study {record['id']}: {name}", value, "must be 1, 0 or -1")
         positive = (1, -1) if self.uncertain == "positive" else (1,)
         values = [labels.get(name, 0) for name in names]
         return (
@@ -213,40 +210,40 @@ class StudyDataset(Dataset):
 
 
 class _ImageCache:
-    """Squashed images of all studies, shared by the loader processes: whichever reads an image first keeps it for all.
+    """Resized images of all studies, shared by the loader's processes: an image is read once for all of them.
 
-    The memory is an anonymous shared mapping: forked workers inherit it, pages cost nothing before they are written,
-    and unlike /dev/shm it has no small limit in containers. A process that is spawned instead gets an empty cache.
+    The memory is an anonymous shared mapping. Forked workers inherit it, pages cost nothing before they are written,
+    and unlike /dev/shm it has no small limit in containers. A spawned process gets an empty cache of its own.
     """
 
     def __init__(self, studies: int, views: int, image_size: int):
         self._shape = (studies, views, image_size, image_size)
         self._pixels = _shared_array(self._shape)
-        self._view_counts = _shared_array((studies,))  # 0: not read yet
+        self._view_counts = _shared_array((studies,))  # 0: not cached yet
 
     def __reduce__(self) -> tuple:
         return _ImageCache, self._shape[:3]
 
     def get(self, index: int) -> Tensor | None:
-        """[V, H, H] uint8, or None where the study was not read yet."""
+        """Return the images of a study, [V, H, H] uint8; None if they are not cached yet."""
         count = int(self._view_counts[index])
         return torch.from_numpy(self._pixels[index, :count]) if count else None
 
     def put(self, index: int, pixels: Tensor) -> None:
-        """Keep the `pixels` [V, H, H] of a study."""
+        """Store the images of a study, [V, H, H] uint8."""
         self._pixels[index, : len(pixels)] = pixels.numpy()
         self._view_counts[index] = len(pixels)
 
 
 def _shared_array(shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array of zeros in memory that forked processes share."""
+    """Return a uint8 array of zeros in memory that forked processes share."""
     size = int(np.prod(shape))
     return np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8).reshape(shape)
 
 
-def _limited(records: Records, limit: int | None, seed: int) -> Records:
-    """`limit` of the `records`, drawn with `seed`, in their own order; all of them where there are no more."""
+def _draw_subset(records: Records, limit: int | None, seed: int) -> Records:
+    """Return `limit` of the `records`, drawn with `seed`, in their original order; all if there are not more."""
     if limit is None or limit >= len(records):
         return records
-    drawn = np.random.default_rng([_SUBSET_STREAM, seed]).choice(len(records), size=limit, replace=False)
-    return records.select(np.sort(drawn).tolist())
+    indices = np.random.default_rng([_SUBSET_STREAM, seed]).choice(len(records), size=limit, replace=False)
+    return records.select(np.sort(indices).tolist())

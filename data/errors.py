@@ -1,7 +1,6 @@
-"""Errors that the user can fix, and their usual wordings.
+"""Errors that the user can fix, and helpers that word the recurring kinds alike.
 
-Every message is one line: what happened, where, and what to do. The functions below build the recurring kinds, so that
-they read alike everywhere:
+Every message is one line: what happened, where, and what to do.
 
     raise cannot_read(path, error, "prepare the data set again") from error
     raise unknown_name("split", split, SPLITS)
@@ -10,8 +9,11 @@ they read alike everywhere:
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-# Longer lists of choices are not printed in full: the closest one is suggested instead.
-_MOST_LISTED = 20
+# Longer lists of choices are not printed: the message suggests the closest one instead.
+_MAX_LISTED = 20
+_MAX_REASON_LENGTH = 160
+# Number of items that `truncate_list` prints.
+_LISTED_ITEMS = 5
 
 
 class UserError(Exception):
@@ -23,54 +25,60 @@ class UserError(Exception):
 
 
 def missing(what: str, path: object, fix: str) -> UserError:
-    """There is nothing at `path`, where `what` is expected ("data set", "checkpoint")."""
+    """`what` ("data set", "checkpoint") does not exist at `path`."""
     return UserError(f"No {what} at {path}: {fix}")
 
 
 def cannot_read(what: object, error: Exception, fix: str | None = None) -> UserError:
-    """Reading `what` (a path, or words that name it) failed with `error`."""
+    """Reading `what` (a path or a description) failed with `error`."""
     return UserError(f"Cannot read {what} ({reason(error)})" + (f": {fix}" if fix else ""))
 
 
 def cannot_write(what: object, error: Exception, fix: str = "free space, or choose another folder") -> UserError:
-    """Writing `what` (a path, or words that name it) failed with `error`."""
+    """Writing `what` (a path or a description) failed with `error`."""
     return UserError(f"Cannot write {what} ({reason(error)}): {fix}")
 
 
 def damaged(what: object, why: str, fix: str) -> UserError:
-    """`what` exists and cannot be used, because of `why`."""
+    """`what` exists but cannot be used, because of `why`."""
     return UserError(f"{what} is damaged ({why}): {fix}")
 
 
 def wrong_format(what: object, expected: str, fix: str) -> UserError:
-    """`what` exists and is something else than `expected` ("a JSON object", "a prepared data set")."""
+    """`what` exists but is not `expected` ("a JSON object", "a prepared data set")."""
     return UserError(f"{what} is not {expected}: {fix}")
 
 
 def wrong_value(name: str, value: object, rule: str) -> UserError:
-    """The setting or option `name` has a `value` that breaks `rule` ("must be at least 1")."""
+    """The `value` of the setting or option `name` violates `rule` ("must be at least 1")."""
     return UserError(f"{name}={value}: {rule}")
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str], where: str | None = None) -> UserError:
-    """`name` is not one of the `known` names of this `kind` (singular: "split", "region")."""
-    prefix = f"{where}: " if where else ""
-    close = get_close_matches(str(name), known, n=1)
+def unknown_name(kind: str, name: str, choices: Sequence[str], where: str | None = None) -> UserError:
+    """`name` is not one of the `choices`; `kind` says what is chosen, in the singular ("split", "region")."""
+    close = get_close_matches(str(name), choices, n=1)
     if close:
         advice = f"did you mean '{close[0]}'?"
-    elif len(known) <= _MOST_LISTED:
-        advice = f"choose one of {', '.join(known)}"
+    elif len(choices) <= _MAX_LISTED:
+        advice = f"choose one of {', '.join(choices)}"
     else:
-        advice = f"it is not one of the {len(known)} known names"
-    return UserError(f"{prefix}unknown {kind} '{readable(str(name))}'; {advice}")
+        advice = f"it is not one of the {len(choices)} known names"
+    prefix = f"{where}: unknown" if where else "Unknown"
+    return UserError(f"{prefix} {kind} '{readable(str(name))}'; {advice}")
 
 
 def reason(error: Exception) -> str:
-    """The cause that `error` states, in one line and without the path, which messages name themselves."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0]
+    """The cause of `error` as one printable line, without the path, which messages name themselves."""
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return readable(text)[:_MAX_REASON_LENGTH] or type(error).__name__
 
 
-def readable(name: str) -> str:
-    """`name`, which may contain anything, as one printable line: unprintable characters become U+FFFD."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in name)
+def readable(text: str) -> str:
+    """`text` with every unprintable character replaced by U+FFFD, so that it stays on one line."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def truncate_list(items: Sequence[str], separator: str) -> str:
+    """Join the first few of `items`, and the number of the others."""
+    more = [f"and {len(items) - _LISTED_ITEMS} more"] if len(items) > _LISTED_ITEMS else []
+    return separator.join([*items[:_LISTED_ITEMS], *more])

@@ -1,6 +1,6 @@
-"""The 29 regions and the 14 observations, as the files in `files/` define them.
+"""The 29 regions and the 14 observations, as defined in `files/`.
 
-Nothing is read at import: the files are read on first use and kept.
+The files are read on first use and cached; nothing is read at import.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -12,30 +12,30 @@ import torch
 import yaml
 from torch import Tensor
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, unknown_name, wrong_format
 
 FILES = Path(__file__).resolve().parent.parent / "files"
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError if it is missing or not YAML."""
+    """Read a YAML file. Raises UserError if it is missing or not YAML."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML") from error
+        raise wrong_format(path, "YAML", "fix it, or restore it") from error
 
 
 @cache
 def observation_names() -> tuple[str, ...]:
-    """The 14 CheXpert observations, in the order of the observation axis."""
+    """Return the 14 CheXpert observations in the order of the observation axis."""
     return tuple(read_yaml(FILES / "observations.yaml")["observations"])
 
 
 @cache
 def five_observation_names() -> tuple[str, ...]:
-    """The five observations that CheXpert's competition tasks score."""
+    """Return the five observations of CheXpert's competition tasks."""
     return tuple(read_yaml(FILES / "observations.yaml")["five"])
 
 
@@ -44,9 +44,9 @@ class Region:
     """An anatomical region of the frontal image.
 
     name    Chest ImaGenome's name
-    side    the patient's "left" or "right"; None in the middle
-    mirror  name of the region on the other side; None where there is none
-    box     atlas box: where the region usually lies, xyxy in 0..1 of the image
+    side    the patient's "left" or "right"; None for regions in the middle
+    mirror  name of the region on the other side; None for regions in the middle
+    box     atlas box: the usual position of the region, xyxy in 0..1 of the image
     """
 
     name: str
@@ -63,10 +63,10 @@ class Anatomy:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Anatomy":
-        """The anatomy of a YAML file; None: the shipped one.
+        """Read the anatomy from a YAML file, by default the shipped one.
 
-        Raises UserError for a missing or malformed file, and for one with other regions than the shipped: weights and
-        data sets index regions by position.
+        Raises UserError if the file is missing or malformed, or if its regions or their order differ from the shipped
+        ones: weights and data sets index regions by position.
         """
         shipped = _shipped_anatomy()
         if path is None:
@@ -74,14 +74,14 @@ class Anatomy:
         try:
             anatomy = cls.from_list(read_yaml(Path(path))["regions"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no anatomy: copy files/anatomy.yaml and change its boxes") from error
+            raise wrong_format(path, "an anatomy", "copy files/anatomy.yaml and change its boxes") from error
         if anatomy.names != shipped.names:
-            raise UserError(f"{path} has other regions, or another order, than files/anatomy.yaml: change boxes only")
+            raise UserError(f"{path} has other regions, or another order, than files/anatomy.yaml: change only boxes")
         return anatomy
 
     @classmethod
     def from_list(cls, content: list[dict]) -> "Anatomy":
-        """The anatomy of a list of {name, side, mirror, box}. Raises ValueError for a box that is no box."""
+        """Create the anatomy from a list of {name, side, mirror, box}. Raises ValueError if a box is invalid."""
         regions = []
         for entry in content:
             x1, y1, x2, y2 = (float(value) for value in entry["box"])
@@ -91,7 +91,7 @@ class Anatomy:
         return cls(tuple(regions))
 
     def to_list(self) -> list[dict]:
-        """Plain JSON that `from_list` reads."""
+        """Return plain JSON for `from_list`."""
         return [asdict(region) | {"box": list(region.box)} for region in self.regions]
 
     @cached_property
@@ -104,9 +104,9 @@ class Anatomy:
         return {name: position for position, name in enumerate(self.names)}
 
     def index(self, name: str) -> int:
-        """The position of the region `name`. Raises UserError where there is no such region."""
+        """Return the position of the region `name`. Raises UserError if the name is unknown."""
         if name not in self._positions:
-            raise UserError(f"'{name}' is none of the {len(self.names)} regions of files/anatomy.yaml")
+            raise unknown_name("region", name, self.names)
         return self._positions[name]
 
     @property
@@ -115,11 +115,11 @@ class Anatomy:
         return torch.tensor([region.box for region in self.regions])
 
     def with_boxes(self, boxes: dict[str, tuple[float, float, float, float]]) -> "Anatomy":
-        """The same regions with other atlas boxes for those named in `boxes`."""
+        """Return a copy with new atlas boxes for the regions named in `boxes`."""
         return Anatomy(tuple(replace(region, box=boxes.get(region.name, region.box)) for region in self.regions))
 
 
 @cache
 def _shipped_anatomy() -> Anatomy:
-    """Every graph of a report asks for it, and reading YAML takes longer than the graph."""
+    """Return the anatomy of `files/anatomy.yaml`, cached: reading it takes longer than building a graph."""
     return Anatomy.from_list(read_yaml(FILES / "anatomy.yaml")["regions"])

@@ -1,6 +1,6 @@
-"""`python -m data.prepare NAME ...`: turn a source into a prepared data set.
+"""Command that turns a source into a prepared data set.
 
-    python -m data.prepare phantom --out data/phantom     simulated chests, nothing to download
+    python -m data.prepare phantom --out data/phantom     simulated chests, no download
     python -m data.prepare iu_xray --source DIR --out data/iu_xray
     python -m data.prepare iu_xray --help                 all options
 """
@@ -16,8 +16,7 @@ from data.sources.iu_xray import source as iu_xray
 from data.sources.mimic_cxr import source as mimic_cxr
 from data.sources.phantom import dataset as phantom
 
-# A source declares its options with `add_arguments` and is started with `run`. Real ones declare the options that they
-# have in common with `data.sources.preparation.add_common_arguments`, and run `data.sources.preparation.prepare`.
+# Every source has `add_arguments(parser)`, which declares its options, and `run(arguments)`.
 SOURCES = {
     "iu_xray": iu_xray,
     "mimic_cxr": mimic_cxr,
@@ -27,14 +26,14 @@ SOURCES = {
 
 
 class _Parser(ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Reports wrong arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare the data set that the command line asks for; returns the exit status."""
+    """Run the command; returns the exit status."""
     parser = _Parser(prog="python -m data.prepare", description="Turn a source into a prepared data set.")
     names = parser.add_subparsers(dest="source_name", required=True, metavar="NAME", parser_class=_Parser)
     for name, source in SOURCES.items():

@@ -1,6 +1,6 @@
-"""Report text to the scene graph that it describes (`data/text/report_graph.py`).
+"""Command that extracts regions, attributes and polarity from the sentences of reports.
 
-    python -m data.text_graph REPORTS.csv OUT.jsonl   the content of every sentence; columns id and report
+    python -m data.text_graph REPORTS.csv OUT.jsonl   one line per report; REPORTS.csv has the columns id and report
     python -m data.text_graph --groups                the sentence group of every region
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from data.console import print_to_reader
 from data.errors import UserError
-from data.text.report_graph import groups, read_report
+from data.text.report_graph import read_report, region_groups
 from data.text.report_tables import read_reports, write_lines
 
 
-def _line(study: str, report: str) -> str:
-    """The output about one report."""
-    said = [
+def _json_line(study_id: str, report: str) -> str:
+    """Return the output line of one report."""
+    sentences = [
         {
             "text": sentence.text,
             "regions": list(sentence.regions),
@@ -27,23 +27,23 @@ def _line(study: str, report: str) -> str:
         }
         for sentence in read_report(report)
     ]
-    return json.dumps({"id": study, "sentences": said}, ensure_ascii=False)
+    return json.dumps({"id": study_id, "sentences": sentences}, ensure_ascii=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; returns the exit status."""
-    parser = ArgumentParser(prog="python -m data.text_graph", description="Reports to the scene graphs they describe.")
-    parser.add_argument("reports", type=Path, nargs="?", metavar="REPORTS.csv", help="columns id and report")
-    parser.add_argument("out", type=Path, nargs="?", metavar="OUT.jsonl", help="file to write, a report a line")
-    parser.add_argument("--groups", action="store_true", help="print every region and its group, a tab between")
+    """Run the command; returns the exit status."""
+    parser = ArgumentParser(prog="python -m data.text_graph", description="Extract the content of report sentences.")
+    parser.add_argument("reports", type=Path, nargs="?", metavar="REPORTS.csv", help="table with columns id and report")
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT.jsonl", help="file to write, one line per report")
+    parser.add_argument("--groups", action="store_true", help="print every region and its group, separated by a tab")
     parsed = parser.parse_args(arguments)
     try:
         if parsed.groups:
-            print_to_reader("\n".join(f"{region}\t{group}" for region, group in groups().items()))
+            print_to_reader("\n".join(f"{region}\t{group}" for region, group in region_groups().items()))
         elif parsed.out is None:
-            raise UserError("Give the files REPORTS.csv and OUT.jsonl, or --groups")
+            raise UserError("Specify the files REPORTS.csv and OUT.jsonl, or --groups")
         else:
-            write_lines(parsed.out, (_line(study, report) for study, report in read_reports(parsed.reports)))
+            write_lines(parsed.out, (_json_line(study_id, report) for study_id, report in read_reports(parsed.reports)))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

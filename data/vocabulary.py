@@ -1,6 +1,6 @@
 """The names that a model and its data share: regions, attributes, observations and words.
 
-Everything is addressed by name, offsets are derived, and a checkpoint carries the whole of it.
+A checkpoint contains all of them. Files refer to names; positions and offsets are derived.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from data.text.tokenizer import Tokenizer, fingerprint
 
 
 def is_abnormal(attribute: str) -> bool:
-    """Whether `attribute` (category|polarity|label) says that something is wrong: a finding, a disease, "abnormal"."""
+    """Whether `attribute` (category|polarity|label) affirms a finding or a disease, or is "abnormal"."""
     category, _, statement = attribute.partition("|")
     return statement.startswith("yes|") and (
         category in ("anatomicalfinding", "disease") or attribute == "nlp|yes|abnormal"
@@ -26,8 +26,8 @@ def is_abnormal(attribute: str) -> bool:
 class AttributeVocabulary:
     """The attributes that each region can have: `category|polarity|label`, alphabetical, or `region/number`.
 
-    by_region  a tuple of attributes for every region; may be empty
-    rule       name of the rule in `files/attributes.yaml` that chose the categories
+    by_region  one tuple of attributes per region, possibly empty
+    rule       name of the rule in `files/attributes.yaml` that selected the categories
     """
 
     by_region: tuple[tuple[str, ...], ...]
@@ -40,12 +40,12 @@ class AttributeVocabulary:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Where the attributes of each region start in the flat list of all."""
+        """Start of each region's attributes in the concatenated list."""
         return tuple(accumulate(self.sizes, initial=0))[:-1]
 
     @cached_property
     def largest(self) -> int:
-        """A, the length of the attribute axis: the most attributes that a region has, but at least one slot."""
+        """A, the length of the attribute axis: the largest number of attributes of a region, but at least 1."""
         return max(1, *self.sizes)
 
     @cached_property
@@ -53,23 +53,23 @@ class AttributeVocabulary:
         return tuple({name: position for position, name in enumerate(names)} for names in self.by_region)
 
     def index(self, region: int, attribute: str) -> int | None:
-        """The slot of `attribute` in the list of the region at position `region`; None where it is not in it."""
+        """Return the slot of `attribute` in the region at position `region`; None if the region does not have it."""
         return self._positions[region].get(attribute)
 
     @cached_property
-    def name_numbers(self) -> list[list[int]]:
-        """The number of the name of each region's attributes: the same wherever the name is the same."""
-        numbers: dict[str, int] = {}
-        return [[numbers.setdefault(name, len(numbers)) for name in names] for names in self.by_region]
+    def name_ids(self) -> list[list[int]]:
+        """The id of each attribute's name, by region: regions that have the same attribute share its id."""
+        ids: dict[str, int] = {}
+        return [[ids.setdefault(name, len(ids)) for name in names] for names in self.by_region]
 
     def slots(self) -> Tensor:
-        """[R, A] bool: the slots that stand for an attribute."""
+        """Return which slots are in use, [R, A] bool; the others are padding."""
         return torch.arange(self.largest) < torch.tensor(self.sizes)[:, None]
 
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """All names of a model and of its data."""
+    """All names of a model and its data."""
 
     anatomy: Anatomy
     attributes: AttributeVocabulary
@@ -77,7 +77,7 @@ class Vocabularies:
     tokenizer: Tokenizer
 
     def to_dict(self) -> dict:
-        """Plain JSON that `from_dict` reads."""
+        """Return plain JSON for `from_dict`."""
         return {
             "anatomy": self.anatomy.to_list(),
             "attributes": {
@@ -93,7 +93,7 @@ class Vocabularies:
 
     @classmethod
     def from_dict(cls, content: dict) -> "Vocabularies":
-        """The vocabularies that `to_dict` described."""
+        """Create the vocabularies from the content of `to_dict`."""
         anatomy = Anatomy.from_list(content["anatomy"])
         by_region = content["attributes"]["by_region"]
         return cls(
@@ -106,5 +106,5 @@ class Vocabularies:
         )
 
     def fingerprints(self) -> dict[str, str]:
-        """By part ("anatomy", "attributes", "observations", "tokenizer"): equal where the parts are equal."""
+        """Return one fingerprint per part ("anatomy", "attributes", "observations", "tokenizer")."""
         return {part: fingerprint(content) for part, content in self.to_dict().items()}

@@ -1,4 +1,4 @@
-"""Vocabularies from a training split: its words, its attributes, and its mean boxes as the atlas."""
+"""Building vocabularies from a training split: words, attributes, and mean boxes as the atlas."""
 
 import re
 from collections import Counter
@@ -21,19 +21,18 @@ def build_vocabularies(
     distinct_special_tokens: bool,
     atlas_file: str | Path | None = None,
 ) -> Vocabularies:
-    """The vocabularies of the training split of the prepared data set in `root`.
+    """Build the vocabularies from the training split of the prepared data set in `root`.
 
-    Words and, region by region, attributes enter with at least `min_word_count` and `min_attribute_count` occurrences.
-    The atlas boxes are those of `atlas_file`; without one, the mean boxes of the training split, and for regions
-    without any box there the shipped ones. Raises UserError as `read_records` and `Anatomy.load` do, and for a graph
-    that is not of the schema's form.
+    Words need at least `min_word_count` occurrences, and attributes `min_attribute_count` in their region. The atlas
+    boxes are those of `atlas_file`; by default the mean boxes of the training split, or the shipped ones for regions
+    without a box there. Raises UserError as `read_records` and `Anatomy.load` do, and for a malformed graph.
     """
     anatomy = Anatomy.load(atlas_file)
     rule = "default"
-    kept_categories = set(read_yaml(FILES / "attributes.yaml")["rules"][rule])
+    categories = set(read_yaml(FILES / "attributes.yaml")["rules"][rule])
     reports = []
-    counts = [Counter() for _ in anatomy.regions]
-    boxes = [MeanBox() for _ in anatomy.regions]
+    attribute_counts = [Counter() for _ in anatomy.regions]
+    mean_boxes = [MeanBox() for _ in anatomy.regions]
     for record in read_records(root, "train"):
         reports.append(clean(record["report"], cleaning))
         if record["graph"] is None or not is_frontal(record):
@@ -41,40 +40,40 @@ def build_vocabularies(
         try:
             for name, region in record["graph"]["regions"].items():
                 position = anatomy.index(name)
-                counts[position].update(region["attributes"])
+                attribute_counts[position].update(region["attributes"])
                 if region["box"] is not None:
-                    boxes[position].add(region["box"])
+                    mean_boxes[position].add(region["box"])
         except MALFORMED_GRAPH as error:
             raise malformed_graph(record, error) from error
     if atlas_file is None:
         anatomy = anatomy.with_boxes(
-            {name: box.mean for name, box in zip(anatomy.names, boxes, strict=True) if box.count > 0}
+            {name: box.mean for name, box in zip(anatomy.names, mean_boxes, strict=True) if box.count > 0}
         )
     return Vocabularies(
         anatomy=anatomy,
         attributes=AttributeVocabulary(
-            tuple(_frequent(count, min_attribute_count, kept_categories) for count in counts), rule
+            tuple(_frequent_attributes(counts, min_attribute_count, categories) for counts in attribute_counts), rule
         ),
         observations=observation_names(),
         tokenizer=Tokenizer.from_reports(reports, min_word_count, distinct_special_tokens),
     )
 
 
-def _frequent(counts: Counter, min_count: int, kept_categories: Iterable[str]) -> tuple[str, ...]:
-    """The attributes of the kept categories with at least `min_count` occurrences, alphabetical.
+def _frequent_attributes(counts: Counter, min_count: int, categories: Iterable[str]) -> tuple[str, ...]:
+    """Return the sorted attributes of the `categories` with at least `min_count` occurrences.
 
-    Those of the release's own files are called `region/number` and have no category: they are kept, by their numbers
-    as in the release.
+    The attributes of the release's own files have no category (`region/number`): they pass, sorted by number as in
+    the release.
     """
-    kept = [
+    frequent = [
         attribute
         for attribute, count in counts.items()
-        if count >= min_count and ("|" not in attribute or attribute.split("|", 1)[0] in kept_categories)
+        if count >= min_count and ("|" not in attribute or attribute.split("|", 1)[0] in categories)
     ]
-    return tuple(sorted(kept, key=_by_number))
+    return tuple(sorted(frequent, key=_natural_sort_key))
 
 
-def _by_number(attribute: str) -> tuple[str, int]:
-    """What sorts "lung/10" behind "lung/9", and names of any other form by their letters."""
+def _natural_sort_key(attribute: str) -> tuple[str, int]:
+    """Return the key that sorts "lung/10" after "lung/9", and attributes of any other form alphabetically."""
     numbered = re.fullmatch(r"([^|]*/)([0-9]+)", attribute)
     return (numbered[1], int(numbered[2])) if numbered else (attribute, 0)

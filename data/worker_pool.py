@@ -1,4 +1,4 @@
-"""Work shared out to processes: results in order, and no more of it in memory than is under way."""
+"""A process pool that returns results in order and holds only the pending jobs in memory."""
 
 import multiprocessing
 import os
@@ -16,22 +16,22 @@ from data.errors import UserError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Jobs under way for each worker: enough that the others need not wait while the oldest is still being done.
+# Pending jobs per worker: enough to keep the other workers busy while the oldest job is still running.
 _JOBS_PER_WORKER = 4
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    """`function` of every job, in the order of the jobs, done by `workers` processes.
+    """Apply `function` to every job in `workers` processes, and yield the results in the order of the jobs.
 
-    Jobs are taken only as fast as results are, so that their number does not matter. With one worker everything
-    happens in this process. Otherwise workers are forked before the first job is taken: they share the memory of what
-    `function` holds by then, and end with this process, however it ends. Raises what `function` raises, and UserError
-    where the system killed a worker.
+    Jobs are taken only as fast as results are consumed, so memory does not grow with their number. With one worker
+    everything runs in this process. Otherwise the workers are forked before the first job is taken: they share the
+    memory that `function` holds at that time. They end with this process, even if it is killed. Raises what `function`
+    raises, and UserError if the system killed a worker.
     """
     if workers == 1:
         yield from map(function, jobs)
@@ -41,10 +41,10 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], workers:
     )
     pending = deque()
     try:
-        # The first job starts the workers. Were it one of `jobs`, they would also hold what making those takes.
+        # The first submission forks the workers: before `jobs` runs, so that they do not inherit its memory.
         pool.submit(os.getpid).result()
         for job in jobs:
-            pending.append(pool.submit(_do, job))
+            pending.append(pool.submit(_run_job, job))
             if len(pending) == _JOBS_PER_WORKER * workers:
                 yield pending.popleft().result()
         while pending:
@@ -52,7 +52,7 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], workers:
     except BrokenProcessPool as error:
         raise UserError(
             "A worker process was killed, most likely because memory ran out: run the same command again "
-            f"with less than --workers {workers}; what was finished is kept"
+            f"with fewer than --workers {workers}; finished work is kept"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -62,19 +62,19 @@ _function: Callable[[Any], Any]
 
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
-    """Set up a forked process."""
+    """Initialise a forked worker."""
     global _function
     _function = function
-    # Ctrl-C reaches all processes of the terminal: the parent alone answers, and ends its workers.
+    # Ctrl-C reaches all processes of the terminal: only the parent handles it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as its parent has ended; otherwise the workers of a killed parent would stay."""
+    """Exit when the parent ends; otherwise the workers of a killed parent would stay."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
-def _do(job: Any) -> Any:
+def _run_job(job: Any) -> Any:
     return _function(job)

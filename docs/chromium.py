@@ -1,12 +1,11 @@
-"""The browser that shows the web page to the screenshots and to the tests."""
+"""Finds the browser for screenshots and browser tests."""
 
 import shutil
 
-# What distributions call Chromium, and Chrome, which will do as well.
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MISSING = "Chromium is missing. To have it: sudo apt-get install -y chromium"
+MISSING = "Chromium is not installed: sudo apt-get install -y chromium"
 
 
 def find_chromium() -> str | None:
-    """The path of the first such browser on PATH; None without any."""
+    """The path of the first Chromium or Chrome on PATH; None if absent."""
     return next((path for name in _NAMES if (path := shutil.which(name))), None)

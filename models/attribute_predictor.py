@@ -1,17 +1,21 @@
-"""The attribute predictor: region features -> attribute logits, with a linear head of its own for every region."""
+"""The attribute predictor: region features -> attribute logits, with one linear head per region."""
 
 import torch
 from torch import Tensor, nn
 
+from models.rows import Rows
+
 
 class AttributePredictor(nn.Module):
-    """29 linear heads of different sizes, held as one padded tensor so that a batch is one product.
+    """29 linear heads of different sizes, stored as one padded tensor so that a batch needs one product.
 
-    attributes_per_region   how many attributes each region has; slots past a region's own are padding and give 0. As in
-                            the batches there is at least one slot, even where no region has any attribute.
-    names                   the number of each attribute's name, region by region: the weights of an attribute are then
-                            those of its slot plus those of its name, which regions share. None: its slot's alone.
+    attributes_per_region   number of attributes of each region; slots beyond it are padding and give 0. There is at
+                            least one slot, as in the batches, even if no region has any attribute.
+    names                   for each region, the name number of each attribute; the weights of an attribute are then
+                            those of its slot plus those of its name, which regions share. None: those of its slot.
     """
+
+    rows = {"weight": Rows.ATTRIBUTE_SLOTS, "bias": Rows.ATTRIBUTE_SLOTS, "name_weight": Rows.ATTRIBUTE_NAMES}
 
     def __init__(self, channels: int, attributes_per_region: list[int], names: list[list[int]] | None = None):
         super().__init__()

@@ -1,6 +1,6 @@
-"""Attention from words (or patches) to the scene graph of their study: the paper's sentence-level attention.
+"""Attention from tokens (or patches) to the scene graph of their study: the paper's sentence-level attention.
 
-Shapes: B batch, Q rows that ask (words, or patches), R regions, M attributes of the fullest sub-graph, D width.
+Shapes as in `models/outputs.py`.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
-from models.layers.masking import Packing
+from models.layers.packing import PADDED, Layout
 from models.outputs import SceneGraph
 
 
 @dataclass
 class GraphMemory:
-    """A scene graph projected for one `GraphAttention`, so that many steps of decoding can share it.
+    """A scene graph projected for one `GraphAttention`, so that many decoding steps can share it.
 
-    keys, values   [B, h, M, d] of sub-graphs or of all nodes; `hierarchical`: [B, R, h, 1 + M, d]
-    mask           [B, 1, M]; `hierarchical`: [B, R, 1, 1 + M]
-    subgraph_keys  `hierarchical` alone: [B, R, D]
-    selected       [B, R]
+    keys, values   `subgraph`: [B, h, R, d]; `node`: [B, h, R * E, d]; `hierarchical`: [B, R, h, E, d]
+    mask           `subgraph`: [B, 1, R]; `node`: [B, 1, R * E]; `hierarchical`: [B, R, 1, E]
+    subgraph_keys  [B, R, D] for `hierarchical`, else None
+    selected       [B, R] bool
     """
 
     keys: Tensor
@@ -32,17 +32,17 @@ class GraphMemory:
 
 
 class GraphAttention(nn.Module):
-    """x -> x with the graph of its study mixed in; a study without any sub-graph passes unchanged.
+    """Adds the scene graph of a study to its rows; rows of a study without a sub-graph are returned unchanged.
 
     sentence_attention
-        subgraph      a row attends to the sub-graph vectors, about one sentence of the report each
+        subgraph      a row attends to the sub-graph vectors, each about one sentence of the report
         node          a row attends to all nodes of all sub-graphs
-        hierarchical  a row attends inside every sub-graph, then a softmax over sub-graphs weighs the answers
+        hierarchical  a row attends within every sub-graph, then a softmax over sub-graphs weights the results
     fuse, with a(x) = x + attended
         attention     a(x)
-        add           x plus the attended part once; the same numbers as `attention`, kept by its published name
+        add           x plus the attended part; identical to `attention`, kept under its published name
         concat        Linear([x; a(x)])
-    gate              g f(x) + (1 - g) x with g = sigmoid(W x), f the fused answer
+    gate              g f(x) + (1 - g) x with g = sigmoid(W x) and f the fused result
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class GraphAttention(nn.Module):
             self.subgraph_key = nn.Linear(width, width)
 
     def project(self, graph: SceneGraph) -> GraphMemory:
-        """Keys, values and masks of `graph`, computed once a study."""
+        """Keys, values and masks of `graph`."""
         subgraph_keys = None
         if self.sentence_attention == "subgraph":
             rows, mask = graph.embeddings, graph.selected.unsqueeze(1)
@@ -73,21 +73,20 @@ class GraphAttention(nn.Module):
         keys, values = self.attention.project_memory(rows)
         return GraphMemory(keys, values, mask, subgraph_keys, graph.selected)
 
-    def forward(self, rows: Tensor, memory: GraphMemory, packing: Packing | None = None) -> Tensor:
-        """rows [B, Q, D] -> [B, Q, D]; with the `packing` of [B, Q] slots, rows [P, D] -> [P, D]."""
-        attended = rows + self.dropout(self._attend(self.norm(rows), memory, packing))
+    def forward(self, rows: Tensor, memory: GraphMemory, layout: Layout = PADDED) -> Tensor:
+        """rows [B, Q, D], or packed from [B, Q] slots [P, D] -> the same shape."""
+        attended = rows + self.dropout(self._attend(self.norm(rows), memory, layout))
         fused = attended if self.fuse is None else self.fuse(torch.cat([rows, attended], -1))
         if self.gate is not None:
             gate = torch.sigmoid(self.gate(rows))
             fused = gate * fused + (1 - gate) * rows
-        has_graph = memory.selected.any(1)
-        has_graph = has_graph[:, None, None] if packing is None else has_graph[packing.sequence].unsqueeze(1)
+        has_graph = layout.pack(memory.selected.any(1)[:, None, None])
         return torch.where(has_graph, fused, rows)
 
     def region_weights(self, rows: Tensor, memory: GraphMemory) -> Tensor:
-        """How much each of `rows` [B, Q, D] looks at each sub-graph, on average over heads: [B, Q, R].
+        """The attention of each of `rows` [B, Q, D] to each sub-graph, averaged over heads: [B, Q, R].
 
-        Of a study with sub-graphs each row's weights add up to 1; without any they are 0.
+        The weights of a row add up to 1; they are 0 for a study without a sub-graph.
         """
         queries = self.norm(rows)
         if self.sentence_attention == "hierarchical":
@@ -97,21 +96,20 @@ class GraphAttention(nn.Module):
             weights = weights.unflatten(-1, (memory.selected.shape[1], -1)).sum(-1)
         return weights
 
+    def _attend(self, queries: Tensor, memory: GraphMemory, layout: Layout) -> Tensor:
+        if self.sentence_attention != "hierarchical":
+            return self.attention.attend(queries, memory.keys, memory.values, memory.mask, layout=layout)
+        queries = layout.unpack(queries)
+        regions = memory.selected.shape[1]
+        by_subgraph = self.attention.attend(  # [B, R, Q, D]
+            queries.unsqueeze(1).expand(-1, regions, -1, -1), memory.keys, memory.values, memory.mask
+        )
+        weights = self._subgraph_weights(queries, memory).to(by_subgraph.dtype)
+        return layout.pack(torch.einsum("bqr,brqd->bqd", weights, by_subgraph))
+
     def _subgraph_weights(self, queries: Tensor, memory: GraphMemory) -> Tensor:
-        """`hierarchical`: how the answers of the sub-graphs are weighed, [B, Q, R] in fp32."""
+        """`hierarchical`: the weight of each sub-graph's result, [B, Q, R] in fp32."""
         scores = self.subgraph_query(queries) @ memory.subgraph_keys.transpose(1, 2)
         scores = scores.float() / queries.shape[-1] ** 0.5
         scores = scores.masked_fill(~memory.selected.unsqueeze(1), torch.finfo(scores.dtype).min)
         return F.softmax(scores, -1)
-
-    def _attend(self, queries: Tensor, memory: GraphMemory, packing: Packing | None) -> Tensor:
-        if self.sentence_attention != "hierarchical":
-            return self.attention.attend(queries, memory.keys, memory.values, memory.mask, packing=packing)
-        if packing is not None:
-            return packing.pack(self._attend(packing.unpack(queries), memory, None))
-        regions = memory.selected.shape[1]
-        answers = self.attention.attend(  # [B, R, Q, D]
-            queries.unsqueeze(1).expand(-1, regions, -1, -1), memory.keys, memory.values, memory.mask
-        )
-        weights = self._subgraph_weights(queries, memory).to(answers.dtype)
-        return torch.einsum("bqr,brqd->bqd", weights, answers)

@@ -1,7 +1,4 @@
-"""The vision encoder: patches -> the memory that the decoder reads.
-
-Shapes: B batch, N patches, C patch channels, D width.
-"""
+"""The image encoder: patches -> the memory that the decoder attends to. Shapes as in `models/outputs.py`."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +9,7 @@ from models.outputs import SceneGraph
 
 
 class ImageEncoderLayer(nn.Module):
-    """Attention over the graph where the encoder has one, self-attention among patches, feed-forward."""
+    """Attention to the graph if the layer has one, self-attention among patches, feed-forward."""
 
     def __init__(
         self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None
@@ -30,9 +27,9 @@ class ImageEncoderLayer(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Linear(C, D), LayerNorm, GELU, dropout; transformer layers; LayerNorm. Patches get no position of their own.
+    """Linear(C, D), LayerNorm, GELU, dropout; transformer layers; LayerNorm. Patches get no position embedding.
 
-    graph_attentions: one a layer for `graph_in: encoder | both`, else None.
+    graph_attentions   one per layer for `graph_in: encoder | both`; None otherwise
     """
 
     def __init__(
@@ -50,7 +47,7 @@ class ImageEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, patches: Tensor, mask: Tensor, graph: SceneGraph | None = None) -> Tensor:
-        """patches [B, N, C], mask [B, N] -> memory [B, N, D]; rows of masked patches hold no meaning."""
+        """patches [B, N, C], mask [B, N] -> memory [B, N, D]; rows of masked patches are undefined."""
         rows = self.dropout(F.gelu(self.project_norm(self.project(patches))))
         for layer in self.layers:
             rows = layer(rows, mask.unsqueeze(1), graph)

@@ -1,9 +1,15 @@
-"""What the models take and promise.
+"""Typed inputs and outputs of the models, and the shape legend of the project.
 
-Shape legend:
-    B batch, V views, N patches (of all views), C patch channels, G grid side of the frontal view,
-    R regions (29 fixed slots), A attributes a region (padded), M attributes of the fullest sub-graph, D model width,
-    T tokens, W words, K observations, S selected regions in the batch.
+Shape legend (a letter has one meaning everywhere):
+    B  studies in the batch               R  regions (29 fixed slots)
+    V  views per study                    A  attribute slots per region (padded)
+    H  image side in pixels               E  nodes of the largest sub-graph: its object and its attributes
+    G  side of the patch grid             S  selected regions in the batch (packed)
+    N  patches of all views               T  tokens of the longest report
+    C  channels of a patch                W  words: ids of the tokenizer
+    D  model width                        K  observations
+    Q  queries, M  memory rows, h  heads, d = D / h channels per head: in attention
+    L  slots of a padded sequence, P  packed rows: in `models/layers/packing.py`
 Masks are boolean, True = keep. Boxes are xyxy in 0..1 of the frontal image.
 """
 
@@ -16,27 +22,28 @@ from torch import Tensor
 class GraphSource(StrEnum):
     """Where the decoder's scene graph comes from."""
 
-    PREDICTED = "predicted"  # from the image alone
+    PREDICTED = "predicted"  # the image alone
     ORACLE = "oracle"        # regions and attributes annotated from the reference report
     MIXED = "mixed"          # training only: annotated, but predicted for studies drawn at random
-    NONE = "none"            # the decoder sees no sub-graph
+    NONE = "none"            # the decoder gets no scene graph
 
 
 class BoxSource(StrEnum):
     """Where the boxes of regions come from."""
 
-    LOCALIZER = "localizer"        # the model's own
+    LOCALIZER = "localizer"        # the model's own localizer
     FILE = "file"                  # a detector's file
     ATLAS = "atlas"                # the same mean boxes for every image
-    ORACLE_BOXES = "oracle_boxes"  # the annotation's own; an experiment, always named as such
+    ORACLE_BOXES = "oracle_boxes"  # the annotated boxes; an experiment, always named as such
 
 
 @dataclass
 class GraphAnnotation:
-    """The annotated graph, for teacher forcing and losses: all [B, R, ...] but the two [B] flags.
+    """The annotated scene graph, for teacher forcing and losses.
 
-    boxes [B, R, 4], visible, mentioned, abnormal [B, R] bool, attributes [B, R, A] bool;
-    graph_known [B] bool: the study has region and attribute labels; boxes_known [B] bool: it has boxes.
+    boxes [B, R, 4]; visible, mentioned, abnormal [B, R] bool; attributes [B, R, A] bool
+    graph_known [B] bool   the study has region and attribute labels
+    boxes_known [B] bool   the study has boxes
     """
 
     boxes: Tensor
@@ -50,15 +57,16 @@ class GraphAnnotation:
 
 @dataclass
 class GraphOverrides:
-    """Somebody's own choices, which replace the model's where a graph is predicted.
+    """User edits of the predicted graph, which replace the model's own choices.
 
-    boxes [B, R, 4] for the regions of boxes_given [B, R] bool, which then count as visible;
-    regions_on (visible and selected, whatever the model finds), regions_off [B, R] bool;
-    attributes_on, attributes_off [B, R, A] bool. What is both on and off is off.
+    boxes [B, R, 4], for the regions of box_overridden [B, R] bool, which then count as visible
+    regions_on [B, R] bool (made visible and selected), regions_off [B, R] bool
+    attributes_on, attributes_off [B, R, A] bool
+    What is both on and off is off.
     """
 
     boxes: Tensor
-    boxes_given: Tensor
+    box_overridden: Tensor
     regions_on: Tensor
     regions_off: Tensor
     attributes_on: Tensor
@@ -67,11 +75,14 @@ class GraphOverrides:
 
 @dataclass
 class ModelInputs:
-    """What an image study gives the model. In `predicted` mode `annotation` is None: nothing of the report is here.
+    """What the model may see of a batch of studies; nothing of the report if `annotation` is None.
 
-    images [B, V, 3, H, H], the frontal view first; view_mask [B, V] bool; frontal [B] bool, images[:, 0] is frontal;
-    detector_boxes [B, R, 4], detector_visible [B, R] bool: boxes from a file, None without one;
-    overrides: what somebody changes in the predicted graph, None for nothing.
+    images            [B, V, 3, H, H], the frontal view first
+    view_mask         [B, V] bool
+    frontal           [B] bool: images[:, 0] is a frontal view
+    detector_boxes    [B, R, 4] boxes from a detector's file; detector_visible [B, R] bool
+    annotation        the annotated graph; None in `predicted` mode
+    overrides         user edits of the predicted graph
     """
 
     images: Tensor
@@ -85,14 +96,14 @@ class ModelInputs:
 
 @dataclass
 class SceneGraph:
-    """A scene graph for every study of a batch, one sub-graph a selected region.
+    """The scene graphs of a batch, one sub-graph per selected region.
 
-    selected    [B, R] bool       regions with a sub-graph
-    boxes       [B, R, 4]         the boxes they were pooled from
-    attributes  [B, R, A] bool    their attributes
-    embeddings  [B, R, D]         sub-graph vectors, zeros where not selected
-    nodes       [B, R, 1 + M, D]  encoded nodes: object, then attributes; zeros where masked
-    node_mask   [B, R, 1 + M] bool
+    selected    [B, R] bool      regions with a sub-graph
+    boxes       [B, R, 4]        the boxes that region features were pooled from
+    attributes  [B, R, A] bool   attributes of selected regions
+    embeddings  [B, R, D]        sub-graph vectors; zeros if not selected
+    nodes       [B, R, E, D]     encoded nodes, the object first, then its attributes; zeros where masked
+    node_mask   [B, R, E] bool
     """
 
     selected: Tensor
@@ -105,16 +116,15 @@ class SceneGraph:
 
 @dataclass
 class Encoded:
-    """All that is known of a batch of studies before a word is written.
+    """Everything that is computed before the first word. A field is None if the model lacks the part.
 
     memory              [B, N, D]  encoded patches for the decoder; memory_mask [B, N] bool
-    graph               the decoder's scene graph; None without one
-    annotated_graph     the annotated scene graph, for the contrast; None outside of training or without annotation
-    attribute_logits    [B, R, A]  of the regions of `attribute_regions` [B, R] bool; padding slots hold 0
-    region_logits       [B, R]     "will the report speak of this region?"
-    boxes, visible_logits  [B, R, 4], [B, R]  of the localizer
+    graph               the decoder's scene graph
+    annotated_graph     the annotated scene graph, for the contrastive loss; None without an annotation
+    attribute_logits    [B, R, A]  of the regions of `attribute_regions` [B, R] bool; 0 in padding slots
+    region_logits       [B, R]     of "the report mentions this region"
+    boxes               [B, R, 4]  of the localizer; visible_logits [B, R]
     observation_logits  [B, K]
-    Each is None where the model is built without the part.
     """
 
     memory: Tensor
@@ -131,11 +141,10 @@ class Encoded:
 
 @dataclass
 class SGRRGOutput:
-    """What training needs: the encoded studies and the next-word logits.
+    """The output of teacher forcing.
 
-    word_logits  [B, T - 1, W]  for tokens 1 .. T-1, given those before; of padding they mean nothing
-    region_attention [B, T - 1, R]  as in `Generation`, for the same tokens; None where it was not asked for, or the
-                 decoder was given no graph
+    word_logits       [B, T - 1, W]  of tokens 1 .. T - 1, each given those before; undefined for padding
+    region_attention  [B, T - 1, R]  as in `Generation`; None unless requested, or without a graph
     """
 
     encoded: Encoded
@@ -145,15 +154,15 @@ class SGRRGOutput:
 
 @dataclass
 class Generation:
-    """Written reports.
+    """Generated reports.
 
-    token_ids  [B, T] long, without BOS; EOS where it was written, padding after it
-    scores     [B]  summed log-probability / number of generated tokens (EOS counted)
-    token_log_probs [B, T]  log-probability of each written token, 0 after EOS
-    encoded    what they were written from
-    region_attention [B, T, R]  how much each token looked at the sub-graph of each region, on average over layers and
-               heads; adds up to 1, or is 0 after EOS and for studies without sub-graph. None where it was not asked
-               for, or the decoder was given no graph
+    token_ids         [B, T] long, without BOS; ends with EOS unless the length limit was reached, then padding
+    scores            [B]  summed log-probability / number of generated tokens (EOS counted)
+    token_log_probs   [B, T]  log-probability of each generated token, 0 after EOS
+    encoded           the encoded studies
+    region_attention  [B, T, R]  attention of each token to the sub-graph of each region, averaged over layers and
+                      heads; adds up to 1, or is 0 after EOS and for studies without a sub-graph. None unless requested,
+                      or without a graph
     """
 
     token_ids: Tensor

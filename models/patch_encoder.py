@@ -1,6 +1,6 @@
 """The patch encoder: X-rays -> patches, by a CNN (or Swin) trunk without its classifier.
 
-Shapes: B batch, V views, H image side, C channels, G grid side, N = V * G * G patches.
+Shapes as in `models/outputs.py`; N = V * G * G.
 """
 
 import pickle
@@ -13,14 +13,16 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
 
-from models.layers.masking import packed_rows, unpack
+from models.layers.packing import Packing
 
 
 @dataclass
 class Patches:
-    """Patches of all views, and the grid of the first.
+    """The patches of all views, and the grid of the first.
 
-    tokens [B, N, C] view by view, row by row; mask [B, N] bool; frontal_grid [B, C, G, G]
+    tokens        [B, N, C], view by view and row by row
+    mask          [B, N] bool
+    frontal_grid  [B, C, G, G]
     """
 
     tokens: Tensor
@@ -29,7 +31,7 @@ class Patches:
 
 
 class PatchEncoder(nn.Module):
-    """Encodes every view with one trunk and lays the patches of all views side by side."""
+    """Encodes every view with the same trunk and concatenates the patches of all views."""
 
     def __init__(self, trunk: nn.Module, channels: int):
         super().__init__()
@@ -40,16 +42,16 @@ class PatchEncoder(nn.Module):
         """images [B, V, 3, H, H], view_mask [B, V] bool."""
         if view_mask.shape[1] == 1:
             grids = self.trunk(images[:, 0]).unsqueeze(1)  # [B, V, C, G, G]
-        else:  # a view that a study lacks must not enter BatchNorm's statistics
-            study, view = packed_rows(view_mask)
-            grids = unpack(self.trunk(images[study, view]), study, view, view_mask)
+        else:  # missing views must not enter BatchNorm's statistics
+            views = Packing.from_mask(view_mask)
+            grids = views.unpack(self.trunk(views.pack(images)))
         tokens = grids.flatten(-2).transpose(-1, -2)  # [B, V, G * G, C]
         mask = view_mask.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
         return Patches(tokens.flatten(1, 2), mask.flatten(1), grids[:, 0])
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut (He et al., "Deep residual learning", 2016)."""
+    """Two 3x3 convolutions with BatchNorm and a shortcut (He et al., "Deep residual learning", 2016)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -69,7 +71,7 @@ class ResidualBlock(nn.Module):
 
 
 def small_resnet(width: int = 32) -> nn.Sequential:
-    """An 18-layer residual network of half the usual width, for CPUs: [B, 3, H, H] -> [B, 8 * width, H/32, H/32]."""
+    """ResNet-18 of half the usual width, for CPUs: [B, 3, H, H] -> [B, 8 * width, H / 32, H / 32]."""
     stages: list[nn.Module] = [
         nn.Conv2d(3, width, 7, 2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
     ]
@@ -85,7 +87,7 @@ def small_resnet(width: int = 32) -> nn.Sequential:
 
 
 class SwinTrunk(nn.Module):
-    """torchvision's Swin without pooling and head, channels in front: [B, 3, H, H] -> [B, C, H/32, H/32]."""
+    """torchvision's Swin without pooling and head, channels first: [B, 3, H, H] -> [B, C, H / 32, H / 32]."""
 
     def __init__(self, swin: nn.Module):
         super().__init__()
@@ -96,7 +98,7 @@ class SwinTrunk(nn.Module):
         return self.norm(self.features(images)).permute(0, 3, 1, 2)
 
 
-# How each family of torchvision's classifiers is cut before its pooling and head.
+# The part before pooling and head, for each family of torchvision's classifiers.
 _FAMILIES = {
     "ResNet": lambda net: nn.Sequential(
         net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4
@@ -115,14 +117,14 @@ _FAMILIES = {
 
 
 def build_patch_encoder(backbone: str, stride: int = 32, weights: str = "none") -> PatchEncoder:
-    """The patch encoder around a trunk by name.
+    """Build the patch encoder around the trunk called `backbone`.
 
     backbone  `small_resnet`, or a torchvision classifier of one of the families above (resnet101, densenet121, swin_b)
-    stride    pixels a patch side; 16 keeps the last halving of a CNN at full size
-    weights   imagenet: torchvision's, from its hub; none: random; else a file with the state dict of the trunk or of
-              the whole classifier, by name
-    Raises ValueError for an unknown backbone or a stride it cannot have, FileNotFoundError and ConnectionError for
-    weights that cannot be had, each saying how to mend it.
+    stride    side of a patch in pixels, 32 or 16; 16 removes the last downsampling of a CNN
+    weights   imagenet: torchvision's, from its hub; none: random; otherwise a file with the state dict of the trunk or
+              of the whole classifier
+    Raises ValueError for an unknown backbone or a stride that it does not support, FileNotFoundError and
+    ConnectionError for weights that are missing or cannot be downloaded, each with the fix in the message.
     """
     if backbone == "small_resnet":
         if weights == "imagenet":
@@ -132,14 +134,14 @@ def build_patch_encoder(backbone: str, stride: int = 32, weights: str = "none") 
         network = _torchvision_classifier(backbone, weights == "imagenet")
         trunk = _FAMILIES[type(network).__name__](network)
     if stride == 16:
-        _drop_last_halving(trunk, backbone)
+        _remove_last_downsampling(trunk, backbone)
     if weights not in ("imagenet", "none"):
         _load_trunk(trunk, network, Path(weights))
     return PatchEncoder(trunk, _output_shape(trunk)[0])
 
 
 def _torchvision_classifier(backbone: str, pretrained: bool) -> nn.Module:
-    """The classifier that the trunk is cut from."""
+    """The torchvision classifier called `backbone`."""
     if backbone not in torchvision.models.list_models(torchvision.models):
         raise ValueError(
             f"No backbone '{backbone}': use small_resnet or a name of torchvision.models.list_models(), e.g. resnet101"
@@ -158,7 +160,7 @@ def _torchvision_classifier(backbone: str, pretrained: bool) -> nn.Module:
 
 
 def _output_shape(trunk: nn.Module, side: int = 64) -> tuple[int, ...]:
-    """Channels and grid of the trunk for a square image, found by trying."""
+    """Channels and grid of the trunk's output for a square image, found with a forward pass."""
     training = trunk.training
     with torch.no_grad():
         shape = trunk.eval()(torch.zeros(1, 3, side, side)).shape[1:]
@@ -166,32 +168,37 @@ def _output_shape(trunk: nn.Module, side: int = 64) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _drop_last_halving(trunk: nn.Module, backbone: str) -> None:
-    """Let the layers that halve the map from stride 16 to 32 keep its size. Their weights stay as they are."""
-    side = 128
-    halving: list[nn.Module] = []
+def _remove_last_downsampling(trunk: nn.Module, backbone: str) -> None:
+    """Set the stride of the layers that downsample from stride 16 to 32 to 1. Their weights are unchanged.
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    A forward pass finds these layers: those with stride 2 whose input is 1/16 of the image.
+    """
+    side = 128
+    downsampling: list[nn.Module] = []
+
+    def collect(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) and module.stride in (2, (2, 2)):
             if inputs[0].shape[-1] == side // 16:
-                halving.append(module)
+                downsampling.append(module)
 
-    hooks = [module.register_forward_hook(note) for module in trunk.modules()]
+    hooks = [module.register_forward_hook(collect) for module in trunk.modules()]
     _output_shape(trunk, side)
     for hook in hooks:
         hook.remove()
-    for module in halving:
+    for module in downsampling:
         module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
         if isinstance(module, nn.Conv2d) and module.kernel_size == (2, 2):
-            module.padding = "same"  # ConvNeXt's 2x2 convolution would lose a row
+            module.padding = "same"  # ConvNeXt's 2x2 convolution would shrink the grid by one
         if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)) and module.kernel_size in (2, (2, 2)):
-            module.kernel_size = 1  # DenseNet's and VGG's 2x2 pooling likewise
+            module.kernel_size = 1  # and so would the 2x2 pooling of DenseNet and VGG
     if _output_shape(trunk, side)[-1] != side // 16:
-        raise ValueError(f"{backbone} cannot have a stride of 16: set model.patch_encoder.stride=32 or choose a ResNet")
+        raise ValueError(
+            f"{backbone} does not support a stride of 16: set model.patch_encoder.stride=32 or choose a ResNet"
+        )
 
 
 def _load_trunk(trunk: nn.Module, network: nn.Module, path: Path) -> None:
-    """Load a state dict of `trunk`, or of the classifier `network` that it was cut from, by name."""
+    """Load a state dict of `trunk`, or of the classifier `network` that contains it."""
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}: set model.patch_encoder.weights to imagenet, none or a file")
     state = _read_state(path)
@@ -205,17 +212,17 @@ def _load_trunk(trunk: nn.Module, network: nn.Module, path: Path) -> None:
         for name in needed if name not in state or state[name].shape != own[name].shape
     ]
     if wrong:
-        raise ValueError(f"{path} does not fit the trunk in {len(wrong)} places: {'; '.join(wrong[:3])}")
+        raise ValueError(f"{path} does not fit the trunk: {len(wrong)} mismatches ({'; '.join(wrong[:3])})")
     trunk.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in the file `path`, by today's names. Raises ValueError for anything else."""
+    """Read a state dict, with the names of the current torchvision. Raises ValueError for any other content."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of weights: give a state dict written by torch.save") from error
+        raise ValueError(f"{path} is not a file of weights: give a state dict written by torch.save") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds something else than names and tensors: save the state dict alone")
+        raise ValueError(f"{path} contains more than names and tensors: save only the state dict")
     # torchvision's own DenseNet files write norm.1 where the module is called norm1.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value for name, value in state.items()}

@@ -7,18 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.rows import Rows
+
 
 class RegionLocalizer(nn.Module):
-    """Channels are squeezed, the grid brought to a fixed size and flattened, and a small perceptron moves mean boxes.
+    """A perceptron over the whole patch grid that moves and scales the mean boxes.
 
-    Anatomy keeps its arrangement from patient to patient, so all boxes follow from one picture-wide pose; a perceptron
-    over the whole grid sees that pose, and the mean boxes are a close start. Boxes move by centre shift and log size.
+    The arrangement of the anatomy varies little between patients, so the mean boxes are a close start and all boxes
+    follow from the pose of the chest, which a perceptron sees in the whole grid. Channels are reduced and the grid is
+    resized to a fixed size first. Boxes change by a shift of the centre and the logarithm of the size.
     """
 
-    GRID = 8  # cells a side that the perceptron sees
+    GRID = 8  # cells per side of the resized grid
+    rows = {
+        "shift.weight": Rows.REGIONS, "shift.bias": Rows.REGIONS, "visible.weight": Rows.REGIONS,
+        "visible.bias": Rows.REGIONS, "mean_boxes": Rows.REGIONS,
+    }
 
     def __init__(self, channels: int, mean_boxes: Tensor, squeezed: int = 64, hidden: int = 512, dropout: float = 0.0):
-        """mean_boxes [R, 4] xyxy in 0..1, each with an area."""
+        """mean_boxes [R, 4] xyxy in 0..1, each with a positive area."""
         super().__init__()
         regions = len(mean_boxes)
         self.squeeze = nn.Conv2d(channels, squeezed, kernel_size=1)
@@ -32,7 +39,7 @@ class RegionLocalizer(nn.Module):
     def forward(self, grid: Tensor) -> tuple[Tensor, Tensor]:
         """grid [B, C, G, G] -> boxes [B, R, 4] and visibility logits [B, R].
 
-        Boxes may stick out of the image by what the perceptron says; whoever crops with them clamps.
+        Boxes are not clamped to the image.
         """
         cells = F.gelu(F.adaptive_avg_pool2d(self.squeeze(grid), self.GRID)).flatten(1)
         hidden = self.dropout(F.gelu(self.hidden(self.norm(cells))))
@@ -40,5 +47,5 @@ class RegionLocalizer(nn.Module):
         mean_size = self.mean_boxes[:, 2:] - self.mean_boxes[:, :2]
         mean_centre = (self.mean_boxes[:, 2:] + self.mean_boxes[:, :2]) / 2
         centre = mean_centre + moves[..., :2]
-        size = mean_size * torch.exp(moves[..., 2:].clamp(-4, 4))  # a box never grows or shrinks past 50-fold
+        size = mean_size * torch.exp(moves[..., 2:].clamp(-4, 4))  # at most 50 times larger or smaller
         return torch.cat([centre - size / 2, centre + size / 2], -1), self.visible(hidden)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from models.layers.masking import packed_rows, unpack
+from models.layers.packing import Packing
 
 
 class RegionPooler(nn.Module):
@@ -24,21 +24,20 @@ class RegionPooler(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, grid: Tensor, boxes: Tensor, regions: Tensor) -> Tensor:
-        """grid [B, C, G, G], boxes [B, R, 4], regions [B, R] bool -> features [B, R, C], zeros where not asked for."""
-        study, region = packed_rows(regions)
-        pooled = self.pool(grid, boxes[study, region], study)
-        features = self.dropout(F.gelu(self.norm(self.project(pooled))))
-        return unpack(features, study, region, regions)
+        """grid [B, C, G, G], boxes [B, R, 4], regions [B, R] bool -> features [B, R, C], zeros for other regions."""
+        packing = Packing.from_mask(regions)
+        pooled = self.pool(grid, packing.pack(boxes), study=packing.sequence)
+        return packing.unpack(self.dropout(F.gelu(self.norm(self.project(pooled)))))
 
     def pool(self, grid: Tensor, boxes: Tensor, study: Tensor) -> Tensor:
-        """The pooled cells of `boxes` [S, 4] in the grids of `study` [S]: [S, C]."""
+        """Pool the grid of `study` [S] under each of `boxes` [S, 4]: [S, C]."""
         side = grid.shape[-1]
         corners = boxes.double() * side
         if self.roi == "pool":
-            # Half a cell rounds up; a box divided by its image's side in fp32 may fall a hair short of the half.
+            # Half a cell rounds up; a box divided by its image's side in fp32 may fall just short of the half.
             corners = torch.floor(corners + 0.5 + 1e-5).clamp(0, side - 1)
         rois = torch.cat([study.unsqueeze(1).float(), corners.float()], 1)
-        # torchvision's kernels want fp32 under autocast on CPUs.
+        # torchvision's kernels need fp32 under autocast on CPUs.
         with torch.autocast(grid.device.type, enabled=False):
             if self.roi == "pool":
                 cells = roi_pool(grid.float(), rois, output_size=1)

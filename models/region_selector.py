@@ -1,14 +1,16 @@
-"""The region selector: "will the report speak of this region?" for each of the 29."""
+"""The region selector: does the report mention this region? One logit for each of the 29."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.rows import Rows
+
 
 class RegionMemory(nn.Module):
-    """A learned memory [slots, C] that a feature reads with several heads, from its best-matching slots alone.
+    """A learned memory [slots, C], read by multi-head attention over the best-matching slots only.
 
-    top: per head only so many slots count; the softmax runs over those.
+    top   the number of slots per head that the softmax runs over
     """
 
     def __init__(self, channels: int, slots: int, heads: int, top: int):
@@ -25,20 +27,21 @@ class RegionMemory(nn.Module):
         self.output = nn.Linear(channels, channels)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """feature [B, C] -> answer [B, C]."""
+        """feature [B, C] -> [B, C]."""
         memory = self.project(self.slots)
-        queries = self.query(feature).unflatten(-1, (self.heads, -1))  # [B, h, c]
-        keys = self.key(memory).unflatten(-1, (self.heads, -1))  # [slots, h, c]
+        queries = self.query(feature).unflatten(-1, (self.heads, -1))  # [B, h, d]
+        keys = self.key(memory).unflatten(-1, (self.heads, -1))  # [M, h, d], one row per slot
         values = self.value(memory).unflatten(-1, (self.heads, -1))
-        scores = torch.einsum("bhc,mhc->bhm", queries, keys) / queries.shape[-1] ** 0.5
+        scores = torch.einsum("bhd,mhd->bhm", queries, keys) / queries.shape[-1] ** 0.5
         best, index = scores.topk(self.top, dim=-1)  # [B, h, top]
         weights = torch.zeros_like(scores).scatter(-1, index, F.softmax(best, -1).to(scores.dtype))
-        answers = torch.einsum("bhm,mhc->bhc", weights, values)
-        return self.output(answers.flatten(1))
+        return self.output(torch.einsum("bhm,mhd->bhd", weights, values).flatten(1))
 
 
 class RegionSelector(nn.Module):
-    """g = Linear(mean patch); with memory: Linear([g; memory's answer to g]), GELU, dropout; Linear to R logits."""
+    """Linear(mean patch) = g; with a memory GELU(Linear([g; memory(g)])) and dropout; then Linear to R logits."""
+
+    rows = {"head.weight": Rows.REGIONS, "head.bias": Rows.REGIONS}
 
     def __init__(self, channels: int, regions: int, dropout: float = 0.0, memory: RegionMemory | None = None):
         super().__init__()

@@ -1,21 +1,20 @@
-"""The scene-graph encoder: region features and attributes -> one vector a sub-graph.
+"""The scene-graph encoder: region features and attributes -> one vector per sub-graph.
 
-A sub-graph is [object node; its attribute nodes]. Shapes: B batch, R regions, A attributes a region (padded),
-S selected regions (packed), M attributes of the fullest sub-graph, P valid nodes of all sub-graphs (packed), C patch
-channels, D width.
+A sub-graph is an object node followed by its attribute nodes. Shapes as in `models/outputs.py`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masking import Packing, largest_count
+from models.layers.packing import Packing, largest_count
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import SceneGraph
+from models.rows import Rows
 
 
 class SceneGraphEncoderLayer(nn.Module):
-    """Self-attention among nodes, for `oa-d` attention among the objects of an image, feed-forward; all pre-norm."""
+    """Self-attention among nodes, for `oa-d` attention among the objects of a study, feed-forward; all pre-norm."""
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float, objects_attend: bool):
         super().__init__()
@@ -26,11 +25,11 @@ class SceneGraphEncoderLayer(nn.Module):
     def forward(self, nodes: Tensor, mask: Tensor, packing: Packing, subgraphs: Packing) -> Tensor:
         """nodes [P, D] -> [P, D].
 
-        mask       which nodes of its sequence a node sees: [S, 1, 1 + M]; for `oa-pm` [B, L, L]
-        packing    the nodes in their sequences: [S, 1 + M]; for `oa-pm` [B, L]
-        subgraphs  the sub-graphs in their images: [B, R]
+        mask       the nodes that each node attends to: [S, 1, E]; for `oa-pm` [B, L, L]
+        packing    of the nodes, from [S, E]; for `oa-pm` from [B, L]
+        subgraphs  of the sub-graphs, from [B, R]
         """
-        nodes = self.self_attention(nodes, mask, packing=packing)
+        nodes = self.self_attention(nodes, mask, layout=packing)
         if self.object_attention is not None:
             objects = subgraphs.unpack(packing.unpack(nodes)[:, 0])  # [B, R, D]
             objects = self.object_attention(objects, subgraphs.mask.unsqueeze(1))
@@ -40,18 +39,25 @@ class SceneGraphEncoderLayer(nn.Module):
 
 
 class SceneGraphEncoder(nn.Module):
-    """Nodes, transformer layers, LayerNorm, pooling.
+    """Node embeddings, transformer layers, LayerNorm, pooling.
 
-    An object node is Linear(C, D)(F) + type; an attribute node LayerNorm(embedding + type) with dropout.
+    An object node is Linear(region feature) + type embedding; an attribute node is LayerNorm(attribute embedding + type
+    embedding) with dropout.
 
-    attributes_per_region   how many attributes each region has; global ids count them region by region
-    names                   the number of each attribute's name, region by region: an embedding of the name, which
-                            regions share, is then added to the attribute's own. None: its own alone.
-    encode                  oa-c   nodes of one sub-graph see each other
-                            oa-d   the same, and in every layer the objects of one image then attend to each other
-                            oa-pm  one sequence an image: an attribute sees its sub-graph, an object other objects too
-    pooling                 max or mean over the valid nodes gives the sub-graph vector
+    attributes_per_region   number of attributes of each region; attribute ids count them region by region
+    names                   for each region, the name number of each attribute; an embedding of the name, shared by all
+                            regions, is added to the attribute's embedding. None: no name embedding.
+    encode                  oa-c   the nodes of a sub-graph attend to each other
+                            oa-d   the same, and in every layer the objects of a study then attend to each other
+                            oa-pm  one sequence per study: an attribute attends to its sub-graph, an object also to
+                                   the other objects
+    pooling                 max or mean over the nodes of a sub-graph
     """
+
+    rows = {
+        "type_embedding.weight": Rows.NODE_TYPES, "attribute_embedding.weight": Rows.ATTRIBUTES,
+        "name_embedding.weight": Rows.ATTRIBUTE_NAMES,
+    }
 
     def __init__(
         self, channels: int, width: int, heads: int, feedforward: int, layers: int, attributes_per_region: list[int],
@@ -79,21 +85,22 @@ class SceneGraphEncoder(nn.Module):
         self.register_buffer("attribute_offsets", offsets, persistent=False)  # [R]
 
     def forward(self, region_features: Tensor, boxes: Tensor, attributes: Tensor, selected: Tensor) -> SceneGraph:
-        """The scene graph of `selected` [B, R] regions.
+        """The scene graphs of the `selected` [B, R] regions.
 
-        region_features [B, R, C], boxes [B, R, 4] (kept in the graph), attributes [B, R, A] bool.
+        region_features [B, R, C], boxes [B, R, 4] (stored in the result), attributes [B, R, A] bool.
         """
         subgraphs = Packing.from_mask(selected)
-        features, given = subgraphs.pack(region_features), subgraphs.pack(attributes)
-        nodes, node_mask = self._nodes(features, given, subgraphs.slot)
-        packing = Packing.from_mask(node_mask)
-        rows = packing.pack(nodes)  # most sub-graphs are far from the fullest: layers skip the padding
+        nodes, node_mask = self._embed_nodes(
+            subgraphs.pack(region_features), subgraphs.pack(attributes), region=subgraphs.slot
+        )
+        packing = Packing.from_mask(node_mask)  # most sub-graphs are far smaller than the largest
+        rows = packing.pack(nodes)
         if self.encode == "oa-pm":
-            layout, mask = _one_sequence_an_image(subgraphs, node_mask)
+            sequences, mask = _sequences_of_studies(subgraphs, node_mask)
         else:
-            layout, mask = packing, node_mask.unsqueeze(1)
+            sequences, mask = packing, node_mask.unsqueeze(1)
         for layer in self.layers:
-            rows = layer(rows, mask, layout, subgraphs)
+            rows = layer(rows, mask, sequences, subgraphs)
         encoded = packing.unpack(self.norm(rows))
         return SceneGraph(
             selected=selected, boxes=boxes, attributes=attributes & selected.unsqueeze(-1),
@@ -101,36 +108,39 @@ class SceneGraphEncoder(nn.Module):
             node_mask=subgraphs.unpack(node_mask),
         )
 
-    def _nodes(self, features: Tensor, attributes: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes [S, 1 + M, D] and their mask [S, 1 + M], attributes in ascending order of id."""
+    def _embed_nodes(self, features: Tensor, attributes: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes [S, E, D] and their mask [S, E], attributes in ascending order of id.
+
+        features [S, C], attributes [S, A] bool, region [S]: the number of each sub-graph's region.
+        """
         objects = self.project(features) + self.type_embedding(region)
-        count = largest_count(attributes)
-        given_first = torch.argsort(attributes.to(torch.uint8), dim=-1, descending=True, stable=True)
-        slots = given_first[:, :count]
-        given = attributes.gather(-1, slots)
-        ids = (slots + self.attribute_offsets[region].unsqueeze(-1)).masked_fill(~given, 0)
-        attributes = self.attribute_embedding(ids) + self.type_embedding.weight[-1]
+        # The slots of a region's attributes come first, in their order; the rest of the row is masked.
+        slots = torch.argsort(attributes.to(torch.uint8), dim=-1, descending=True, stable=True)
+        slots = slots[:, : largest_count(attributes)]
+        attribute_mask = attributes.gather(-1, slots)
+        ids = (slots + self.attribute_offsets[region].unsqueeze(-1)).masked_fill(~attribute_mask, 0)
+        embedded = self.attribute_embedding(ids) + self.type_embedding.weight[-1]
         if self.name_embedding is not None:
-            attributes = attributes + self.name_embedding(self.name_of_attribute[ids])
-        embedded = self.dropout(self.attribute_norm(attributes))
+            embedded = embedded + self.name_embedding(self.name_of_attribute[ids])
+        embedded = self.dropout(self.attribute_norm(embedded))
         nodes = torch.cat([objects.unsqueeze(1).to(embedded.dtype), embedded], 1)
-        return nodes, F.pad(given, (1, 0), value=True)
+        return nodes, F.pad(attribute_mask, (1, 0), value=True)
 
     def _pool(self, nodes: Tensor, mask: Tensor) -> Tensor:
-        """nodes [S, 1 + M, D], mask [S, 1 + M] -> [S, D]."""
+        """nodes [S, E, D], mask [S, E] -> [S, D]."""
         if self.pooling == "max":
             return nodes.masked_fill(~mask.unsqueeze(-1), torch.finfo(nodes.dtype).min).amax(1)
         weights = mask.unsqueeze(-1).to(nodes.dtype)
         return (nodes * weights).sum(1) / weights.sum(1)
 
 
-def _one_sequence_an_image(subgraphs: Packing, node_mask: Tensor) -> tuple[Packing, Tensor]:
-    """`oa-pm`: the same packed nodes as sequences of L = R * (1 + M) slots, and which of them each sees [B, L, L]."""
-    valid = subgraphs.unpack(node_mask)  # [B, R, 1 + M]
-    regions, per_region = valid.shape[1:]
+def _sequences_of_studies(subgraphs: Packing, node_mask: Tensor) -> tuple[Packing, Tensor]:
+    """`oa-pm`: the same packed nodes as B sequences of L = R * E slots, and what each attends to [B, L, L]."""
+    valid = subgraphs.unpack(node_mask)  # [B, R, E]
+    regions, nodes = valid.shape[1:]
     valid = valid.flatten(1)
-    positions = torch.arange(regions * per_region, device=valid.device)
-    owner, is_object = positions // per_region, positions % per_region == 0
+    slots = torch.arange(regions * nodes, device=valid.device)
+    owner, is_object = slots // nodes, slots % nodes == 0
     same_subgraph = owner.unsqueeze(1) == owner.unsqueeze(0)
-    seen = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)
-    return Packing.from_mask(valid), seen
+    attended = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)
+    return Packing.from_mask(valid), attended

@@ -1,7 +1,7 @@
-"""SGRRG, the paper's figure read top to bottom: images -> patches -> scene graph -> memory -> words.
+"""SGRRG, the paper's figure read top to bottom: images -> patches -> scene graph -> memory -> tokens.
 
 Source: Wang, Zhu, Bhalerao, He, "SGRRG: Leveraging radiology scene graphs for improved and abnormality-aware radiology
-report generation", CMIG 2025. Shapes as in `models/outputs.py`. The parts are built elsewhere and handed in.
+report generation", CMIG 2025. Shapes as in `models/outputs.py`. `modules/builders.py` builds the parts.
 """
 
 import torch
@@ -33,7 +33,7 @@ from models.scene_graph_encoder import SceneGraphEncoder
 class GraphParts(nn.Module):
     """The parts that find, describe and encode regions; a model with `graph_in: none` has none of them.
 
-    Thresholds are probabilities above which a region is selected, an attribute given, a region visible.
+    A region is selected, an attribute assigned and a region visible if its probability is above the threshold.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class GraphParts(nn.Module):
 
 
 class SGRRG(nn.Module):
-    """The report generator.
+    """Generates reports from chest X-rays.
 
-    graph             None for `graph_in: none`
-    observation_head  None without proxy task 1
-    bos_id, eos_id, pad_id   of the tokenizer
+    graph                    None for `graph_in: none`
+    observation_head         None without proxy task 1
+    bos_id, eos_id, pad_id   special tokens of the tokenizer
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class SGRRG(nn.Module):
     def encode(
         self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, mixing_probability: float = 0.0
     ) -> Encoded:
-        """Everything before the first word.
+        """Compute everything before the first token.
 
-        graph_source `oracle` and `mixed` need `inputs.annotation`; `mixed` takes the predicted graph for studies drawn
-        with `mixing_probability` from torch's generator, and the annotated one for the rest.
+        graph_source `oracle` and `mixed` need `inputs.annotation`. `mixed` draws studies with `mixing_probability` from
+        torch's global generator: those get the predicted graph, the others the annotated one.
         """
         patches = self.patch_encoder(inputs.images, inputs.view_mask)
         mean_patch = masked_mean(patches.tokens, patches.mask)
@@ -93,15 +93,15 @@ class SGRRG(nn.Module):
                 encoded.boxes, encoded.visible_logits = self.graph.localizer(patches.frontal_grid)
             boxes, visible = self._boxes(encoded, inputs, box_source)
             if inputs.annotation is not None:
-                borrowed = torch.where(visible.unsqueeze(-1), boxes, self.graph.atlas)
-                encoded.annotated_graph = self._annotated_graph(encoded, inputs, patches.frontal_grid, borrowed)
+                stand_ins = torch.where(visible.unsqueeze(-1), boxes, self.graph.atlas)
+                encoded.annotated_graph = self._annotated_graph(encoded, inputs, patches.frontal_grid, stand_ins)
             if graph_source == GraphSource.ORACLE:
                 encoded.graph = encoded.annotated_graph
             elif graph_source == GraphSource.PREDICTED:
                 encoded.graph = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
             elif graph_source == GraphSource.MIXED:
                 drawn = torch.rand(len(inputs.images), device=inputs.images.device) < mixing_probability
-                visible = visible & drawn.unsqueeze(1)  # no work for predicted graphs that nobody will see
+                visible = visible & drawn.unsqueeze(1)  # predicted graphs of the other studies are not used
                 predicted = self._predicted_graph(encoded, inputs, patches.frontal_grid, boxes, visible)
                 encoded.graph = _choose_by_study(drawn, predicted, encoded.annotated_graph)
 
@@ -114,7 +114,7 @@ class SGRRG(nn.Module):
     ) -> SGRRGOutput:
         """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1.
 
-        token_mask [B, T] bool: True for real tokens, BOS and EOS among them. The logits of others mean nothing.
+        token_mask [B, T] bool: True for real tokens, BOS and EOS included. The logits of padding are undefined.
         """
         encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
         arguments = (token_ids[:, :-1], token_mask[:, 1:], encoded.memory, encoded.memory_mask, encoded.graph)
@@ -127,10 +127,11 @@ class SGRRG(nn.Module):
         max_tokens: int = 100, sampled: bool = False, temperature: float = 1.0,
         generator: torch.Generator | None = None, with_region_attention: bool = False,
     ) -> Generation:
-        """Reports of at most `max_tokens` ids counting BOS, so at most max_tokens - 1 generated.
+        """Generate reports of at most `max_tokens` tokens counting BOS, so at most max_tokens - 1 generated ones.
 
-        beam_size 1 is greedy decoding; sampled draws each word at `temperature` with `generator` instead.
-        with_region_attention costs one more pass, over what was written.
+        beam_size                1 is greedy decoding
+        sampled                  sample each token at `temperature` with `generator` instead
+        with_region_attention    also return the attention to regions, which takes one more pass over the result
         """
         encoded = self.encode(inputs, graph_source, box_source)
         studies, longest = len(inputs.images), max_tokens - 1
@@ -138,37 +139,39 @@ class SGRRG(nn.Module):
         state = self.decoder.start(encoded.memory, encoded.memory_mask, encoded.graph, rows, longest)
         special = {"bos_id": self.bos_id, "eos_id": self.eos_id, "pad_id": self.pad_id, "device": inputs.images.device}
         if sampled:
-            written = sample(
+            hypotheses = sample(
                 self.decoder.step, state, studies, longest, temperature=temperature, generator=generator, **special
             )
         else:
-            written = beam_search(self.decoder.step, state, studies, beam_size, longest, **special)
+            hypotheses = beam_search(self.decoder.step, state, studies, beam_size, longest, **special)
         attention = None
         if with_region_attention and self._decoder_sees(encoded):
-            attention = self._region_attention(written.token_ids, encoded)
-        return Generation(written.token_ids, written.scores, written.token_log_probs, encoded, attention)
+            attention = self._region_attention(hypotheses.token_ids, encoded)
+        return Generation(
+            hypotheses.token_ids, hypotheses.scores, hypotheses.token_log_probs, encoded, attention
+        )
 
     def _region_attention(self, token_ids: Tensor, encoded: Encoded) -> Tensor:
-        """`Generation.region_attention` of `token_ids` [B, T], which end at the first EOS."""
+        """`Generation.region_attention` for `token_ids` [B, T], which end with the first EOS."""
         ended = (token_ids == self.eos_id).cumsum(1)
-        real = ended - (token_ids == self.eos_id).long() == 0  # EOS itself is written as well
-        before = torch.cat([torch.full_like(token_ids[:, :1], self.bos_id), token_ids[:, :-1]], 1)
+        real = ended - (token_ids == self.eos_id).long() == 0  # EOS itself is a generated token
+        inputs = torch.cat([torch.full_like(token_ids[:, :1], self.bos_id), token_ids[:, :-1]], 1)
         _, attention = self.decoder.with_region_attention(
-            before, real, encoded.memory, encoded.memory_mask, encoded.graph
+            inputs, real, encoded.memory, encoded.memory_mask, encoded.graph
         )
         return attention
 
     def _decoder_sees(self, encoded: Encoded) -> bool:
-        """Whether the decoder attends to a graph of these studies."""
+        """Whether the decoder attends to the graph of these studies."""
         return encoded.graph is not None and self.decoder.attends_to_graphs
 
-    # The three places where a box, a region or an attribute is chosen.
+    # Boxes, regions and attributes are chosen in the three functions below, and nowhere else.
 
     def _boxes(self, encoded: Encoded, inputs: ModelInputs, source: BoxSource) -> tuple[Tensor, Tensor]:
-        """The boxes [B, R, 4] of `source`, clamped to the image and without gradient, and which are visible [B, R]."""
+        """The boxes [B, R, 4] of `source`, clamped to the image and detached, and which are visible [B, R]."""
         if source == BoxSource.LOCALIZER:
             if encoded.boxes is None:
-                raise ValueError("box_source localizer needs a model with model.localizer=true: choose atlas or file")
+                raise ValueError("box_source localizer needs a model with model.localizer=true: use atlas or file")
             visible = torch.sigmoid(encoded.visible_logits) > self.graph.visible_threshold
             return encoded.boxes.detach().clamp(0, 1), visible
         if source == BoxSource.ATLAS:
@@ -177,7 +180,7 @@ class SGRRG(nn.Module):
         return inputs.detector_boxes, inputs.detector_visible
 
     def _annotated_graph(self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor) -> SceneGraph:
-        """Teacher forcing: annotated regions, boxes, attributes. Studies without annotated boxes borrow `boxes`."""
+        """The graph of annotated regions, boxes and attributes; `boxes` stand in where boxes are not annotated."""
         annotation = inputs.annotation
         selected = annotated_regions(annotation)
         boxes = torch.where(annotation.boxes_known[:, None, None], annotation.boxes, boxes)
@@ -189,21 +192,21 @@ class SGRRG(nn.Module):
     def _predicted_graph(
         self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor, visible: Tensor
     ) -> SceneGraph:
-        """Regions and attributes by the model's own probabilities, then by `inputs.overrides`.
+        """The graph of the model's own regions and attributes, edited by `inputs.overrides`.
 
-        Attribute logits for every visible region.
+        Attribute logits are computed for every visible region.
         """
         overrides = inputs.overrides
         chosen = torch.sigmoid(encoded.region_logits) > self.graph.region_threshold
         if overrides is not None:
-            boxes = torch.where(overrides.boxes_given.unsqueeze(-1), overrides.boxes, boxes)
-            visible = visible | overrides.boxes_given | overrides.regions_on
+            boxes = torch.where(overrides.box_overridden.unsqueeze(-1), overrides.boxes, boxes)
+            visible = visible | overrides.box_overridden | overrides.regions_on
             chosen = (chosen | overrides.regions_on) & ~overrides.regions_off
         visible = visible & inputs.frontal.unsqueeze(1)
         selected = visible & chosen
         features = self.graph.pooler(grid, boxes, visible)
         logits = self.graph.attribute_predictor(features)
-        if encoded.attribute_logits is None:  # the losses keep the annotated regions' logits
+        if encoded.attribute_logits is None:  # the losses need those of annotated regions
             encoded.attribute_logits, encoded.attribute_regions = logits, visible
         attributes = torch.sigmoid(logits) > self.graph.attribute_threshold
         if overrides is not None:
@@ -213,28 +216,27 @@ class SGRRG(nn.Module):
 
 
 def annotated_regions(annotation: GraphAnnotation) -> Tensor:
-    """The regions [B, R] that have an annotated sub-graph: mentioned, and visible where boxes are annotated at all."""
+    """The regions [B, R] with an annotated sub-graph: mentioned, and visible if the study has annotated boxes."""
     visible = annotation.visible | ~annotation.boxes_known[:, None]
     return annotation.mentioned & annotation.graph_known[:, None] & visible
 
 
-def _choose_by_study(drawn: Tensor, first: SceneGraph, second: SceneGraph) -> SceneGraph:
-    """`first` for the studies of `drawn` [B] bool, `second` for the others; nodes padded to the wider of the two."""
-    width = max(first.nodes.shape[2], second.nodes.shape[2])
+def _choose_by_study(use_first: Tensor, first: SceneGraph, second: SceneGraph) -> SceneGraph:
+    """`first` for the studies of `use_first` [B] bool, `second` for the others; nodes padded to the larger E."""
+    largest = max(first.nodes.shape[2], second.nodes.shape[2])
 
     def choose(left: Tensor, right: Tensor) -> Tensor:
-        return torch.where(drawn.view(-1, *[1] * (left.dim() - 1)), left, right)
+        return torch.where(use_first.view(-1, *[1] * (left.dim() - 1)), left, right)
 
-    def widen(nodes: Tensor) -> Tensor:
-        missing = width - nodes.shape[2]
-        filler = nodes.new_zeros(*nodes.shape[:2], missing, *nodes.shape[3:])
-        return torch.cat([nodes, filler], 2)
+    def pad(nodes: Tensor) -> Tensor:
+        padding = nodes.new_zeros(*nodes.shape[:2], largest - nodes.shape[2], *nodes.shape[3:])
+        return torch.cat([nodes, padding], 2)
 
     return SceneGraph(
         selected=choose(first.selected, second.selected),
         boxes=choose(first.boxes, second.boxes),
         attributes=choose(first.attributes, second.attributes),
         embeddings=choose(first.embeddings, second.embeddings),
-        nodes=choose(widen(first.nodes), widen(second.nodes)),
-        node_mask=choose(widen(first.node_mask), widen(second.node_mask)),
+        nodes=choose(pad(first.nodes), pad(second.nodes)),
+        node_mask=choose(pad(first.node_mask), pad(second.node_mask)),
     )

@@ -1,4 +1,4 @@
-"""Config -> objects: the only place where settings become classes and numbers."""
+"""Builds vocabularies, data sets, model, criterion and evaluator from a `Config`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import nn
 
 from data import vocabulary_builder
 from data.dataset import StudyDataset
-from data.errors import UserError
+from data.errors import UserError, wrong_value
 from data.images.transforms import Augmentation
 from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
@@ -25,16 +25,17 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.checkpoint import Checkpoint, load_weights
+from modules.checkpoint import Checkpoint
 from modules.config import Config, ModelConfig, Precision
 from modules.evaluation.evaluator import Evaluator
 from modules.training.losses import ReportCriterion
+from modules.weights import load_weights
 
 Built = TypeVar("Built")
 
 
 def build_vocabularies(config: Config) -> Vocabularies:
-    """The vocabularies of the training split of `config.data.root`."""
+    """Build the vocabularies from the training split of `config.data.root`."""
     data = config.data
     return vocabulary_builder.build_vocabularies(
         root=Path(data.root), cleaning=data.cleaning, min_word_count=data.min_word_count,
@@ -44,9 +45,9 @@ def build_vocabularies(config: Config) -> Vocabularies:
 
 
 def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train: bool = False) -> StudyDataset:
-    """One split of `config.data.root`; with augmentation and `train_limit` for training, else with `eval_limit`.
+    """Build one split of `config.data.root`, with augmentation and `train_limit` if `train`, else with `eval_limit`.
 
-    The validation split "val" is the one that `config.eval.split` names, if it names one.
+    For "val", `config.eval.split` is used instead if it is set.
     """
     data = config.data
     if split == "val":
@@ -65,9 +66,9 @@ def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train:
 
 
 def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
-    """The model with fresh weights (the trunk's as `patch_encoder.weights` says).
+    """Build the model with initial weights (the trunk's from `patch_encoder.weights`).
 
-    Raises UserError for a backbone, stride or weights that cannot be had.
+    Raises UserError if backbone, stride or weights of the trunk are not available.
     """
     settings = config.model
     patch_encoder = _as_user_error(
@@ -77,10 +78,8 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
     )
     channels = patch_encoder.channels
     if settings.memory and settings.graph_in != "none" and channels % settings.memory_heads:
-        raise UserError(
-            f"model.memory_heads={settings.memory_heads} does not divide the {channels} channels of "
-            f"{settings.patch_encoder.backbone}: choose a divisor"
-        )
+        rule = f"must divide the {channels} channels of {settings.patch_encoder.backbone}"
+        raise wrong_value("model.memory_heads", settings.memory_heads, rule)
     image_encoder = ImageEncoder(
         channels, settings.width, settings.heads, settings.feedforward, settings.image_layers, settings.dropout,
         settings.image_dropout, _graph_attentions(settings, "encoder", settings.image_layers),
@@ -103,8 +102,8 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
 
 
 def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
-    """The checkpoint's model. Raises UserError where its weights do not fit `config`."""
-    # The checkpoint holds the trunk's weights: fetching those it began with would need the internet for nothing.
+    """Build the model of a checkpoint. Raises UserError if the checkpoint's weights do not fit `config`."""
+    # The checkpoint includes the trunk's weights: downloading the pretrained ones would be useless.
     trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
     model = build_model(config, checkpoint.vocabularies)
@@ -113,9 +112,9 @@ def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
 
 
 def box_source_of_new_images(model: SGRRG, config: Config) -> BoxSource:
-    """Where boxes come from for images that are in no data set: as `config.eval` says, but from no file or annotation.
+    """Return the box source for images outside any data set, which have neither a boxes file nor an annotation.
 
-    The localizer stands in for these where the model has one, else the atlas.
+    That is the localizer if the model has one and `config.eval` does not choose the atlas, else the atlas.
     """
     has_localizer = model.graph is not None and model.graph.localizer is not None
     if has_localizer and config.eval.box_source != BoxSource.ATLAS:
@@ -124,17 +123,17 @@ def box_source_of_new_images(model: SGRRG, config: Config) -> BoxSource:
 
 
 def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriterion:
-    """The loss with the weights of `config.loss`."""
+    """Build the criterion with the weights of `config.loss`."""
     loss = config.loss
     weights = {term: getattr(loss, term) for term in ReportCriterion.TERMS}
     return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin)
 
 
 def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:
-    """The evaluator of `config.eval`, with the model's own thresholds and a beam of `beam_size`.
+    """Build the evaluator of `config.eval`, with the thresholds of `config.model`.
 
-    The oracle graph has the annotation's boxes whatever `eval.box_source` says, so its box source is `oracle_boxes`,
-    and every score is named so. A model whose decoder computes in int8 takes fp32 alone.
+    The oracle graph always uses the annotated boxes, so its box source is reported as `oracle_boxes`, regardless of
+    `eval.box_source`. A model with an int8 decoder runs in fp32.
     """
     graph_source, box_source = config.eval.graph_source, config.eval.box_source
     if graph_source == GraphSource.ORACLE:
@@ -149,7 +148,7 @@ def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) 
 
 
 def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[GraphAttention] | None:
-    """One graph attention a layer of the encoder or decoder, where `graph_in` wants the graph there."""
+    """Build one graph attention per layer of the encoder or decoder; None if `graph_in` does not name it."""
     if settings.graph_in not in (where, "both"):
         return None
     return [
@@ -163,7 +162,7 @@ def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[Gr
 def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocabularies) -> GraphParts:
     sizes = list(vocabularies.attributes.sizes)
     regions = len(vocabularies.anatomy.regions)
-    names = vocabularies.attributes.name_numbers if settings.share_attribute_names else None
+    names = vocabularies.attributes.name_ids if settings.share_attribute_names else None
     atlas = vocabularies.anatomy.boxes
     memory = None
     if settings.memory:
@@ -185,9 +184,9 @@ def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocab
 
 
 def _initialise(model: SGRRG, std: float) -> None:
-    """The release's initialisation, everywhere but in the trunk: normal(0, std), zero biases, memory normal(0, 1 / C).
+    """Initialise as the release does, except in the trunk: normal(0, std), zero biases, memory normal(0, 1 / C).
 
-    The localizer's last layer starts at zero, so that its first boxes are the mean boxes.
+    The localizer's last layer is zero, so that its initial boxes are the mean boxes.
     """
     for name, module in model.named_modules():
         if name.startswith("patch_encoder"):
@@ -209,7 +208,7 @@ def _initialise(model: SGRRG, std: float) -> None:
 
 
 def _as_user_error(build: Callable[[], Built]) -> Built:
-    """`build()`, with the errors of `models/` (which know nothing of users) as UserError."""
+    """Return `build()`, with the built-in exceptions that `models/` raises as UserError."""
     try:
         return build()
     except (ValueError, FileNotFoundError, ConnectionError) as error:

@@ -1,7 +1,7 @@
-"""Typed configuration: dataclasses <- a YAML file <- `key=value` overrides.
+"""Typed configuration: the defaults of dataclasses, overridden by a YAML file, overridden by `key=value` arguments.
 
-An unknown key or a value of the wrong type is an error that names the key. Configuration stops at `builders.py`: no
-module beyond it sees a `Config`.
+An unknown key or a value of the wrong type is an error that names the key. Models, criterion and data sets do not see a
+`Config`: `builders.py` passes them plain values.
 """
 
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from data.errors import UserError
+from data.errors import UserError, missing, wrong_value
 from models.outputs import BoxSource, GraphSource
 
 
 class Schedule(StrEnum):
-    """How the learning rate goes on after the warm-up."""
+    """The learning rate after the warm-up."""
 
-    STEP = "step"      # times `decay` every `decay_every` epochs
-    COSINE = "cosine"  # to 1 % of its height over the epochs left
+    STEP = "step"      # multiplied by `decay` every `decay_every` epochs
+    COSINE = "cosine"  # cosine annealing to 1 % over the remaining epochs
 
 
 class Precision(StrEnum):
-    """Arithmetic of the forward pass; weights stay fp32."""
+    """Precision of the forward pass; weights are always fp32."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -34,26 +34,27 @@ class Precision(StrEnum):
 
 @dataclass
 class DataConfig:
-    """Which prepared data set, and how it is fed.
+    """The prepared data set and how it is loaded.
 
-    root              folder of the prepared data set (holds dataset.yaml and records.jsonl)
+    root              folder of the prepared data set (with dataset.yaml and records.jsonl)
     cleaning          rules for reports: iu_xray, mimic_cxr or corrected
-    image_size        side of the square image fed to the network, pixels
-    max_tokens        ids a report may have, counting BOS and EOS
-    min_word_count    a word enters the vocabulary with this many occurrences in the training split
-    min_attribute_count   an attribute enters a region's list with this many occurrences in the training split
-    views             images a study: 1 (frontal) or 2
-    distinct_special_tokens   padding, BOS and EOS get ids of their own (False: all share id 0, as in the R2Gen family)
+    image_size        side of the square network input, pixels
+    max_tokens        maximum length of a report in tokens, counting BOS and EOS
+    min_word_count    occurrences in the training split that a word needs to enter the vocabulary
+    min_attribute_count   occurrences in the training split that an attribute of a region needs to enter the vocabulary
+    views             images per study: 1 (frontal) or 2
+    distinct_special_tokens   padding, BOS and EOS have different ids (False: all share id 0, as in the R2Gen family)
     uncertain         uncertain observations count as: positive, negative or ignored
-    boxes_file        JSON lines {"id": study, "boxes": {region: [x1, y1, x2, y2]}} of a detector, 0..1 of the image
-    atlas_file        an anatomy.yaml with other atlas boxes; null: the training split's mean boxes, else the shipped
+    boxes_file        a detector's JSON lines {"id": study, "boxes": {region: [x1, y1, x2, y2]}}, in 0..1 of the image
+    atlas_file        an anatomy.yaml with other atlas boxes; null: the training split's mean boxes, or the shipped ones
+                      if it has no boxes
     rotate, translate, scale, intensity   augmentation: degrees, share of the side, relative zoom, relative contrast
                       and brightness
-    batch_size        studies a step and process
-    workers           loader processes
+    batch_size        studies per micro-batch and process
+    workers           data loader processes
     cache_images      keep decoded images in memory (uint8, after resizing)
-    train_limit       studies of the training split to use, drawn with the seed; null: all
-    eval_limit        studies of the validation and test splits to use; null: all
+    train_limit       number of studies of the training split to use, drawn with the seed; null: all
+    eval_limit        number of studies of the validation and test splits to use; null: all
     """
 
     root: str = "data/phantom"
@@ -82,8 +83,8 @@ class DataConfig:
 class PatchEncoderConfig:
     """The trunk.
 
-    backbone   a torchvision classification CNN or Swin by name, or small_resnet
-    stride     pixels a patch: 16 or 32
+    backbone   name of a torchvision classification CNN or Swin, or small_resnet
+    stride     side of a patch in pixels: 16 or 32
     weights    imagenet, none, or a file with a state dict
     """
 
@@ -94,24 +95,24 @@ class PatchEncoderConfig:
 
 @dataclass
 class ModelConfig:
-    """Sizes and switches of SGRRG; names as in the paper's ablations.
+    """Sizes and options of SGRRG; names as in the paper's ablations.
 
     width, heads, feedforward         D, attention heads and feed-forward width of every transformer layer
     image_layers, graph_layers, decoder_layers   depths
-    dropout, image_dropout            everywhere; only after the projection of the patches
-    encode                            oa-c, oa-d or oa-pm: which nodes see each other
-    sentence_attention                subgraph, hierarchical or node: what a word attends to
-    pooling                           max or mean: sub-graph nodes to its vector
-    graph_in                          decoder, encoder, both or none
-    fuse                              attention, concat or add
-    gate                              a learned gate between the attended graph and the state
+    dropout, image_dropout            dropout everywhere; after the projection of the patches
+    encode                            oa-c, oa-d or oa-pm: which nodes of the graph attend to each other
+    sentence_attention                subgraph, hierarchical or node: what a token attends to
+    pooling                           max or mean: pools the nodes of a sub-graph into its vector
+    graph_in                          decoder, encoder, both or none: where the graph is attended to
+    fuse                              attention, concat or add: combines the attended graph with the state
+    gate                              learned gate between the attended graph and the state
     memory, memory_slots, memory_heads, memory_top   the region selector's memory
-    roi                               pool (as the release) or align
-    share_attribute_names             an attribute shares weights with those of the same name in other regions
-    initial_std                       standard deviation of fresh weights, the trunk's aside
+    roi                               pool (as in the release) or align
+    share_attribute_names             attributes of the same name share weights across regions
+    initial_std                       standard deviation of initial weights, except in the trunk
     observation_head                  proxy task 1
-    localizer                         whether the model finds its own boxes
-    region_threshold, attribute_threshold, visible_threshold   probabilities above which each counts at test
+    localizer                         the model predicts boxes itself
+    region_threshold, attribute_threshold, visible_threshold   probability thresholds in inference
     """
 
     patch_encoder: PatchEncoderConfig = field(default_factory=PatchEncoderConfig)
@@ -145,9 +146,9 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the loss terms (0 switches a term off); defaults from the paper, box terms and grounding from us.
+    """Weights of the loss terms; 0 disables a term. Defaults from the paper, except for boxes, visibility, grounding.
 
-    grounding         words look at the sub-graphs of the regions that their sentence is about (`data/text_graph.py`)
+    grounding         tokens attend to the sub-graphs of the regions that their sentence is about (`data/text_graph.py`)
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
     """
 
@@ -164,14 +165,14 @@ class LossConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW with two learning rates, warm-up, schedule and clipping.
+    """AdamW with two learning rates, warm-up, schedule and gradient clipping.
 
     lr_patch_encoder, lr         learning rates of the trunk and of the rest
-    weight_decay                 on matrices only
-    warmup_epochs                linear from lr / 100
+    weight_decay                 applies to matrices only
+    warmup_epochs                linear warm-up from lr / 100
     schedule, decay, decay_every see `Schedule`
     clip_value, clip_norm        gradient clipping by value and by norm; null: off
-    accumulate                   micro-batches a step
+    accumulate                   micro-batches per optimiser step
     """
 
     lr_patch_encoder: float = 1e-4
@@ -188,22 +189,22 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """The run.
+    """Training.
 
     epochs                 passes over the training split
     graph_source           oracle (the paper), mixed, predicted or none: the graph that the decoder is trained on
     mix_to, mix_epochs     `mixed`: the share of studies with a predicted graph rises from 0 to mix_to over mix_epochs
     validate_every         epochs between validations; validate_from: the first epoch that is validated (from 1)
     monitor                validation score that selects the best checkpoint, or a weighted sum: "bleu_4 + 0.5 * meteor"
-    patience               validations without a better score before stopping; null: never
+    patience               validations without improvement before stopping early; null: never
     log_every              optimiser steps between lines of the log
-    max_steps              stop after so many optimiser steps; null: no limit
-    save_every             optimiser steps between saves inside an epoch; null: at epoch ends only
+    max_steps              optimiser steps after which training stops; null: no limit
+    save_every             optimiser steps between checkpoints inside an epoch; null: at the end of epochs only
     precision, compile, channels_last   see `Precision`; torch.compile; memory format of images
-    freeze                 parts of the model whose weights stay (a prefix of parameter names, e.g. patch_encoder)
-    init_from              checkpoint to start from: what fits is loaded (rows of words and attributes by their names),
-                           the rest is listed
-    resume                 go on from results/<name>/last where it exists
+    freeze                 parts of the model that are not trained (prefixes of parameter names, e.g. patch_encoder)
+    init_from              checkpoint to initialise weights from: what fits is loaded (rows of words and attributes by
+                           their names), the rest is listed
+    resume                 resume from results/<name>/last if it exists
     device                 auto, cpu or cuda
     """
 
@@ -231,14 +232,14 @@ class TrainConfig:
 class EvalConfig:
     """Validation and test.
 
-    split                      the split that stands in for val and test, for a data set that lacks them; null: none
-    graph_source, box_source   what the model sees; printed with every score
-    beam_size                  of the test; validation_beam_size of the validation (1: greedy)
-    protocol                   r2gen: references cut to max_tokens ids, rare words as <unk>; full: complete cleaned ones
-    meteor_in_validation       METEOR costs seconds a validation
-    batch_size                 studies a batch
-    int8                       the test on a CPU: the decoder's matrix products in int8 (see docs/speed.md), all else in
-                               fp32 whatever train.precision says
+    split                      split used instead of val and test, for data sets without them; null: val and test
+    graph_source, box_source   where graph and boxes come from; printed with every score
+    beam_size                  beam size of the test; validation_beam_size that of validations (1: greedy)
+    protocol                   r2gen: references truncated to max_tokens, rare words as <unk>; full: complete, cleaned
+    meteor_in_validation       compute METEOR in validations, which takes seconds each time
+    batch_size                 studies per batch
+    int8                       test on a CPU with the decoder's matrix products in int8 (see docs/speed.md) and the rest
+                               in fp32, regardless of train.precision
     """
 
     split: str | None = None
@@ -254,7 +255,7 @@ class EvalConfig:
 
 @dataclass
 class Config:
-    """A whole experiment. `name` is the run folder below `results`."""
+    """The configuration of an experiment. `name` is the run folder inside `results`."""
 
     name: str = "unnamed"
     results: str = "results"
@@ -268,11 +269,11 @@ class Config:
 
     @property
     def run_dir(self) -> Path:
-        """results/NAME."""
+        """The run folder, results/NAME."""
         return Path(self.results) / self.name
 
 
-# Strings with few allowed values: checked here, once, instead of at every use.
+# Settings with a few allowed values, checked here once instead of at every use.
 _CHOICES = {
     "data.cleaning": ("iu_xray", "mimic_cxr", "corrected"),
     "data.uncertain": ("positive", "negative", "ignored"),
@@ -290,8 +291,8 @@ _CHOICES = {
     "eval.graph_source": (GraphSource.PREDICTED, GraphSource.ORACLE, GraphSource.NONE),
 }
 
-# The least that a number may be; null, where it is allowed, is no number.
-_LEAST = {
+# Lower bounds of numbers; null is not checked.
+_MINIMA = {
     "seed": 0,
     "data.image_size": 1, "data.batch_size": 1, "data.workers": 0, "data.train_limit": 1, "data.eval_limit": 1,
     "data.max_tokens": 3,  # BOS, a word, EOS
@@ -305,21 +306,21 @@ _LEAST = {
 
 
 def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
-    """The experiment of a YAML file (None: the defaults) with `key=value` overrides on top.
+    """Load a YAML file (None: the defaults) and apply `key=value` overrides.
 
-    Raises UserError naming the key where a key is unknown, a value is of the wrong type or not among its choices, and
-    naming the file where it is missing or not YAML.
+    Raises UserError, naming the key, if a key is unknown or a value has the wrong type or is not allowed; and, naming
+    the file, if it is missing or not YAML.
     """
     merged = OmegaConf.structured(Config)
     try:
         if path is not None:
             if not Path(path).is_file():
-                raise UserError(f"No configuration at {path}: give one of configs/*.yaml")
-            merged = _merged(merged, OmegaConf.load(path), f"Configuration {path}")
+                raise missing("configuration", path, "use one of configs/*.yaml")
+            merged = _merge(merged, OmegaConf.load(path), f"Configuration {path}")
         for override in overrides or []:
             if "=" not in override:
                 raise UserError(f"Cannot read the argument '{override}': write key=value, e.g. train.epochs=5")
-            merged = _merged(merged, OmegaConf.from_dotlist([override]), f"The argument {override}")
+            merged = _merge(merged, OmegaConf.from_dotlist([override]), f"The argument {override}")
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         where = f" (key {error.full_key})" if getattr(error, "full_key", None) else ""
@@ -328,54 +329,53 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     return config
 
 
-def _merged(settings: DictConfig, given: Container, where: str) -> DictConfig:
-    """`settings` with those `given` on top. Raises UserError for a plain value in place of a group of settings."""
-    if not isinstance(given, DictConfig):
-        raise UserError(f"{where} holds a list: write one setting a line, as NAME: VALUE")
-    waiting = [("", settings, given)]
-    while waiting:
-        prefix, group, part = waiting.pop()
-        for name in part:
+def _merge(settings: DictConfig, overrides: Container, where: str) -> DictConfig:
+    """Merge `overrides` into `settings`. Raises UserError for a value in place of a group of settings."""
+    if not isinstance(overrides, DictConfig):
+        raise UserError(f"{where} holds a list: write one setting per line, as NAME: VALUE")
+    groups = [("", settings, overrides)]
+    while groups:
+        prefix, group, new_values = groups.pop()
+        for name in new_values:
             if name in group and isinstance(group[name], DictConfig):
-                if not isinstance(part[name], DictConfig):
-                    raise UserError(f"{where}: {prefix}{name} is a group of settings: give {prefix}{name}.NAME a value")
-                waiting.append((f"{prefix}{name}.", group[name], part[name]))
-    return OmegaConf.merge(settings, given)
+                if not isinstance(new_values[name], DictConfig):
+                    raise UserError(f"{where}: {prefix}{name} is a group of settings: set {prefix}{name}.NAME instead")
+                groups.append((f"{prefix}{name}.", group[name], new_values[name]))
+    return OmegaConf.merge(settings, overrides)
 
 
 def config_to_yaml(config: Config) -> str:
-    """The merged configuration as YAML that `load_config` reads back."""
+    """Return the complete configuration as YAML that `load_config` can read."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def _value(config: Config, key: str) -> object:
-    """The setting under the dotted `key`."""
+    """Return the setting with the dotted `key`."""
     return reduce(getattr, key.split("."), config)
 
 
 def _check(config: Config) -> None:
-    """Raise UserError for a value that no part of the program can work with."""
+    """Raise UserError if a value is out of range or contradicts another one."""
     for key, allowed in _CHOICES.items():
         value = _value(config, key)
         if value not in allowed:
-            raise UserError(f"{key}={value}: choose one of {', '.join(str(choice) for choice in allowed)}")
-    for key, least in _LEAST.items():
+            raise wrong_value(key, value, f"choose one of {', '.join(str(choice) for choice in allowed)}")
+    for key, minimum in _MINIMA.items():
         value = _value(config, key)
-        if value is not None and not value >= least:
-            raise UserError(f"{key}={value}: must be at least {least}")
+        if value is not None and not value >= minimum:
+            raise wrong_value(key, value, f"must be at least {minimum}")
     model = config.model
     for name in ("dropout", "image_dropout"):
         if getattr(model, name) >= 1:
-            raise UserError(f"model.{name}={getattr(model, name)}: must be below 1")
+            raise wrong_value(f"model.{name}", getattr(model, name), "must be below 1")
     if model.width % model.heads:
-        raise UserError(f"model.width={model.width} is not a multiple of model.heads={model.heads}")
+        raise wrong_value("model.width", model.width, f"must be a multiple of model.heads={model.heads}")
     if model.width % 2:
-        raise UserError(f"model.width={model.width}: sine and cosine positions need an even width")
+        raise wrong_value("model.width", model.width, "sine and cosine positions need an even width")
     if model.memory_top > model.memory_slots:
-        raise UserError(
-            f"model.memory_top={model.memory_top} is more than model.memory_slots={model.memory_slots}: choose fewer"
-        )
+        rule = f"must be at most model.memory_slots={model.memory_slots}"
+        raise wrong_value("model.memory_top", model.memory_top, rule)
     if config.eval.box_source == BoxSource.FILE and config.data.boxes_file is None:
-        raise UserError("eval.box_source=file needs boxes: name a detector's file as data.boxes_file")
+        raise UserError("eval.box_source=file needs a detector's file: set data.boxes_file")
     if not model.localizer and BoxSource.LOCALIZER == config.eval.box_source and model.graph_in != "none":
         raise UserError("model.localizer=false leaves no boxes for eval.box_source=localizer: choose atlas or file")

@@ -1,7 +1,7 @@
-"""The one door between a batch and the model: decides what the model may see of a study.
+"""Selects the batch fields that the model may see.
 
-Outside of training the annotation stays behind in `predicted` and `none` mode, so nothing derived from the reference
-report can reach the model, whatever the model does with its inputs.
+Outside training, the sources `predicted` and `none` withhold the annotation, so nothing derived from the reference
+report can reach the model.
 """
 
 from data.batch import Batch
@@ -11,10 +11,10 @@ from models.outputs import BoxSource, GraphAnnotation, GraphSource, ModelInputs
 def model_inputs(
     batch: Batch, graph_source: GraphSource, box_source: BoxSource, training: bool = False
 ) -> ModelInputs:
-    """The part of `batch` that the model may see under the given sources.
+    """Return the part of `batch` that the model may see with these sources.
 
-    `oracle` and `mixed` show the annotated graph, and so does training in every mode: its losses count annotated
-    regions, while the decoder's graph still follows `graph_source`. `oracle_boxes` shows the annotated boxes alone.
+    The annotated graph is included for `oracle` and `mixed`, and always in training: the losses need the annotated
+    regions, while the decoder's graph still follows `graph_source`. `oracle_boxes` includes only the annotated boxes.
     """
     detector_boxes = detector_visible = annotation = None
     if box_source == BoxSource.FILE:

@@ -1,12 +1,10 @@
 """The Python interface to a trained model: `from modules.predictor import Predictor`."""
 
-from modules.inference.predictor import (
-    Box,
-    GraphEdits,
-    Prediction,
-    Predictor,
-    ReadStudy,
-    Study,
-)
+from modules.inference.graph_edits import Box, GraphEdits
+from modules.inference.prediction import PredictedRegion, PredictedSentence, Prediction
+from modules.inference.predictor import Predictor
+from modules.inference.studies import ReadStudy, Study
 
-__all__ = ["Box", "GraphEdits", "Prediction", "Predictor", "ReadStudy", "Study"]
+__all__ = [
+    "Box", "GraphEdits", "PredictedRegion", "PredictedSentence", "Prediction", "Predictor", "ReadStudy", "Study",
+]

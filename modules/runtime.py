@@ -1,7 +1,7 @@
-"""Where a run computes: seed, random states, device, arithmetic, and the processes that share the work.
+"""Seeding, devices, precision and distributed helpers.
 
-One process, with or without a GPU, is the ordinary case: every function here does the plain thing then. Several
-processes are started by `torchrun`, which tells each its rank through environment variables.
+`torchrun` starts several processes and passes each its rank through environment variables. The distributed helpers
+also work in a single process, where there is nothing to communicate.
 """
 
 import os
@@ -26,19 +26,19 @@ Item = TypeVar("Item")
 _AUTOCAST_TYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
-# Seed and random states
+# Seeding
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
-    """Seed Python's, numpy's and torch's global generators; processes of different rank get streams of their own."""
-    for_python, for_numpy, for_torch = np.random.SeedSequence((seed, rank)).generate_state(3).tolist()
-    random.seed(for_python)
-    np.random.seed(for_numpy)
-    torch.manual_seed(for_torch)
+    """Seed the global RNGs of Python, NumPy and PyTorch, differently for each rank."""
+    python_seed, numpy_seed, torch_seed = np.random.SeedSequence((seed, rank)).generate_state(3).tolist()
+    random.seed(python_seed)
+    np.random.seed(numpy_seed)
+    torch.manual_seed(torch_seed)
 
 
 def random_state() -> dict[str, Any]:
-    """The states of all global generators of this process, as tensors, numbers, strings and lists."""
+    """Return the state of all global RNGs of this process, as tensors, numbers, strings and lists."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached_gauss = np.random.get_state()
     return {
@@ -50,7 +50,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back to what `random_state` returned."""
+    """Restore the RNG state saved by `random_state`."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]
@@ -60,24 +60,24 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-# Device and arithmetic
+# Device and precision
 
 
 def select_device(name: str) -> torch.device:
-    """The device of this process for `name`: auto (a GPU where there is one), cpu or cuda.
+    """Return the device for `name`: auto (a GPU if there is one), cpu or cuda.
 
-    Under torchrun, process i of a machine takes its GPU i. Raises UserError for `cuda` where there is none, and for
-    more processes than GPUs.
+    Under torchrun, process i of a machine takes GPU i. Raises UserError if `cuda` is not available or there are more
+    processes than GPUs.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("train.device=cuda, but torch finds no GPU here: choose train.device=cpu, or mend the driver")
+        raise UserError("train.device=cuda, but PyTorch finds no GPU: use train.device=cpu, or fix the driver")
     index = int(os.environ.get("LOCAL_RANK", 0))
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"Process {index} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
-            "start as many processes as GPUs, or choose train.device=cpu"
+            f"No GPU for process {index} of this machine, which has {torch.cuda.device_count()}: start as many "
+            "processes as GPUs, or use train.device=cpu"
         )
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
@@ -85,31 +85,31 @@ def select_device(name: str) -> torch.device:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context of the forward pass: matrix products in `precision`, on CPU or GPU; nothing for fp32."""
-    kind = _AUTOCAST_TYPES.get(precision)
-    return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
+    """Return the autocast context of the forward pass, disabled for fp32."""
+    dtype = _AUTOCAST_TYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def quantise_decoder(model: SGRRG, device: torch.device) -> None:
-    """Let the decoder of `model` multiply in int8: weights kept so, words and memories rounded as they come.
+    """Quantise the decoder's linear layers to int8, dynamically: activations are quantised at run time.
 
-    Only for inference, and with fp32 elsewhere. Raises UserError for another device than a CPU.
+    For inference only, with fp32 in the rest of the model. Raises UserError if the device is not a CPU.
     """
     if device.type != "cpu":
-        raise UserError(f"eval.int8=true is for CPUs, and this run is on {device.type}: choose train.device=cpu")
+        raise UserError(f"eval.int8=true needs a CPU, but the device is {device.type}: use train.device=cpu")
     with warnings.catch_warnings():
-        # Torch means to drop this in favour of another package, torchao; the pinned version has it.
+        # Deprecated in favour of the package torchao, but present in the pinned version of PyTorch.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"torch\.ao\.quantization is deprecated")
         warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.quantize_per_")
         model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {nn.Linear}, dtype=torch.qint8)
 
 
-# Processes that share the work
+# Distributed helpers
 
 
 @contextmanager
 def distributed(device: torch.device) -> Iterator[None]:
-    """Joins the processes of a torchrun for the length of the block (nccl on GPUs, gloo on CPUs); else does nothing."""
+    """Set up the process group of torchrun (nccl on GPUs, gloo on CPUs) for the block; a no-op without torchrun."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -121,27 +121,27 @@ def distributed(device: torch.device) -> Iterator[None]:
 
 
 def is_distributed() -> bool:
-    """Whether several processes share the work."""
+    """Whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the rank of this process, 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process writes files and console output."""
     return rank() == 0
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of every process's `tensor` (on its own device), in every process."""
+    """Return the sum of `tensor` over all processes."""
     if is_distributed():
         tensor = tensor.clone()
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
@@ -149,7 +149,7 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def maximum_over_processes(number: int, device: torch.device) -> int:
-    """The largest of every process's `number`, in every process. device: the process's own."""
+    """Return the maximum of `number` over all processes. device: the device of this process."""
     if not is_distributed():
         return number
     largest = torch.tensor(number, device=device)
@@ -158,7 +158,7 @@ def maximum_over_processes(number: int, device: torch.device) -> int:
 
 
 def gather_objects(item: Item) -> list[Item]:
-    """The `item` of every process, by rank, in every process."""
+    """Return the `item` of every process, in order of rank."""
     if not is_distributed():
         return [item]
     items = [None] * world_size()
@@ -167,7 +167,7 @@ def gather_objects(item: Item) -> list[Item]:
 
 
 def broadcast_object(item: Item) -> Item:
-    """The first process's `item`, in every process."""
+    """Return the `item` of rank zero."""
     if not is_distributed():
         return item
     items = [item]
@@ -176,36 +176,36 @@ def broadcast_object(item: Item) -> Item:
 
 
 def run_on_rank_zero(compute: Callable[[], Item]) -> Item:
-    """What `compute()` gives in the first process, in every process.
+    """Call `compute` on rank zero and return its result in every process.
 
-    A UserError of it is raised there, and the other processes exit with status 1: one line is enough for the reader.
+    Raises its UserError on rank zero; the other processes exit with status 1, so the message is printed once.
     """
-    result, complaint = None, None
+    result, message = None, None
     if is_rank_zero():
         try:
             result = compute()
         except UserError as error:
-            complaint = str(error)
-    result, complaint = broadcast_object((result, complaint))
-    if complaint is not None:
-        raise UserError(complaint) if is_rank_zero() else SystemExit(1)
+            message = str(error)
+    result, message = broadcast_object((result, message))
+    if message is not None:
+        raise UserError(message) if is_rank_zero() else SystemExit(1)
     return result
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give every process the first one's buffers (running means of BatchNorm): DDP averages gradients, not these."""
+    """Copy rank zero's buffers (BatchNorm's running means) to all processes: DDP does not synchronise them."""
     if is_distributed():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
-# Signals that ask for an end
+# Stop signals
 
 
 class StopSignals:
-    """For the length of a `with` block, SIGINT (Ctrl-C) and SIGTERM are noted and no longer end the process.
+    """Context manager in which SIGINT (Ctrl-C) and SIGTERM are recorded instead of ending the process.
 
-    received  number of the first signal that came, 0 without one
+    received  number of the first signal, 0 if there was none
     """
 
     def __init__(self) -> None:
@@ -214,18 +214,18 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._note)
+            self._handlers[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: object) -> None:
+    def _record(self, number: int, _: object) -> None:
         self.received = self.received or number
 
 
 def ignore_stop_signals(_: int) -> None:
-    """For the loader's workers: Ctrl-C reaches them too, and the main process still needs what they hold."""
+    """`worker_init_fn` of loaders: Ctrl-C reaches workers too, but the main process still needs their batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""What all tests share."""
+"""Settings of all tests."""
 
 from hypothesis import settings
 
-# A machine that is busy with other work takes its time: how long an example takes says nothing about the code.
+# No deadline per example: on a busy machine, its duration says nothing about the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -1,6 +1,6 @@
-"""A thousand files that people and attackers give: each becomes an image, or one line that says what is wrong with it.
+"""A thousand random files, well-formed, damaged and hostile: each is read as an image or gives an error of one line.
 
-Every file is drawn with a seed of its own: a form (PNG, DICOM, animation, text, ...), what is in it, and damage to it.
+Every file has its own seed, from which its form (PNG, DICOM, animation, text, ...), content and damage are drawn.
 """
 
 import struct
@@ -15,8 +15,8 @@ from data.errors import UserError
 from data.images.network_image import NetworkImage, read_network_image
 from data.images.radiograph import read_radiograph
 from modules.inference.predictor import Predictor
-from tests.support.dicom_files import dicom
-from tests.support.image_files import encoded
+from tests.support.images.dicom_files import dicom
+from tests.support.images.image_files import encoded
 from tests.support.tiny_run import write_tiny_run
 
 SIDE = 32
@@ -24,7 +24,7 @@ NAMES = ["scan.png", "two\nlines.png", "a\x1b[2J.dcm", "../up.jpg", "-rf", "\udc
 
 
 def grey(rng, kind=np.uint8):
-    """Random pixels of a random size, seldom large."""
+    """Random pixels of a random size, which is rarely large."""
     height, width = rng.integers(1, 40, size=2)
     if rng.random() < 0.05:
         height, width = rng.integers(257, 400, size=2)
@@ -56,7 +56,7 @@ def jpeg(rng):
 
 
 def jpeg_of_other_bits(rng):
-    """A JPEG whose header claims 12 or 16 bits, which no decoder here reads."""
+    """A JPEG whose header claims 12 or 16 bits, which the installed decoders cannot read."""
     content = bytearray(encoded(Image.fromarray(grey(rng)), "JPEG"))
     content[content.index(b"\xff\xc0") + 4] = int(rng.choice([0, 12, 16]))
     return bytes(content)
@@ -96,7 +96,7 @@ def chunk(name, content):
 
 
 def png_of_any_size(rng):
-    """A small file whose header claims to be huge, empty, or a strip, sometimes with pixels that go on for long."""
+    """A small file whose header claims a huge, empty or narrow image, sometimes with far too many pixels."""
     sides = [0, 1, 2, 50, 30_000, 60_000, 2**31 - 1, 2**32 - 1]
     header = struct.pack(">IIBBBBB", *(int(side) for side in rng.choice(sides, size=2)), 8, 0, 0, 0, 0)
     pixels = zlib.compress(bytes(int(rng.integers(1 << 20))))
@@ -104,7 +104,7 @@ def png_of_any_size(rng):
 
 
 def text_bomb(rng):
-    """A PNG with a text that unpacks to far more than it takes."""
+    """A PNG with a text chunk that expands to far more than its size."""
     content = encoded(np.zeros((4, 4), np.uint8))
     text = b"Comment\0\0" + zlib.compress(bytes(int(rng.integers(1 << 20, 1 << 22))))
     return content[:33] + chunk(b"zTXt", text) + content[33:]
@@ -120,7 +120,7 @@ def dicom_file(rng):
 
 
 def dicom_that_lies(rng):
-    """One element or two say something else than the pixels."""
+    """One or two elements contradict the pixels."""
     lies = {
         "Rows": [0, 1, 500, 65535, None], "Columns": [0, 1, 500, 65535, None], "BitsAllocated": [0, 1, 8, 12, 32, None],
         "BitsStored": [0, 1, 8, 17, None], "HighBit": [0, 40], "SamplesPerPixel": [0, 2, 3, 4, None],
@@ -137,7 +137,7 @@ def dicom_without_pixels(rng):
 
 
 def plain(rng):
-    """A file as it should be, to be damaged."""
+    """A well-formed file, to be damaged."""
     return [png, jpeg, tiff, dicom_file, png_of_16_bits][rng.integers(5)](rng)
 
 
@@ -148,7 +148,7 @@ def truncated(rng):
 
 def flipped(rng):
     content = bytearray(plain(rng))
-    # The header is where damage hurts.
+    # Damage to the header matters most.
     reach = len(content) if rng.random() < 0.5 else min(len(content), 200)
     for position in rng.integers(reach, size=rng.integers(1, 12)):
         content[position] = rng.integers(256)
@@ -156,7 +156,7 @@ def flipped(rng):
 
 
 def glued(rng):
-    """Parts of two files, or something before or behind one."""
+    """Parts of two files, or a file with bytes inserted or prepended."""
     one, other = plain(rng), plain(rng)
     cut = rng.integers(len(one))
     return [one[:cut] + other, one + other, rng.bytes(20) + one, one[:cut] + rng.bytes(50) + one[cut:]][rng.integers(4)]
@@ -166,7 +166,7 @@ FORMS = [
     png, palette, png_of_16_bits, jpeg, jpeg_of_other_bits, tiff, floats, animated, other_pictures, no_picture,
     png_of_any_size, text_bomb, dicom_file, dicom_that_lies, dicom_without_pixels, truncated, flipped, glued,
 ]
-# The last three, where most surprises are, have more.
+# The damaged forms vary most, so there are more of them.
 COUNTS = {form: 45 for form in FORMS} | {truncated: 100, flipped: 125, glued: 100}
 
 
@@ -197,9 +197,9 @@ def test_each_is_an_image_or_one_line(form, tmp_path):
             assert image.pixels.dtype == torch.uint8 and min(image.size) > 0 and -1 <= image.agreement <= 1
             outcomes["read"] += 1
         path.unlink()
-    whole = {png, palette, png_of_16_bits, jpeg, tiff, dicom_file}
+    readable = {png, palette, png_of_16_bits, jpeg, tiff, dicom_file}
     refused = {jpeg_of_other_bits, animated, other_pictures, no_picture, dicom_without_pixels}
-    if form in whole:
+    if form in readable:
         assert outcomes["read"] == COUNTS[form]
     elif form in refused:
         assert outcomes["refused"] == COUNTS[form]
@@ -215,9 +215,9 @@ def test_some_go_through_the_whole_predictor(form, predictor, tmp_path):
     rng = np.random.default_rng([FORMS.index(form), 10_000])
     path = tmp_path / "two\nlines.png"
     path.write_bytes(form(rng))
-    for picture in (path, path.read_bytes()):
+    for image in (path, path.read_bytes()):
         try:
-            prediction, = predictor.predict([picture])
+            prediction, = predictor.predict([image])
         except UserError as error:
             assert_one_line(error)
         else:

@@ -1,4 +1,4 @@
-"""The command for one's own images, with a real model of a few thousand weights."""
+"""The command for your own images, with a small untrained model."""
 
 import io
 import json
@@ -11,21 +11,22 @@ import pytest
 from PIL import Image
 
 import main_predict
+from modules.evaluation.display import format_report
 from modules.inference.prediction_files import NOTICE
 from modules.inference.predictor import Predictor
-from tests.support.dicom_files import dicom
+from tests.support.images.dicom_files import dicom
 from tests.support.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run folder and its data set's root."""
+    """A run folder and the root of its data set."""
     return write_tiny_run(tmp_path_factory.mktemp("predict"), lively=True)
 
 
 @pytest.fixture
 def command(trained, tmp_path):
-    """Runs the command; results go to tmp_path/out."""
+    """Runs the command with tmp_path/out as the folder of the results."""
     def run(*arguments):
         return main_predict.main(
             ["--checkpoint", str(trained[0]), "--device", "cpu", "--out", str(tmp_path / "out"), *map(str, arguments)]
@@ -35,9 +36,9 @@ def command(trained, tmp_path):
 
 
 @pytest.fixture
-def films(trained, tmp_path):
-    """A folder: four studies of one image, one of two, a damaged file, a text, and something hidden."""
-    folder = tmp_path / "films"
+def folder(tmp_path):
+    """A folder with four studies of one image, one of two, a damaged file, a text file and a hidden file."""
+    folder = tmp_path / "xrays"
     (folder / "pair").mkdir(parents=True)
     generator = np.random.default_rng(0)
     for name in ("a.png", "b.jpg", "c", "pair/1.png", "pair/2.png"):
@@ -45,8 +46,8 @@ def films(trained, tmp_path):
         Image.fromarray(pixels).save(folder / name, "JPEG" if name == "b.jpg" else "PNG")
     (folder / "d.png").write_bytes(dicom(generator.integers(0, 4000, (40, 50)).astype(np.uint16), ViewPosition="PA"))
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:300])
-    (folder / "notes.txt").write_text("nothing to see")
-    (folder / ".hidden").write_text("nothing to see")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / ".hidden").write_text("not an image")
     return folder
 
 
@@ -57,10 +58,10 @@ def results(tmp_path):
 def test_one_image(trained, command, tmp_path, capsys):
     image = next((trained[1] / "images").glob("test*"))
     assert command(image) == 0
-    printed, complaints = capsys.readouterr()
+    printed = capsys.readouterr().out
     expected = Predictor(trained[0], device="cpu").predict([image])[0]
     assert printed.startswith(NOTICE) and "not for clinical use" in NOTICE
-    assert f"\n{image.name}\n{expected.report}\n" in printed
+    assert f"\n{image.name}\n{format_report(expected.report)}\n" in printed
     assert "warning: the image does not look like a frontal chest radiograph" in printed
     assert f"written: {tmp_path / 'out' / image.name}.json" in printed
     result = results(tmp_path)[image.name]
@@ -69,21 +70,21 @@ def test_one_image(trained, command, tmp_path, capsys):
         assert overlay.mode == "RGB" and overlay.size == (1024, 1024)
 
 
-def test_a_folder_goes_on_past_damaged_files_and_names_them(command, films, tmp_path, capsys):
-    assert command(films) == 1
+def test_a_folder_goes_on_past_damaged_files_and_names_them(command, folder, tmp_path, capsys):
+    assert command(folder) == 1
     assert set(results(tmp_path)) == {"a.png", "b.jpg", "c", "d.png", "pair"}
-    complaints = capsys.readouterr().err.strip().splitlines()
-    assert complaints[1].startswith(f"{films}/cut.png is damaged")
-    assert complaints[2] == f"{films}/notes.txt is no PNG, JPEG, TIFF or DICOM picture: replace it"
-    assert complaints[3] == "2 of 7 studies have no report: cut.png, notes.txt"
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[1].startswith(f"{folder}/cut.png is damaged")
+    assert errors[2] == f"{folder}/notes.txt is not a PNG, JPEG, TIFF or DICOM image: replace it"
+    assert errors[3] == "2 of 7 studies have no report: cut.png, notes.txt"
     assert any("left out" in warning for warning in results(tmp_path)["pair"]["warnings"])
 
 
-def test_a_folder_gives_what_single_images_give(command, films, tmp_path):
-    command(films)
+def test_a_folder_gives_what_single_images_give(command, folder, tmp_path):
+    command(folder)
     together = {name: result["report"] for name, result in results(tmp_path).items()}
     for name in ("a.png", "d.png"):
-        assert command(films / name, "--batch-size", 1) == 0
+        assert command(folder / name, "--batch-size", 1) == 0
     assert {name: result["report"] for name, result in results(tmp_path).items()} == together
 
 
@@ -100,57 +101,57 @@ def test_a_frontal_and_a_lateral_image(tmp_path):
     assert probabilities != pytest.approx(reports["test1_0.png"]["observations"], abs=1e-5)
 
 
-def test_chosen_regions(command, films, tmp_path):
-    assert command(films / "a.png", "--regions", "left lung, cardiac silhouette") == 0
+def test_chosen_regions(command, folder, tmp_path):
+    assert command(folder / "a.png", "--regions", "left lung, cardiac silhouette") == 0
     regions = results(tmp_path)["a.png"]["regions"]
     assert {name for name, region in regions.items() if region["selected"]} == {"left lung", "cardiac silhouette"}
 
 
-def test_a_drawn_box(command, films, tmp_path):
-    assert command(films / "a.png", "--box", "left lung=20,5.5,45,36") == 0
+def test_a_drawn_box(command, folder, tmp_path):
+    assert command(folder / "a.png", "--box", "left lung=20,5.5,45,36") == 0
     regions = results(tmp_path)["a.png"]["regions"]
     assert {name for name, region in regions.items() if region["selected"]} == {"left lung"}
     assert regions["left lung"]["box"] == [20, 5.5, 45, 36]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    ([], "There is no image to report on"),
-    (["{films}/missing.png"], "missing.png: No such file"),
-    (["{films}/empty"], "There is no image to report on"),
-    (["{films}/a.png", "--regions", "heart"], "'heart' is none of the 29 regions"),
-    (["{films}/a.png", "--regions", " ,"], "--regions names no region"),
-    (["{films}/a.png", "--box", "left lung"], 'Cannot read --box "left lung"'),
-    (["{films}/a.png", "--box", "left lung=1,2,3"], "Cannot read --box"),
-    (["{films}/a.png", "--box", "left lung=60,2,70,30"], "has no area in the image of 50 x 40 pixels"),
-    (["{films}", "--box", "left lung=1,2,3,4"], "--box is of one image, but there are 7 studies"),
-    (["{films}/a.png", "--checkpoint", "{films}"], "is no checkpoint"),
-    (["{films}/a.png", "--batch-size", "0"], "batch_size is 0"),
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "No image to report on"),
+    (["{folder}/missing.png"], "missing.png (No such file"),
+    (["{folder}/empty"], "No image to report on"),
+    (["{folder}/a.png", "--regions", "heart"], "Unknown region 'heart'"),
+    (["{folder}/a.png", "--regions", " ,"], "--regions names no region"),
+    (["{folder}/a.png", "--box", "left lung"], 'Cannot read --box "left lung"'),
+    (["{folder}/a.png", "--box", "left lung=1,2,3"], "Cannot read --box"),
+    (["{folder}/a.png", "--box", "left lung=60,2,70,30"], "has no area in the image of 50 x 40 pixels"),
+    (["{folder}", "--box", "left lung=1,2,3,4"], "--box needs a single study, not 7"),
+    (["{folder}/a.png", "--checkpoint", "{folder}"], "is not a checkpoint"),
+    (["{folder}/a.png", "--batch-size", "0"], "batch_size=0: must be at least 1"),
 ])
-def test_what_a_user_can_mend_is_one_line(command, films, tmp_path, capsys, arguments, said):
-    if "{films}/empty" in arguments:
-        (films / "empty").mkdir()
-    assert command(*(argument.format(films=films) for argument in arguments)) == 1
+def test_what_a_user_can_mend_is_one_line(command, folder, tmp_path, capsys, arguments, message):
+    if "{folder}/empty" in arguments:
+        (folder / "empty").mkdir()
+    assert command(*(argument.format(folder=folder) for argument in arguments)) == 1
     lines = capsys.readouterr().err.strip().splitlines()
-    assert any(said in line for line in lines) and not any("Traceback" in line for line in lines)
+    assert any(message in line for line in lines) and not any("Traceback" in line for line in lines)
     assert not results(tmp_path)
 
 
-def test_names_from_hell(command, films, tmp_path, monkeypatch):
-    """With output that has room for ASCII alone."""
-    folder = tmp_path / "hell"
-    folder.mkdir()
-    content = (films / "a.png").read_bytes()
+def test_names_from_hell(command, folder, tmp_path, monkeypatch):
+    """Unusual file names, with an output stream that is limited to ASCII."""
+    unusual = tmp_path / "hell"
+    unusual.mkdir()
+    content = (folder / "a.png").read_bytes()
     names = [b"-rf.png", b"two\nlines.png", b"\xff\xfe.png", "ü\u202e.png".encode(), b"x" * 240, b"$(id);`id`.png"]
     for name in names:
-        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(content)
-    (folder / "broken\r\n.png").write_bytes(content[:50])
-    said = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
-    for name, stream in said.items():
+        Path(os.fsdecode(os.fsencode(unusual) + b"/" + name)).write_bytes(content)
+    (unusual / "broken\r\n.png").write_bytes(content[:50])
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
         monkeypatch.setattr(sys, name, stream)
-    assert command(folder) == 1
-    said["stderr"].flush()
-    complaints = said["stderr"].buffer.getvalue()
-    assert complaints.splitlines()[-1] == b"1 of 7 studies have no report: broken\\ufffd\\ufffd.png"
+    assert command(unusual) == 1
+    streams["stderr"].flush()
+    errors = streams["stderr"].buffer.getvalue()
+    assert errors.splitlines()[-1] == b"1 of 7 studies have no report: broken\\ufffd\\ufffd.png"
     out = tmp_path / "out"
     assert len(list(out.glob("*.json"))) == len(list(out.glob("*.png"))) == 6
     assert {path.parent for path in out.rglob("*")} == {out}

@@ -1,4 +1,4 @@
-"""The entry point for testing, with a real model of a few thousand weights."""
+"""main_test.py with a real model of a few thousand weights."""
 
 import json
 import shutil
@@ -9,20 +9,20 @@ import yaml
 
 import main_test
 from modules.evaluation.baselines import NAMES
-from modules.evaluation.evaluator import SCORE_NAMES
+from modules.evaluation.scoring import SCORE_NAMES
 from tests.support.tiny_dataset import write_tiny_dataset
 from tests.support.tiny_run import save_tiny_run, write_tiny_run
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run folder with an untrained model's checkpoint, and the data set that its vocabularies are of."""
+    """A run folder with the checkpoint of an untrained model, and its data set."""
     return write_tiny_run(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
 def run_folder(trained, tmp_path, monkeypatch):
-    """A copy of the run folder; no Java, which these tests have no need to wait for."""
+    """A copy of the run folder. Java is hidden: METEOR would be slow."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
@@ -73,7 +73,7 @@ def test_the_same_twice_and_other_sources_beside_it(run_folder):
 
 
 def test_a_decoder_in_int8_writes_as_many_reports_and_says_so(run_folder, tmp_path):
-    """The rest of the model answers as in fp32, whatever the run was trained in."""
+    """The rest of the model computes in fp32, whatever precision the run was trained in."""
     folders = []
     for name, settings in (("fp32", []), ("int8", ["eval.int8=true", "train.precision=bf16"])):
         folders.append(tmp_path / name)
@@ -93,8 +93,8 @@ def test_a_decoder_in_int8_writes_as_many_reports_and_says_so(run_folder, tmp_pa
 @pytest.mark.parametrize("arguments", [["--graph", "oracle"], ["eval.graph_source=oracle", "eval.box_source=atlas"]])
 def test_the_oracle_graph_is_named_with_its_own_boxes_however_it_is_asked_for(run_folder, capsys, arguments):
     assert main_test.main(["--checkpoint", str(run_folder), "eval.beam_size=1", *arguments]) == 0
-    said = capsys.readouterr()
-    assert "graph oracle, boxes oracle_boxes" in said.out and "annotated graphs name none" not in said.err
+    printed = capsys.readouterr()
+    assert "graph oracle, boxes oracle_boxes" in printed.out and "annotated graphs have none" not in printed.err
     assert read_metrics(run_folder / "metrics_oracle.json")["box_source"] == "oracle_boxes"
     assert "oracle_boxes" in (run_folder / "report_oracle.html").read_text()
 
@@ -107,7 +107,7 @@ def test_an_oracle_graph_without_any_attribute_of_the_checkpoint_is_warned_of(tr
     (root / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arguments = ["--checkpoint", str(run_folder), "--data", str(root), "--out", str(tmp_path / "out")]
     assert main_test.main([*arguments, "--graph", "oracle", "eval.beam_size=1"]) == 0
-    assert "The annotated graphs name none of the checkpoint's attributes (which are called" in capsys.readouterr().err
+    assert "The annotated graphs have none of the checkpoint's attributes (such as '" in capsys.readouterr().err
     metrics = read_metrics(tmp_path / "out" / "metrics_oracle.json")
     assert metrics["scores"]["attribute_ece"] is None and metrics["scores"]["region_ece"] is not None
 
@@ -116,28 +116,28 @@ def test_three_graphs_side_by_side(run_folder, capsys):
     arguments = ["--checkpoint", str(run_folder), "eval.beam_size=1", "--graph", "oracle,predicted,none"]
     assert main_test.main([*arguments, "--boxes", "localizer"]) == 0
     printed = capsys.readouterr().out
-    found = {name: read_metrics(run_folder / f"metrics{name}.json") for name in ("", "_predicted", "_none")}
+    by_suffix = {suffix: read_metrics(run_folder / f"metrics{suffix}.json") for suffix in ("", "_predicted", "_none")}
     sources = ("oracle", "predicted", "none")
-    assert tuple(metrics["graph_source"] for metrics in found.values()) == sources
-    assert [metrics["box_source"] for metrics in found.values()] == ["oracle_boxes", "localizer", "localizer"]
-    compared = found[""]["graph_sources"]
-    assert tuple(compared) == sources and "graph_sources" not in found["_none"]
-    for metrics, source in zip(found.values(), sources, strict=True):
+    assert tuple(metrics["graph_source"] for metrics in by_suffix.values()) == sources
+    assert [metrics["box_source"] for metrics in by_suffix.values()] == ["oracle_boxes", "localizer", "localizer"]
+    compared = by_suffix[""]["graph_sources"]
+    assert tuple(compared) == sources and "graph_sources" not in by_suffix["_none"]
+    for metrics, source in zip(by_suffix.values(), sources, strict=True):
         assert compared[source]["scores"] == metrics["scores"]
-        assert metrics["baselines"] == found[""]["baselines"]
-    value = found["_none"]["scores"]["bleu_1"] - found[""]["scores"]["bleu_1"]
+        assert metrics["baselines"] == by_suffix[""]["baselines"]
+    value = by_suffix["_none"]["scores"]["bleu_1"] - by_suffix[""]["scores"]["bleu_1"]
     assert compared["none"]["difference"]["bleu_1"] == pytest.approx(value)
     low, high = compared["none"]["interval"]["bleu_1"]
     assert low <= value <= high and compared["none"]["interval"]["attribute_micro_f1"] is None
-    assert "What the graph is worth" in printed and "3 of 3 studies have an annotated graph" in printed
+    assert "Effect of the scene graph" in printed and "3 of 3 studies have an annotated graph" in printed
     for name in ("predictions.jsonl", "predictions_predicted.jsonl", "predictions_none.jsonl", "report.html"):
         assert (run_folder / name).is_file() and f"written: {run_folder / name}" in printed
     assert len(list(run_folder.glob("report*.html"))) == 1
-    assert "What the graph is worth" in (run_folder / "report.html").read_text(encoding="utf-8")
+    assert "Effect of the scene graph" in (run_folder / "report.html").read_text(encoding="utf-8")
 
-    # One source alone gives the same scores, under the names that it has alone.
+    # A single source gives the same scores, in the file that it has alone.
     assert main_test.main([*arguments[:-1], "none"]) == 0
-    assert read_metrics(run_folder / "metrics_none.json")["scores"] == found["_none"]["scores"]
+    assert read_metrics(run_folder / "metrics_none.json")["scores"] == by_suffix["_none"]["scores"]
 
 
 def test_several_graphs_of_a_split_carry_its_name(run_folder):
@@ -152,7 +152,7 @@ def test_a_model_without_graph_has_no_gap_and_says_so(trained, tmp_path, monkeyp
     save_tiny_run(tmp_path / "run", trained[1], "model.graph_in=none")
     assert main_test.main(["--checkpoint", str(tmp_path / "run"), "--graph", "predicted,oracle,none"]) == 0
     printed = capsys.readouterr().out
-    assert "built without a scene graph" in printed and "there is no gap" in printed
+    assert "built without a scene graph" in printed and "there is nothing to compare" in printed
     assert "graph predicted (of a model without graph)" in printed
     metrics = read_metrics(tmp_path / "run" / "metrics.json")
     assert metrics["graph_in"] == "none" and "graph_sources" not in metrics
@@ -163,7 +163,7 @@ def test_the_page_draws_the_course_of_the_run(run_folder):
     entry = {"kind": "train", "step": 1, "loss": 2.0, "terms": {"report": 1.5}}
     (run_folder / "log.jsonl").write_text(json.dumps(entry) + "\n")
     assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
-    assert "Course of the run" in (run_folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Training curves" in (run_folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, run_folder, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, r
     assert metrics["studies"] == 2
     assert str(other) in capsys.readouterr().out
     entry = json.loads((run_folder / "on_other" / "predictions.jsonl").read_text().splitlines()[0])
-    assert entry["reference"].startswith("quux heart")  # the full reference, though the checkpoint has no such word
+    assert entry["reference"].startswith("quux heart")  # complete, though the word is not in the checkpoint
 
 
 def test_a_data_set_with_a_test_split_alone_has_no_baselines(trained, run_folder, tmp_path):
@@ -192,14 +192,15 @@ def test_a_data_set_with_a_test_split_alone_has_no_baselines(trained, run_folder
 
 
 def test_images_alone_are_enough_and_the_rest_changes_no_prediction(trained, run_folder, tmp_path):
-    """Without report, labels, boxes and graph the checkpoint predicts and writes the very same."""
+    """Without report, labels, boxes and graph, the checkpoint makes the same predictions."""
     bare = Path(shutil.copytree(trained[1], tmp_path / "bare"))
     records = [json.loads(line) for line in (bare / "records.jsonl").read_text().splitlines()]
-    kept = [record | {"report": "", "observations": None, "graph": None} for record in records
-            if record["split"] == "test"]
-    (bare / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
-    description = (bare / "dataset.yaml").read_text()
-    (bare / "dataset.yaml").write_text(yaml.safe_dump(yaml.safe_load(description) | {"counts": {"test": len(kept)}}))
+    bare_records = [
+        record | {"report": "", "observations": None, "graph": None} for record in records if record["split"] == "test"
+    ]
+    (bare / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare_records))
+    description = yaml.safe_load((bare / "dataset.yaml").read_text())
+    (bare / "dataset.yaml").write_text(yaml.safe_dump(description | {"counts": {"test": len(bare_records)}}))
 
     predictions = []
     for root, out in ((trained[1], tmp_path / "annotated"), (bare, tmp_path / "alone")):
@@ -209,24 +210,24 @@ def test_images_alone_are_enough_and_the_rest_changes_no_prediction(trained, run
         predictions.append([
             {key: value for key, value in entry.items() if key not in from_the_data_set} for entry in entries
         ])
-    assert predictions[0] == predictions[1] and len(predictions[1]) == len(kept)
+    assert predictions[0] == predictions[1] and len(predictions[1]) == len(bare_records)
     assert all(entry["regions"] and entry["observations"] and entry["generated"] for entry in predictions[1])
     scores = read_metrics(tmp_path / "alone" / "metrics.json")["scores"]
     assert scores["box_iou"] is None and scores["region_micro_f1"] is None and scores["observation_micro_f1"] is None
 
 
-@pytest.mark.parametrize("arguments, said", [
+@pytest.mark.parametrize("arguments, message", [
     (["--checkpoint", "{folder}/nowhere"], "nowhere"),
     (["--checkpoint", "{folder}", "--data", "{folder}/nodata"], "nodata"),
     (["--checkpoint", "{folder}", "eval.beam_sice=2"], "beam_sice"),
     (["--checkpoint", "{folder}", "--boxes", "file"], "boxes_file"),
-    (["--checkpoint", "{folder}", "--boxes", "atlas", "--graph", "oracle"], "--boxes atlas has no part in the oracle"),
+    (["--checkpoint", "{folder}", "--boxes", "atlas", "--graph", "oracle"], "--boxes atlas has no effect on the"),
     (["--checkpoint", "{folder}", "model.width=32"], "does not fit"),
 ])
-def test_what_a_user_can_mend_is_one_line(run_folder, capsys, arguments, said):
+def test_what_a_user_can_mend_is_one_line(run_folder, capsys, arguments, message):
     assert main_test.main([argument.format(folder=run_folder) for argument in arguments]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said in last and "Traceback" not in last
+    assert message in last and "Traceback" not in last
     assert not (run_folder / "metrics.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""main_train.py from end to end: the smallest SGRRG on a few invented studies."""
+"""main_train.py end to end: the smallest SGRRG on a few invented studies."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 from main_train import main
 from modules.checkpoint import load_checkpoint
 from modules.config import load_config
-from modules.evaluation.evaluator import SCORE_NAMES
+from modules.evaluation.scoring import SCORE_NAMES
 from tests.support.tiny_training import SMALLEST_SGRRG, tiny_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     [
         ("optim.learning_rate=1", "learning_rate"),
         ("data.root=/nowhere", "/nowhere"),
-        ("train.monitor=blue", "there is no score 'blue'"),
+        ("train.monitor=blue", "unknown score 'blue'"),
         ("train.freeze=[trunk]", "the model has no part 'trunk'"),
         ("train.init_from=/nowhere", "No checkpoint at /nowhere"),
     ],
@@ -81,7 +81,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_1(tmp_path, capsys, argum
 
 
 def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
-    """SIGTERM to the whole process group, the loader's workers included, as schedulers send it."""
+    """SIGTERM to the whole process group, including loader workers, as schedulers send it."""
     arguments = settings(tmp_path, "train.epochs=400", "data.workers=1", "train.validate_from=400")
     process = start(tmp_path, "main_train.py", *arguments)
     run = tmp_path / "results/run"
@@ -93,7 +93,7 @@ def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
     error = process.communicate(timeout=100)[1]
     assert process.returncode == 128 + signal.SIGTERM, error
     assert "Stopped by SIGTERM" in error.splitlines()[-1]
-    assert "go on with the same command and train.resume=true" in error.splitlines()[-1]
+    assert "resume with the same command and train.resume=true" in error.splitlines()[-1]
     assert "Traceback" not in error
     saved = load_checkpoint(run / "last", training=True).training_state["position"]["step"]
     assert saved == log_entries(run, "train")[-1]["step"] >= 1
@@ -102,7 +102,7 @@ def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
 
 
 def test_two_processes_train_one_model(tmp_path):
-    """With a loss switched off, so that a part of the model gets no gradient."""
+    """With a disabled loss term, so that part of the model gets no gradient."""
     process = start(
         tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main_train.py",
         *settings(tmp_path, "data.batch_size=1", "loss.attributes=0", "train.epochs=2"),

@@ -27,7 +27,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.official_checkpoint import from_official, to_official
+from modules.published_weights import from_official, to_official
 from modules.training.losses import Losses, ReportCriterion
 
 PARITY_DIR = Path(os.environ.get("SGRRG_PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity" / "open"))

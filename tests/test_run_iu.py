@@ -1,4 +1,4 @@
-"""From the real images of IU X-Ray to scores, through the commands that a user gives."""
+"""From the real images of IU X-Ray to scores, with the commands that a user runs."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.prepare import main as prepare
-from modules.evaluation.evaluator import SCORE_NAMES
+from modules.evaluation.scoring import SCORE_NAMES
 from tests.support.tiny_training import SMALLEST_SGRRG
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,9 +22,9 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
-# Three processes that import PyTorch, and a METEOR that starts Java twice.
+# Three processes import PyTorch, and METEOR starts Java twice.
 @pytest.mark.timeout(400)
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real IU X-Ray images are not beside the checkout")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="no real IU X-Ray images next to the checkout")
 def test_real_images_are_prepared_trained_on_and_tested(tmp_path):
     data, results = tmp_path / "prepared", tmp_path / "results"
     assert prepare(["iu_xray", "--source", str(SAMPLE), "--out", str(data), "--workers", "1"]) == 0

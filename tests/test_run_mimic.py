@@ -1,4 +1,4 @@
-"""From MIMIC-CXR-JPG, its reports and Chest ImaGenome to scores, through the commands that a user gives."""
+"""From MIMIC-CXR-JPG, its reports and Chest ImaGenome to scores, with the commands that a user runs."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.prepare import main as prepare
-from modules.evaluation.evaluator import SCORE_NAMES
-from tests.support.mimic_fixture import write_mimic_fixture
+from modules.evaluation.scoring import SCORE_NAMES
+from tests.support.sources.mimic_fixture import write_mimic_fixture
 from tests.support.tiny_training import SMALLEST_SGRRG
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
-# Three processes that import PyTorch, and a METEOR that starts Java twice.
+# Three processes import PyTorch, and METEOR starts Java twice.
 @pytest.mark.timeout(400)
 def test_mimic_is_prepared_trained_on_and_tested(tmp_path):
     fixture = write_mimic_fixture(tmp_path / "downloads")

@@ -1,4 +1,4 @@
-"""The run scripts with stand-ins for Python, Java and nvidia-smi: which commands they start, and what they say."""
+"""The run scripts with stubs for Python, Java and nvidia-smi: which commands they start and what they print."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(ROOT.glob("*.sh"))
 CI = ROOT / ".ci/run"
-# Nothing but these is on the PATH of a script under test, so that the machine's own Java, Python and GPUs do not show.
+# The PATH of a script under test holds only these, so that Java, Python and GPUs of the machine have no effect.
 TOOLS = "basename bash cat dirname env flock grep id mkdir paste rm sed sleep tail timeout touch tr".split()
 
-# Answers questions (`-c`, `-`) as the real interpreter does and writes every other command to commands.log. As
-# `-m venv DIR` it puts itself into DIR/bin/python.
-PYTHON_STAND_IN = """#!{bash}
+# Runs `-c` and `-` with the real interpreter and appends every other command to commands.log. `-m venv DIR` copies the
+# stub to DIR/bin/python.
+PYTHON_STUB = """#!{bash}
 case $1 in
     -c)
         if [[ $2 == *"import sys, pip;"* && -e $(dirname "$0")/no_pip ]]; then exit 1; fi
@@ -42,7 +42,7 @@ if [[ "$*" == *"${{FAIL_ON:-nothing at all}}"* ]]; then exit 7; fi
 
 
 class Checkout:
-    """A copy of the scripts in a folder with a space in its name, and an environment of stand-ins to start them in."""
+    """A copy of the scripts in a folder with a space in its name, and an environment of stubs to run them in."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "a checkout"
@@ -68,7 +68,7 @@ class Checkout:
         self.add_program(name, f"#!{shutil.which('bash')}\n{body}\n")
 
     def add_python(self, name: str) -> Path:
-        text = PYTHON_STAND_IN.format(bash=shutil.which("bash"), python=sys.executable, chmod=shutil.which("chmod"))
+        text = PYTHON_STUB.format(bash=shutil.which("bash"), python=sys.executable, chmod=shutil.which("chmod"))
         return self.add_program(name, text)
 
     def add_program(self, name: str, text: str) -> Path:
@@ -85,20 +85,20 @@ class Checkout:
         """Start a script from another folder; `variables` are added to its environment."""
         command = [shutil.which("bash"), str(self.folder / script), *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # Where the tests run in the background of a script, Ctrl-C is ignored, and a child would inherit that.
+        # A background job of a script ignores SIGINT, and a child process would inherit that.
         return subprocess.Popen(
             command, cwd=self.tools, env={**self.variables, **variables}, **pipes,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        """Start a script and wait for its end."""
+        """Run a script to its end."""
         with self.start(script, *arguments, **variables) as process:
             output, errors = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def commands(self) -> list[str]:
-        """What the stand-ins for Python were asked to do since the last call."""
+        """The commands that the Python stubs received since the last call."""
         lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return lines
@@ -110,9 +110,9 @@ def checkout(tmp_path) -> Checkout:
 
 
 @pytest.fixture
-def given(checkout) -> Checkout:
-    """A checkout whose scripts are given an interpreter through PYTHON."""
-    checkout.variables["PYTHON"] = str(checkout.add_python("given"))
+def with_python(checkout) -> Checkout:
+    """A checkout whose scripts get an interpreter through PYTHON."""
+    checkout.variables["PYTHON"] = str(checkout.add_python("stub"))
     return checkout
 
 
@@ -144,31 +144,31 @@ def test_absent_data_set_ends_with_status_2_before_anything_is_made(checkout, sc
     result = checkout.run(script)
     assert (result.returncode, result.stdout) == (2, "")
     name = Path(folder).name
-    assert f"there is no {folder}/dataset.yaml" in result.stderr
+    assert f"data set at {folder}: {folder}/dataset.yaml does not exist." in result.stderr
     assert "https://" in result.stderr
     assert f"python -m data.prepare {name} --source" in result.stderr and f"--out {folder}" in result.stderr
     assert elsewhere in result.stderr
-    assert "bash run_demo.sh needs none" in result.stderr
+    assert "bash run_demo.sh (it simulates a data set)" in result.stderr
     assert checkout.commands() == [] and not (checkout.folder / ".venv").exists()
 
 
-def test_data_root_moves_the_place_that_is_looked_at(given, tmp_path):
-    assert "no /nowhere/dataset.yaml" in given.run("run_iu.sh", "data.root=/nowhere").stderr
+def test_data_root_moves_the_place_that_is_looked_at(with_python, tmp_path):
+    assert "/nowhere/dataset.yaml does not exist" in with_python.run("run_iu.sh", "data.root=/nowhere").stderr
     (tmp_path / "dataset.yaml").touch()
-    assert given.run("run_iu.sh", f"data.root={tmp_path}").returncode == 0
-    assert f"[data.root={tmp_path}]" in given.commands()[0]
+    assert with_python.run("run_iu.sh", f"data.root={tmp_path}").returncode == 0
+    assert f"[data.root={tmp_path}]" in with_python.commands()[0]
 
 
 # Arguments and processes
 
 
-def test_training_passes_arguments_on_and_tests_the_run(given):
-    given.add_data_set("iu_xray")
-    result = given.run("run_iu.sh", "train.epochs=5", "results=some where", "name=x")
+def test_training_passes_arguments_on_and_tests_the_run(with_python):
+    with_python.add_data_set("iu_xray")
+    result = with_python.run("run_iu.sh", "train.epochs=5", "results=some where", "name=x")
     assert result.returncode == 0, result.stderr
-    assert given.commands() == [
-        "given [main_train.py] [--config] [configs/iu_xray.yaml] [train.epochs=5] [results=some where] [name=x]",
-        "given [main_test.py] [--checkpoint] [some where/x] [--split] [test] [--graph] [predicted] [train.device=auto]",
+    assert with_python.commands() == [
+        "stub [main_train.py] [--config] [configs/iu_xray.yaml] [train.epochs=5] [results=some where] [name=x]",
+        "stub [main_test.py] [--checkpoint] [some where/x] [--split] [test] [--graph] [predicted] [train.device=auto]",
     ]
 
 
@@ -176,29 +176,29 @@ def test_training_passes_arguments_on_and_tests_the_run(given):
     ("script", "name"),
     [("run_iu.sh", "iu_xray"), ("run_mimic.sh", "mimic_cxr"), ("run_chest_imagenome.sh", "chest_imagenome")],
 )
-def test_each_training_script_uses_its_own_configuration_and_run_folder(given, script, name):
-    given.add_data_set(name)
-    given.run(script)
-    train, test = given.commands()
-    assert train == f"given [main_train.py] [--config] [configs/{name}.yaml]"
+def test_each_training_script_uses_its_own_configuration_and_run_folder(with_python, script, name):
+    with_python.add_data_set(name)
+    with_python.run(script)
+    train, test = with_python.commands()
+    assert train == f"stub [main_train.py] [--config] [configs/{name}.yaml]"
     assert f"[results/{name}]" in test
 
 
-def test_failed_training_is_not_followed_by_a_test(given):
-    given.add_data_set("mimic_cxr")
-    result = given.run("run_mimic.sh", FAIL_ON="main_train.py")
+def test_failed_training_is_not_followed_by_a_test(with_python):
+    with_python.add_data_set("mimic_cxr")
+    result = with_python.run("run_mimic.sh", FAIL_ON="main_train.py")
     assert result.returncode == 7
-    assert len(given.commands()) == 1
+    assert len(with_python.commands()) == 1
 
 
-def test_interrupted_training_is_not_followed_by_a_test(given):
-    given.add_data_set("iu_xray")
-    # The trainer saves and ends in good order; the shell that waited for it got the same signal.
-    given.variables["PYTHON"] = str(given.add_program("interrupted", PYTHON_STAND_IN.format(
+def test_interrupted_training_is_not_followed_by_a_test(with_python):
+    with_python.add_data_set("iu_xray")
+    # The trainer saves and exits normally; the shell that waits for it receives the same signal.
+    with_python.variables["PYTHON"] = str(with_python.add_program("interrupted", PYTHON_STUB.format(
         bash=shutil.which("bash"), python=sys.executable, chmod=shutil.which("chmod"),
     ) + "\nkill -INT $PPID\n"))
-    assert given.run("run_iu.sh").returncode == 130
-    assert len(given.commands()) == 1
+    assert with_python.run("run_iu.sh").returncode == 130
+    assert len(with_python.commands()) == 1
 
 
 @pytest.mark.parametrize(
@@ -214,50 +214,50 @@ def test_interrupted_training_is_not_followed_by_a_test(given):
         (3, None, ["train.device=cpu"], None),
     ],
 )
-def test_torchrun_is_used_with_several_gpus(given, gpus, visible, arguments, processes):
-    given.add_data_set("mimic_cxr")
+def test_torchrun_is_used_with_several_gpus(with_python, gpus, visible, arguments, processes):
+    with_python.add_data_set("mimic_cxr")
     lines = "\n".join(f"echo 'GPU {index}: a card (UUID: GPU-{index})'" for index in range(gpus))
-    given.add_tool("nvidia-smi", lines or "exit 9")
-    given.run("run_mimic.sh", *arguments, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))
-    training, test = given.commands()
+    with_python.add_tool("nvidia-smi", lines or "exit 9")
+    with_python.run("run_mimic.sh", *arguments, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))
+    training, test = with_python.commands()
     launcher = f"[-m] [torch.distributed.run] [--standalone] [--nproc_per_node={processes}] " if processes else ""
-    assert training.startswith(f"given {launcher}[main_train.py] [--config]")
-    assert test.startswith(f"given {launcher}[main_test.py] [--checkpoint]")
+    assert training.startswith(f"stub {launcher}[main_train.py] [--config]")
+    assert test.startswith(f"stub {launcher}[main_test.py] [--checkpoint]")
 
 
-def test_tests_of_a_checkpoint_take_another_run_and_another_folder(given, tmp_path):
-    given.add_data_set("iu_xray")
+def test_tests_of_a_checkpoint_take_another_run_and_another_folder(with_python, tmp_path):
+    with_python.add_data_set("iu_xray")
     (tmp_path / "dataset.yaml").touch()
-    assert given.run("test_iu.sh", "--checkpoint", "results/mimic_cxr").returncode == 0
-    assert given.run("test_mimic.sh", "--data", str(tmp_path), "--beam", "5").returncode == 0
-    first, second = given.commands()
+    assert with_python.run("test_iu.sh", "--checkpoint", "results/mimic_cxr").returncode == 0
+    assert with_python.run("test_mimic.sh", "--data", str(tmp_path), "--beam", "5").returncode == 0
+    first, second = with_python.commands()
     defaults = "[--split] [test] [--graph] [predicted]"
     assert first == (
-        f"given [main_test.py] [--checkpoint] [results/iu_xray] [--data] [data/iu_xray] {defaults} "
+        f"stub [main_test.py] [--checkpoint] [results/iu_xray] [--data] [data/iu_xray] {defaults} "
         "[--checkpoint] [results/mimic_cxr]"
     )
     assert second == (
-        f"given [main_test.py] [--checkpoint] [results/mimic_cxr] [--data] [data/mimic_cxr] {defaults} "
+        f"stub [main_test.py] [--checkpoint] [results/mimic_cxr] [--data] [data/mimic_cxr] {defaults} "
         f"[--data] [{tmp_path}] [--beam] [5]"
     )
 
 
-def test_another_split_is_tested_where_it_is_asked_for(given):
-    given.add_data_set("iu_xray")
-    assert given.run("run_iu.sh", "eval.split=train").returncode == 0
-    assert given.run("test_iu.sh", "eval.split=train").returncode == 0
-    training, after_training, test = given.commands()
+def test_another_split_is_tested_where_it_is_asked_for(with_python):
+    with_python.add_data_set("iu_xray")
+    assert with_python.run("run_iu.sh", "eval.split=train").returncode == 0
+    assert with_python.run("test_iu.sh", "eval.split=train").returncode == 0
+    training, after_training, test = with_python.commands()
     assert training.endswith("[eval.split=train]")
     assert "[--split] [train] [--graph]" in after_training and "[--split] [train] [--graph]" in test
 
 
-def test_demo_prepares_trains_and_tests(given):
-    result = given.run("run_demo.sh", "train.epochs=2")
+def test_demo_prepares_trains_and_tests(with_python):
+    result = with_python.run("run_demo.sh", "train.epochs=2")
     assert result.returncode == 0, result.stderr
-    prepare, train, test = given.commands()
-    assert prepare.startswith("given [-m] [data.prepare] [phantom] [--out] [data/phantom] ")
-    assert train == "given [main_train.py] [--config] [configs/demo.yaml] [train.resume=true] [train.epochs=2]"
-    assert test == "given [main_test.py] [--checkpoint] [results/demo] [--split] [test] [--graph] [predicted]"
+    prepare, train, test = with_python.commands()
+    assert prepare.startswith("stub [-m] [data.prepare] [phantom] [--out] [data/phantom] ")
+    assert train == "stub [main_train.py] [--config] [configs/demo.yaml] [train.resume=true] [train.epochs=2]"
+    assert test == "stub [main_test.py] [--checkpoint] [results/demo] [--split] [test] [--graph] [predicted]"
     assert "results/demo/report.html" in result.stderr
     *_, predict, page = result.stderr.splitlines()
     image = "data/phantom/images/phantom-000000.png"
@@ -265,49 +265,49 @@ def test_demo_prepares_trains_and_tests(given):
     assert page.split()[1:] == ["main_demo.py", "--checkpoint", "results/demo"]
 
 
-def test_quick_demo_keeps_to_folders_of_its_own(given):
-    given.run("run_demo.sh", "--quick", "results=elsewhere")
-    prepare, train, test = given.commands()
+def test_quick_demo_keeps_to_folders_of_its_own(with_python):
+    with_python.run("run_demo.sh", "--quick", "results=elsewhere")
+    prepare, train, test = with_python.commands()
     assert "[--out] [data/phantom_quick]" in prepare
     assert "[name=demo_quick] [data.root=data/phantom_quick]" in train and train.endswith("[results=elsewhere]")
     assert "[elsewhere/demo_quick]" in test
 
 
-def test_run_tests_hands_arguments_to_pytest(given):
-    given.run("run_tests.sh", "tests/models", "-k", "beam search")
-    assert given.commands() == ["given [-m] [pytest] [-r] [s] [tests/models] [-k] [beam search]"]
+def test_run_tests_hands_arguments_to_pytest(with_python):
+    with_python.run("run_tests.sh", "tests/models", "-k", "beam search")
+    assert with_python.commands() == ["stub [-m] [pytest] [-r] [s] [tests/models] [-k] [beam search]"]
 
 
 @pytest.mark.parametrize("user", [0, 1000])
-def test_continuous_integration_goes_on_without_what_it_cannot_install(given, user):
-    (given.tools / "java").unlink()
-    (given.tools / "id").unlink()
-    given.add_tool("id", f"echo {user}")
-    given.add_tool("apt-get", "exit 100")
-    result = given.run(".ci/run")
+def test_continuous_integration_goes_on_without_what_it_cannot_install(with_python, user):
+    (with_python.tools / "java").unlink()
+    (with_python.tools / "id").unlink()
+    with_python.add_tool("id", f"echo {user}")
+    with_python.add_tool("apt-get", "exit 100")
+    result = with_python.run(".ci/run")
     assert result.returncode == 0
     assert "default-jre-headless chromium" in result.stderr
-    assert [command.split("] [")[1].rstrip("]") for command in given.commands()] == [
+    assert [command.split("] [")[1].rstrip("]") for command in with_python.commands()] == [
         "pytest", "data.prepare", "--config", "--checkpoint",
     ]
 
 
-def test_continuous_integration_installs_and_fails_with_the_suite(given):
-    (given.tools / "java").unlink()
-    (given.tools / "id").unlink()
-    given.add_tool("id", "echo 0")
-    given.add_tool("apt-get", 'echo "apt-get $*" >>"$COMMANDS"')
-    assert given.run(".ci/run", FAIL_ON="-m pytest").returncode == 7
-    update, install, tests = given.commands()
+def test_continuous_integration_installs_and_fails_with_the_suite(with_python):
+    (with_python.tools / "java").unlink()
+    (with_python.tools / "id").unlink()
+    with_python.add_tool("id", "echo 0")
+    with_python.add_tool("apt-get", 'echo "apt-get $*" >>"$COMMANDS"')
+    assert with_python.run(".ci/run", FAIL_ON="-m pytest").returncode == 7
+    update, install, tests = with_python.commands()
     assert update.startswith("apt-get update") and install.endswith(" default-jre-headless chromium")
     assert "[pytest]" in tests
 
 
-# The environment
+# Environment
 
 
 def installs(commands: list[str]) -> list[str]:
-    """The pip commands among `commands`, without their options."""
+    """The requirements files of the pip commands among `commands`."""
     return [command.split("[-r] ")[1] for command in commands if "[-m] [pip] [install]" in command]
 
 
@@ -348,7 +348,7 @@ def test_package_that_went_missing_is_installed_again(checkout):
 def test_unfinished_install_is_begun_anew(checkout):
     checkout.add_python("python3.11")
     failed = checkout.run("run_tests.sh", FAIL_ON="-m pip install")
-    assert failed.returncode == 1 and "begins it anew" in failed.stderr
+    assert failed.returncode == 1 and "the next run starts over" in failed.stderr
     assert not [command for command in checkout.commands() if "pytest" in command]
     (checkout.folder / ".venv/half_written").touch()
     assert checkout.run("run_tests.sh").returncode == 0
@@ -388,7 +388,7 @@ def test_missing_python_and_missing_ensurepip_end_with_the_command_that_mends_th
     result = checkout.run("run_tests.sh")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("Python 3.11 is missing, and nothing runs without it.")
+    assert result.stderr.startswith("Python 3.11 or newer is required and was not found.")
     assert result.stderr.strip().endswith("sudo apt-get install -y python3.11 python3.11-venv")
     checkout.add_python("python3.11")
     result = checkout.run("run_tests.sh", NO_ENSUREPIP="1")
@@ -398,27 +398,28 @@ def test_missing_python_and_missing_ensurepip_end_with_the_command_that_mends_th
     assert not (checkout.folder / ".venv").exists()
 
 
-def test_missing_java_is_said_at_the_start_and_stops_nothing(given):
-    (given.tools / "java").unlink()
-    result = given.run("run_demo.sh", "--quick")
+def test_missing_java_is_said_at_the_start_and_stops_nothing(with_python):
+    (with_python.tools / "java").unlink()
+    result = with_python.run("run_demo.sh", "--quick")
     assert result.returncode == 0
     assert result.stderr.splitlines()[0] == (
-        "Java is missing: METEOR will be reported as absent. To have it: sudo apt-get install -y default-jre-headless"
+        "Java is missing: METEOR will be reported as absent. "
+        "To install it: sudo apt-get install -y default-jre-headless"
     )
 
 
-def test_given_interpreter_is_checked_and_never_changed(given):
-    given.write_requirements("requirements.txt", "pytest==0.1\n")
-    other_version = given.run("run_demo.sh")
+def test_given_interpreter_is_checked_and_never_changed(with_python):
+    with_python.write_requirements("requirements.txt", "pytest==0.1\n")
+    other_version = with_python.run("run_demo.sh")
     assert other_version.returncode == 0
     assert "pytest is" in other_version.stderr and "tested with ==0.1" in other_version.stderr
-    given.commands()
-    given.write_requirements("requirements.txt", "no-such-package-for-sure==1.0\n")
-    missing = given.run("run_demo.sh")
+    with_python.commands()
+    with_python.write_requirements("requirements.txt", "no-such-package-for-sure==1.0\n")
+    missing = with_python.run("run_demo.sh")
     assert missing.returncode == 1
     assert "no-such-package-for-sure is missing" in missing.stderr
     assert "-m pip install -r requirements.txt" in missing.stderr
-    assert given.commands() == [] and not (given.folder / ".venv").exists()
+    assert with_python.commands() == [] and not (with_python.folder / ".venv").exists()
 
 
 @pytest.mark.parametrize("kind", ["virtual", "conda"])

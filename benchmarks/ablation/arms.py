@@ -1,6 +1,6 @@
-"""The arms of the ablation study, and their runs.
+"""The arms of the ablation study and their runs.
 
-Each arm is the demo's experiment (configs/demo.yaml) on a smaller budget with a few settings changed.
+Each arm is the demo's experiment (configs/demo.yaml) with fewer epochs and a few changed settings.
 """
 
 import hashlib
@@ -14,31 +14,31 @@ from models.outputs import GraphSource
 from modules.evaluation.results import result_path
 
 DEMO = Path("configs/demo.yaml")
-# What all arms share beside the demo's settings. A trunk that has learned something already takes smaller steps.
+# Settings of all arms. The trunk is trained already, so its learning rate is lower than the demo's.
 BUDGET = (
     "train.epochs=4", "train.mix_epochs=2", "train.validate_from=4", "train.validate_every=1",
     "optim.lr_patch_encoder=5e-4", "train.precision=bf16",
 )
-# The run that the trunk comes from: observations of 2,400 other phantoms, and hardly any other part beside the trunk.
+# Settings of the run that trains the trunk on observations of 2,400 other phantoms. Its other parts are minimal.
 TRUNK = (
     "train.epochs=10", "train.validate_from=10", "train.validate_every=1", "train.monitor=observation_micro_f1",
     "train.graph_source=none", "model.graph_in=none", "optim.lr=1e-3", "loss.report=0", "data.max_tokens=3",
     "model.width=32", "model.heads=2", "model.feedforward=32", "model.image_layers=0", "model.decoder_layers=1",
     "model.initial_std=0.02",
 )
-# Of the arms with a graph: beside its losses the demo's weight teaches the trunk less than beside those of the words.
+# Setting of the arms with a graph: next to the losses of the graph, the demo's weight teaches the trunk less.
 HEAVY_OBSERVATIONS = "loss.observations=20"
-# Learning rates of the arms without graph, but for the trunk: from a quarter to twice that of all others.
+# Learning rates of the arms without graph, except for the trunk: from a quarter to twice that of all others.
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 NO_GRAPH = "no graph"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One system of the study.
+    """One arm of the study.
 
-    settings   what differs from the demo's
-    noise      per cent of the training split's annotated graphs that are disturbed
+    settings   that differ from the demo's
+    noise      annotation noise of the training split, in per cent
     """
 
     name: str
@@ -47,18 +47,18 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """The name of its runs without the seed."""
+        """The prefix of its run folders."""
         return self.name.translate(str.maketrans(" ", "_", ",%")).replace("__", "_")
 
     @property
     def graph(self) -> GraphSource:
-        """What its test shows the decoder."""
+        """The graph source of its test."""
         return GraphSource.NONE if self.name.startswith(NO_GRAPH) else GraphSource.PREDICTED
 
 
-def _without_graph(rate: float, *settings: str, also: str = "") -> Arm:
-    """The model without graph, so wide that it has as many parameters; its observation head stays."""
-    return Arm(f"{NO_GRAPH}, rate {rate:g}{also}", (
+def _without_graph(rate: float, *settings: str, name_suffix: str = "") -> Arm:
+    """Create an arm without graph: wider, to have as many parameters, and with the observation head."""
+    return Arm(f"{NO_GRAPH}, rate {rate:g}{name_suffix}", (
         "model.graph_in=none", "model.width=256", "model.feedforward=1024", "model.image_layers=3", f"optim.lr={rate}",
         *settings,
     ))
@@ -73,7 +73,7 @@ ORACLE_TRAINED = "train.graph_source=oracle"
 ARMS = (
     FULL,
     *(_without_graph(rate) for rate in RATES),
-    _without_graph(2e-3, HEAVY_OBSERVATIONS, also=", observations weigh 20"),
+    _without_graph(2e-3, HEAVY_OBSERVATIONS, name_suffix=", observations weigh 20"),
     _with_graph("without proxy tasks", "model.observation_head=false", "loss.observations=0", "loss.contrast=0"),
     _with_graph("without contrast", "loss.contrast=0"),
     _with_graph("without grounding", "loss.grounding=0"),
@@ -89,7 +89,7 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Run:
-    """An arm with a seed, and its folder; `overrides` are settings of all runs that the user gave."""
+    """An arm with a seed. results: parent of its run folder; overrides: the user's settings for all runs."""
 
     arm: Arm
     seed: int
@@ -98,17 +98,17 @@ class Run:
 
     @property
     def settings(self) -> list[str]:
-        """What decides its numbers beside the seed, but for the demo's own settings."""
+        """All settings except the seed and the demo's own."""
         return [*BUDGET, *self.arm.settings, *self.overrides, f"noise={self.arm.noise}"]
 
     @property
     def experiment(self) -> str:
-        """A fingerprint of all its settings, the demo's and the trunk's too: no run of others is gone on with."""
+        """A fingerprint of all settings, the demo's and the trunk's included: no other run is resumed in its place."""
         return fingerprint([*TRUNK, *self.settings])
 
     @property
     def name(self) -> str:
-        """The name of its folder below `results`."""
+        """The name of its folder in `results`."""
         return f"{self.arm.folder}_{self.experiment}_seed{self.seed}"
 
     @property
@@ -118,23 +118,23 @@ class Run:
 
     @property
     def predictions(self) -> Path:
-        """The reports that its test wrote."""
+        """The file of the reports that its test generated."""
         return result_path(self.folder, "predictions.jsonl", self.arm.graph, "test")
 
     @property
     def metrics(self) -> Path:
-        """The scores of its test."""
+        """The file of the scores of its test."""
         return result_path(self.folder, "metrics.json", self.arm.graph, "test")
 
 
 def fingerprint(settings: Sequence[str]) -> str:
-    """Six digits that change with the demo's settings, whatever its comments, and with `settings` beside them."""
+    """Return a fingerprint, six hexadecimal digits, of the demo's settings (without comments) and of `settings`."""
     demo = yaml.safe_dump(yaml.safe_load(DEMO.read_text(encoding="utf-8")))
     return hashlib.sha256("\n".join([demo, *settings]).encode()).hexdigest()[:6]
 
 
-def in_order(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:
-    """The runs, most telling first: the graph against none with all seeds, then the other arms seed by seed."""
+def order_runs(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:
+    """Order the runs by importance: the full model and those without graph with all seeds, then the rest by seed."""
     first = [arm for arm in arms if arm == FULL or arm.graph == GraphSource.NONE]
     for seed in seeds:
         yield from ((arm, seed) for arm in first)

@@ -1,162 +1,172 @@
-"""Is the scene graph worth it? Trains every arm of the study on the phantom and writes what came out.
+"""The ablation study of the scene graph: trains and tests every arm on the phantom and writes the report.
 
     python -m benchmarks ablation [--arms NAME;...] [--seeds 0,1,2] [--jobs 2] [--report docs/results.md]
     python -m benchmarks ablation --report-only
 
-A run is the demo's experiment (configs/demo.yaml) on a smaller budget, tested on the phantom's test split. All runs
-begin with the same trunk, as the paper's begin with one trained on ImageNet: it has learned to tell the observations of
-other phantoms. Runs that are finished are skipped and interrupted ones go on, so the study can be made in several
-sittings; the most telling runs come first. What a finished run gave is kept beside the report (docs/results.jsonl), so
-the sittings need not be on one machine; the report is written anew after every run, without the runs of other settings
-than today's.
+A run is the demo's experiment (configs/demo.yaml) with fewer epochs, tested on the phantom's test split. All runs start
+from the same trunk, which was trained to classify the observations of other phantoms, like the paper's from one trained
+on ImageNet. Finished runs are skipped and interrupted ones are resumed; the most important runs come first. The results
+of finished runs are recorded next to the report (docs/results.jsonl), so that the study can be continued on another
+machine. The report is rewritten after every run; runs with other settings than the current ones are left out.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from benchmarks.ablation.arms import ARMS, BUDGET, DEMO, TRUNK, Arm, Run, fingerprint, in_order
+from benchmarks.ablation.arms import ARMS, BUDGET, DEMO, TRUNK, Arm, Run, fingerprint, order_runs
 from benchmarks.ablation.ledger import FinishedRun, read_ledger, read_run, write_ledger
 from benchmarks.ablation.report import write_report
-from data.errors import UserError
+from data.errors import UserError, wrong_value
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
 from modules.checkpoint import load_checkpoint
 
 STUDIES, IMAGE_SIZE = 3000, 128
-# Of the phantoms that the trunk is trained on; those of the arms have seed 0.
+# Seed of the phantoms that the trunk is trained on; those of the arms have seed 0.
 TRUNK_SEED = 1
 
 
 def add_arguments(commands: argparse._SubParsersAction) -> None:
     """Register the command `ablation`."""
-    parser = commands.add_parser("ablation", help="the paper's claims on the phantom: arms, three seeds each")
-    parser.add_argument("--arms", help="some of them, by name, separated by semicolons; default: all")
-    parser.add_argument("--seeds", default="0,1,2", help="separated by commas (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (%(default)s)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where the phantoms are made (%(default)s)")
-    parser.add_argument("--results", type=Path, default=Path("results/ablation"), help="run folders (%(default)s)")
-    parser.add_argument("--report", type=Path, default=Path("docs/results.md"), help="(%(default)s)")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, write the report of what is there")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run: train.max_steps=4")
+    parser = commands.add_parser("ablation", help="the paper's claims, tested on the phantom with three seeds per arm")
+    parser.add_argument("--arms", help="names of arms, separated by semicolons (default: all)")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs, one thread each (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the phantoms (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results/ablation"),
+                        help="parent of the run folders (default: %(default)s)")
+    parser.add_argument("--report", type=Path, default=Path("docs/results.md"),
+                        help="the report; FILE.jsonl beside it records the runs (default: %(default)s)")
+    parser.add_argument("--report-only", action="store_true", help="do not train, only write the report")
+    parser.add_argument("overrides", nargs="*", metavar="key=value",
+                        help="settings of every run, for example train.max_steps=4")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train and test what is missing, then write the report."""
+    """Train and test the missing runs and write the report."""
     ledger = options.report.with_suffix(".jsonl")
     overrides = tuple(options.overrides)
-    kept = read_ledger(ledger)
-    finished = of_these_settings(kept, overrides)
+    recorded = read_ledger(ledger)
+    finished = select_current(recorded, overrides)
     if options.report_only:
         write_report(options.report, finished, overrides)
     else:
-        runs = [
-            Run(arm, seed, options.results, overrides)
-            for arm, seed in in_order(chosen_arms(options.arms), seeds_of(options.seeds))
-        ]
-        if options.jobs < 1:
-            raise UserError(f"--jobs {options.jobs}: give how many runs go on at a time, at least 1")
-        known = [(one.arm, one.seed) for one in finished]
-        missing = [one for one in runs if (one.arm.name, one.seed) not in known]
-        print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
-        trunk = trained_trunk(options.data, options.results, options.overrides) if missing else None
-        for noise in sorted({one.arm.noise for one in missing}):
-            prepare_phantom(phantom_of(options.data, noise), PhantomSettings(
-                studies=STUDIES, image_size=IMAGE_SIZE, annotation_noise=noise / 100,
-            ))
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for one in pool.map(lambda one: make(one, options.data, trunk), missing):
-                result = read_run(one, trunk)
-                kept.append(result)
-                finished.append(result)
-                write_ledger(ledger, kept)
-                write_report(options.report, finished, overrides)
-                print(f"finished: {one.name}", flush=True)
+        for result in _complete_study(options, finished):
+            recorded.append(result)
+            finished.append(result)
+            write_ledger(ledger, recorded)
+            write_report(options.report, finished, overrides)
     print(f"written: {options.report}")
 
 
-def of_these_settings(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> list[FinishedRun]:
-    """Those of `runs` whose arm and settings are the study's today; the report says nothing of the others."""
-    today = {arm.name: Run(arm, 0, Path(), overrides).experiment for arm in ARMS}
-    chosen = [run for run in runs if today.get(run.arm) == run.experiment]
-    if len(chosen) < len(runs):
-        print(f"{len(runs) - len(chosen)} runs of other settings are left out of the report")
-    return chosen
+def _complete_study(options: argparse.Namespace, finished: Sequence[FinishedRun]) -> Iterator[FinishedRun]:
+    """Train and test the runs that are not among `finished`; yield each result."""
+    runs = [
+        Run(arm, seed, options.results, tuple(options.overrides))
+        for arm, seed in order_runs(parse_arms(options.arms), parse_seeds(options.seeds))
+    ]
+    if options.jobs < 1:
+        raise wrong_value("--jobs", options.jobs, "must be at least 1")
+    done = {(result.arm, result.seed) for result in finished}
+    missing = [each for each in runs if (each.arm.name, each.seed) not in done]
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
+    trunk = train_trunk(options.data, options.results, options.overrides) if missing else None
+    for noise in sorted({each.arm.noise for each in missing}):
+        prepare_phantom(phantom_folder(options.data, noise), PhantomSettings(
+            studies=STUDIES, image_size=IMAGE_SIZE, annotation_noise=noise / 100,
+        ))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for tested in pool.map(lambda each: train_and_test(each, options.data, trunk), missing):
+            yield read_run(tested, trunk)
+            print(f"finished: {tested.name}", flush=True)
 
 
-def seeds_of(text: str) -> list[int]:
-    """The seeds of `text`, separated by commas. Raises UserError for what is none."""
+def select_current(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> list[FinishedRun]:
+    """Return the runs with the current arms and settings; print how many others the report leaves out."""
+    current = {arm.name: Run(arm, 0, Path(), overrides).experiment for arm in ARMS}
+    selected = [run for run in runs if current.get(run.arm) == run.experiment]
+    if len(selected) < len(runs):
+        print(f"{len(runs) - len(selected)} runs with other settings are left out of the report")
+    return selected
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Parse comma-separated seeds. Raises UserError if one is not a whole number."""
     try:
         return [int(seed) for seed in text.split(",")]
     except ValueError as error:
-        raise UserError(f"--seeds {text}: give whole numbers separated by commas, for example 0,1,2") from error
+        raise wrong_value("--seeds", text, "must be whole numbers separated by commas, for example 0,1,2") from error
 
 
-def chosen_arms(names: str | None) -> tuple[Arm, ...]:
-    """The arms of `names`, separated by semicolons; all without. Raises UserError for an unknown one."""
+def parse_arms(names: str | None) -> tuple[Arm, ...]:
+    """Return the arms of `names`, separated by semicolons; None for all. Raises UserError if a name is unknown."""
     if names is None:
         return ARMS
     by_name = {arm.name: arm for arm in ARMS}
-    wanted = [name.strip() for name in names.split(";")]
-    for name in wanted:
+    chosen = [name.strip() for name in names.split(";")]
+    for name in chosen:
         if name not in by_name:
-            raise UserError(f"There is no arm '{name}': choose from {'; '.join(by_name)}")
-    return tuple(by_name[name] for name in wanted)
+            raise UserError(f"--arms: unknown arm '{name}'; choose from {'; '.join(by_name)}")
+    return tuple(by_name[name] for name in chosen)
 
 
-def phantom_of(data: Path, noise: int) -> Path:
-    """The folder of the phantom with `noise` per cent; without noise it is the demo's own."""
+def phantom_folder(data: Path, noise: int) -> Path:
+    """Return the folder of the phantom with `noise` per cent; without noise it is the demo's."""
     return data / ("phantom" if noise == 0 else f"phantom_noise{noise}")
 
 
-def trained_trunk(data: Path, results: Path, overrides: Sequence[str]) -> Path:
-    """The file of the weights that all trunks begin with, trained if it is missing. Raises UserError if that fails."""
+def train_trunk(data: Path, results: Path, overrides: Sequence[str]) -> Path:
+    """Return the file of the initial weights of all trunks, trained if absent. Raises UserError if that fails."""
     folder = results / f"trunk_{fingerprint([*TRUNK, *overrides])}"
     file = folder.with_suffix(".pt")
     if not file.is_file():
         phantom = data / "phantom_trunk"
         prepare_phantom(phantom, PhantomSettings(studies=STUDIES, image_size=IMAGE_SIZE, seed=TRUNK_SEED))
-        _run(folder, _training(folder, phantom, 0, [*TRUNK, *overrides]), threads=os.cpu_count() or 1)
-        beginning = "patch_encoder.trunk."
+        _run_script(
+            folder, _training_command(folder, phantom, 0, [*TRUNK, *overrides]), threads=os.cpu_count() or 1
+        )
+        prefix = "patch_encoder.trunk."
         weights = load_checkpoint(folder).weights
         temporary = file.with_suffix(".tmp")
-        torch.save({n.removeprefix(beginning): w for n, w in weights.items() if n.startswith(beginning)}, temporary)
+        torch.save({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, temporary)
         temporary.replace(file)
     return file
 
 
-def make(one: Run, data: Path, trunk: Path) -> Run:
-    """Train and test a run that begins with the weights in the file `trunk`. Raises UserError if that fails."""
-    settings = [f"model.patch_encoder.weights={trunk}", *BUDGET, *one.arm.settings, *one.overrides]
-    _run(one.folder, _training(one.folder, phantom_of(data, one.arm.noise), one.seed, settings))
-    _run(one.folder, [
-        "main_test.py", "--checkpoint", str(one.folder), "--split", "test", "--graph", one.arm.graph.value,
+def train_and_test(run: Run, data: Path, trunk: Path) -> Run:
+    """Train and test a run, starting from the weights in the file `trunk`. Raises UserError if that fails."""
+    settings = [f"model.patch_encoder.weights={trunk}", *BUDGET, *run.arm.settings, *run.overrides]
+    phantom = phantom_folder(data, run.arm.noise)
+    _run_script(run.folder, _training_command(run.folder, phantom, run.seed, settings))
+    _run_script(run.folder, [
+        "main_test.py", "--checkpoint", str(run.folder), "--split", "test", "--graph", run.arm.graph.value,
     ])
-    return one
+    return run
 
 
-def _training(folder: Path, phantom: Path, seed: int, settings: Sequence[str]) -> list[str]:
+def _training_command(folder: Path, phantom: Path, seed: int, settings: Sequence[str]) -> list[str]:
     return [
         "main_train.py", "--config", str(DEMO), f"name={folder.name}", f"results={folder.parent}",
         f"seed={seed}", f"data.root={phantom}", "train.resume=true", *settings,
     ]
 
 
-def _run(folder: Path, command: Sequence[str], threads: int = 1) -> None:
-    """Run a script with what it prints in `folder`/console.txt. Raises UserError where it fails.
+def _run_script(folder: Path, command: Sequence[str], threads: int = 1) -> None:
+    """Run a script, with its output in `folder`/console.txt. Raises UserError if it fails.
 
-    Two runs of one thread each get more done on two cores than one run of two threads.
+    On two cores, two runs with one thread each are faster than one run with two threads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = folder / "console.txt"
     with log.open("a", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if done.returncode:
-        raise UserError(f"{folder.name}: {command[0]} ended with status {done.returncode}; see the end of {log}")
+        process = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
+    if process.returncode:
+        raise UserError(f"{folder.name}: {command[0]} ended with status {process.returncode}; see the end of {log}")

@@ -1,7 +1,7 @@
-"""What the finished runs of the ablation study gave, one a line: the study goes on from it, on whatever machine.
+"""The ledger of the ablation study: the results of finished runs, one per line of docs/results.jsonl.
 
-A line holds the arm, its settings, the seed, scores of metrics.json, and what the report's statistics need of every
-study of the test split.
+The study can be continued from it on any machine. A line contains the arm, its settings, the seed, the scores of
+metrics.json, and the counts per test study that the statistics of the report need.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.ablation.arms import Run
-from data.errors import UserError
+from data.errors import UserError, damaged
 from data.text.report_labels import label_report
 from modules.evaluation.results import write_atomically
 
-# The score of the study, by its name in metrics.json: what the labeler reads in reports against what was simulated.
+# The score of the study, as named in metrics.json: labels read from reports against the simulated truth.
 STUDY_SCORE = "truth_14_micro_f1"
 
 
@@ -23,15 +23,15 @@ STUDY_SCORE = "truth_14_micro_f1"
 class FinishedRun:
     """A line of the ledger.
 
-    settings   what differs from the demo's, for this arm and for all
-    experiment `Run.experiment`
-    trunk      a fingerprint of the weights that its trunk began with
-    parameters of its model
-    scores     of metrics.json, by name; None where one is absent
-    nearest    the F1 of the study for the reports of the nearest training images, by its own patch features
-    counts     for every study: observations both in the generated report and simulated, in the report alone, simulated
-               alone
-    references the same of the reference report: what the labeler can reach
+    settings     that differ from the demo's, of this arm and of all arms
+    experiment   `Run.experiment`
+    trunk        fingerprint of the initial weights of its trunk
+    parameters   of its model
+    scores       of metrics.json, by name; None for absent ones
+    nearest      score of the study for the reports of the nearest training images, by the patch features of its model
+    counts       per test study: observations in both the generated report and the simulation, in the report only, in
+                 the simulation only
+    references   `counts` of the reference report: the limit of the labeler
     """
 
     arm: str
@@ -47,9 +47,9 @@ class FinishedRun:
 
 
 def read_run(run: Run, trunk: Path) -> FinishedRun:
-    """What the folder of a tested run gives that began with the weights in the file `trunk`.
+    """Read the results of a tested run, which started from the weights in the file `trunk`.
 
-    Raises UserError where its predictions lack the data set's labels.
+    Raises UserError if its predictions have no labels of the data set.
     """
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     with (run.folder / "log.jsonl").open(encoding="utf-8") as file:
@@ -63,9 +63,9 @@ def read_run(run: Run, trunk: Path) -> FinishedRun:
 
 
 def observation_counts(predictions: Path, text: str) -> list[list[int]]:
-    """`FinishedRun.counts` of the `generated` or the `reference` texts of a predictions.jsonl, uncertain as positive.
+    """Return `FinishedRun.counts` for the "generated" or "reference" texts of a predictions.jsonl.
 
-    Raises UserError for a file without the data set's own labels.
+    Uncertain observations count as positive. Raises UserError if a study has no labels of the data set.
     """
     counts = []
     with predictions.open(encoding="utf-8") as file:
@@ -79,7 +79,7 @@ def observation_counts(predictions: Path, text: str) -> list[list[int]]:
 
 
 def read_ledger(path: Path) -> list[FinishedRun]:
-    """The runs of the ledger; none where there is no file. Raises UserError for a line that is none."""
+    """Read the runs of the ledger; none if the file is absent. Raises UserError if a line is damaged."""
     if not path.is_file():
         return []
     runs = []
@@ -87,10 +87,12 @@ def read_ledger(path: Path) -> list[FinishedRun]:
         try:
             runs.append(FinishedRun(**json.loads(line)))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {number} is no run of the study: remove it, and it is run again") from error
+            raise damaged(
+                f"{path}, line {number}", "it is not a run of the study", "remove it to repeat the run"
+            ) from error
     return runs
 
 
 def write_ledger(path: Path, runs: Sequence[FinishedRun]) -> None:
-    """Write all `runs`. Raises UserError where the disk does not take it."""
+    """Write all `runs`. Raises UserError if that fails."""
     write_atomically(path, (json.dumps(asdict(run)) + "\n" for run in runs))

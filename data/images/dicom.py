@@ -1,7 +1,7 @@
-"""A chest X-ray out of a DICOM file, in the grey values that MIMIC-CXR-JPG would give it.
+"""Reading chest X-rays from DICOM files, with the grey levels of MIMIC-CXR-JPG.
 
-Every step from stored values to grey depends on the value alone, so that it is worked out once for each value that can
-occur and then looked up for all pixels.
+The grey level of a pixel depends only on its stored value, so it is computed once per value and then looked up for all
+pixels (`_to_grey`).
 """
 
 import logging
@@ -34,20 +34,20 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from data.errors import UserError
+from data.errors import UserError, damaged, readable, reason
 
-# The largest detectors have about 4300 x 4300 pixels; far more is a damaged header or a decompression bomb.
-MOST_PIXELS = 100_000_000
+# The largest detectors have about 4300 x 4300 pixels; far more means a damaged header or a decompression bomb.
+MAX_PIXELS = 100_000_000
 
-# What pydicom logs quotes the values of elements, which can tell who the patient is.
+# The log messages of pydicom quote the values of elements, which can identify the patient.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-_PREAMBLE = 128
-# File meta information, which names the transfer syntax, lies within so many bytes.
-_META = 2048
+_PREAMBLE_SIZE = 128
+# The file meta information, which contains the transfer syntax, is within this number of bytes.
+_META_SIZE = 2048
 _JPEG_PACKAGES = "pylibjpeg pylibjpeg-libjpeg"
 _JPEG_2000_PACKAGES = "pylibjpeg pylibjpeg-openjpeg"
-# Transfer syntax -> the packages that pydicom decodes it with; Pillow does some of them too, and RLE needs none.
+# Transfer syntax -> packages with which pydicom decodes it. Pillow decodes some of these too, and RLE needs no package.
 _PACKAGES = {
     JPEGBaseline8Bit: _JPEG_PACKAGES, JPEGExtended12Bit: _JPEG_PACKAGES, JPEGLossless: _JPEG_PACKAGES,
     JPEGLosslessSV1: _JPEG_PACKAGES, JPEGLSLossless: _JPEG_PACKAGES, JPEGLSNearLossless: _JPEG_PACKAGES,
@@ -55,10 +55,10 @@ _PACKAGES = {
     HTJ2KLosslessRPCL: _JPEG_2000_PACKAGES, HTJ2K: _JPEG_2000_PACKAGES,
 }  # fmt: skip
 
-# Without these elements pixels mean nothing.
-_NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+# Without these elements, pixels cannot be interpreted.
+_REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
 
-# Items of ViewCodeSequence by code (SNOMED CT, and SNOMED RT before 2019) or, failing that, by meaning.
+# Items of ViewCodeSequence by code (SNOMED CT; SNOMED RT before 2019) or else by meaning.
 _VIEW_CODES = {
     "272479007": "PA", "R-10214": "PA", "postero-anterior": "PA",
     "399348003": "AP", "R-10206": "AP", "antero-posterior": "AP",
@@ -68,17 +68,17 @@ _VIEW_CODES = {
     "399198007": "RL", "R-10232": "RL", "right lateral": "RL",
 }  # fmt: skip
 
-# Red, green and blue in grey, in thousandths (ITU-R 601, as Pillow does it).
+# Weights of red, green and blue in thousandths (ITU-R BT.601, as in Pillow).
 _LUMA = np.array([299, 587, 114])
 
 
 @dataclass(frozen=True)
 class DicomImage:
-    """What a DICOM file shows.
+    """The image in a DICOM file.
 
-    pixels    [H, W] uint8, air dark
-    view      ViewPosition in capitals, or what other elements say ("PA", "AP", "LATERAL", ...); "" for nothing
-    warnings  short reasons to doubt the picture
+    pixels    [height, width] uint8, air dark
+    view      "PA", "AP", "LATERAL", ...; "" if the file does not state it
+    warnings  short reasons why the image may not look as a radiologist sees it
     """
 
     pixels: np.ndarray
@@ -87,65 +87,55 @@ class DicomImage:
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file that begins with `head` (132 bytes or more) is DICOM, with or without the standard's preamble."""
-    if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+    """Whether a file that begins with `head` (at least 132 bytes) is DICOM, with or without the preamble."""
+    if head[_PREAMBLE_SIZE : _PREAMBLE_SIZE + 4] == b"DICM":
         return True
-    # Older archives leave the preamble out: then the first element is of group 2 or 8, with a small element number.
+    # Older archives omit the preamble: then the first element is in group 2 or 8 and has a small element number.
     return len(head) >= 8 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[3] == 0
 
 
 def read_dicom(file: BinaryIO, name: str, window: bool = False) -> DicomImage:
-    """The picture in the DICOM `file`, which error messages call `name`; of several frames the first.
+    """Read the first frame of a DICOM file.
 
-    Stored values go through the modality transform, are stretched from their least to their greatest, inverted where
-    the file is MONOCHROME1, brought to 8 bits and equalised: so MIMIC-CXR-JPG was made. Padding takes no part in this
-    and becomes black.
+    As for MIMIC-CXR-JPG, the modality transform is applied, values are scaled from minimum to maximum, inverted for
+    MONOCHROME1, converted to 8 bits and histogram-equalised. Padding is ignored in all of this and becomes black.
 
-    window   instead of stretching and equalising, show the values as the file's first VOI LUT or window does; a file
-             that has neither is read as without `window`
+    name    of the file in error messages
+    window  apply the file's first VOI LUT or window instead of scaling and equalisation; without effect on a file that
+            has neither
 
-    Raises UserError for a file that is damaged, has no pixels, or stores them in a way that needs a further package.
+    Raises UserError if the file is damaged, has no pixels, or needs a package that is not installed.
     """
-    # Inflating happens while the file is read, without bounds; no archive of radiographs stores them so.
-    deflated = DeflatedExplicitVRLittleEndian.encode() in file.read(_META)
+    # pydicom inflates a deflated file without a size limit. No archive of radiographs uses this syntax.
+    is_deflated = DeflatedExplicitVRLittleEndian.encode() in file.read(_META_SIZE)
     file.seek(0)
-    if deflated:
+    if is_deflated:
         raise UserError(f"{name} is a deflated DICOM file, which cannot be read safely: convert it")
     try:
         with warnings.catch_warnings():
-            # Files in the wild break the standard's small print all the time, which pydicom then mentions.
+            # Many files violate details of the standard, about which pydicom warns.
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(file, force=True)
-            _check(dataset, name)
+            _check_readable(dataset, name)
             stored = _stored_values(dataset)
-            return DicomImage(_grey(stored, dataset, window), _view(dataset), _doubts(dataset))
+            return DicomImage(_to_grey(stored, dataset, window), _view(dataset), _warnings(dataset))
     except UserError:
         raise
-    # A damaged file can lead the decoders anywhere.
+    # The decoders can raise anything for a damaged file.
     except Exception as error:
-        raise UserError(f"{name} is a damaged DICOM file ({short_reason(error)}): replace it") from error
+        raise damaged(name, reason(error), "replace it") from error
 
 
-def short_reason(error: Exception) -> str:
-    """What a decoder's `error` says, in one printable line."""
-    return _one_line(str(error)) or type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    """`text` from a file, fit for one line of an error message."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())[:120]
-
-
-def _check(dataset: FileDataset, name: str) -> None:
-    """Raise UserError where `dataset` has no pixels that can be decoded here."""
+def _check_readable(dataset: FileDataset, name: str) -> None:
+    """Raise UserError if `dataset` has no pixels, or pixels that cannot be decoded."""
     if "PixelData" not in dataset:
-        raise UserError(f"{name} is a DICOM file without pixels (no image, or cut short): replace it")
-    lacking = [keyword for keyword in _NEEDED if dataset.get(keyword) is None]
-    if lacking:
-        raise UserError(f"{name} is a DICOM file without {lacking[0]}: replace it")
+        raise UserError(f"{name} is a DICOM file without pixels (no image, or truncated): replace it")
+    missing = [keyword for keyword in _REQUIRED if dataset.get(keyword) is None]
+    if missing:
+        raise UserError(f"{name} is a DICOM file without {missing[0]}: replace it")
     if dataset.BitsAllocated > 16:
-        raise UserError(f"{name} has {dataset.BitsAllocated} bits a pixel: radiographs have at most 16")
-    if dataset.Rows * dataset.Columns > MOST_PIXELS:
+        raise UserError(f"{name} has {dataset.BitsAllocated} bits per pixel, more than any radiograph: replace it")
+    if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise UserError(f"{name} has {dataset.Columns} x {dataset.Rows} pixels, too many for a radiograph: replace it")
     if "TransferSyntaxUID" not in dataset.file_meta:
         if dataset["PixelData"].is_undefined_length:
@@ -155,16 +145,17 @@ def _check(dataset: FileDataset, name: str) -> None:
     try:
         decoder = get_decoder(syntax)
     except RuntimeError as error:
-        kind = _one_line(syntax.name)
-        raise UserError(f"{name} stores its pixels as {kind}, which cannot be read: convert it") from error
-    # Pillow counts as a decoder of JPEG Extended, but knows its 8 bits only.
-    too_deep = syntax == JPEGExtended12Bit and dataset.BitsStored > 8 and decoder.available_plugins == ("pillow",)
-    if too_deep or not decoder.is_available:
+        raise UserError(
+            f"{name} stores its pixels as {readable(syntax.name)[:120]}, which cannot be read: convert it"
+        ) from error
+    # Pillow counts as a decoder of JPEG Extended, but only decodes 8 bits.
+    is_too_deep = syntax == JPEGExtended12Bit and dataset.BitsStored > 8 and decoder.available_plugins == ("pillow",)
+    if is_too_deep or not decoder.is_available:
         raise UserError(f"{name} stores its pixels as {syntax.name}: pip install {_PACKAGES[syntax]} to read it")
 
 
 def _uncompressed_syntax(dataset: FileDataset) -> UID:
-    """The transfer syntax of a `dataset` that does not state it, from the way its elements were read."""
+    """Return the transfer syntax of a `dataset` that does not state it, from how its elements were read."""
     implicit, little_endian = dataset.original_encoding
     if implicit:
         return ImplicitVRLittleEndian
@@ -172,7 +163,7 @@ def _uncompressed_syntax(dataset: FileDataset) -> UID:
 
 
 def _stored_values(dataset: FileDataset) -> np.ndarray:
-    """[H, W] integer: the first frame, colours as grey."""
+    """Return the first frame, [height, width] integer; colours are converted to grey."""
     stored = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
@@ -181,57 +172,60 @@ def _stored_values(dataset: FileDataset) -> np.ndarray:
     return stored
 
 
-def _grey(stored: np.ndarray, dataset: FileDataset, window: bool) -> np.ndarray:
-    """[H, W] uint8 for the `stored` values [H, W]."""
+def _to_grey(stored: np.ndarray, dataset: FileDataset, window: bool) -> np.ndarray:
+    """Convert stored values [height, width] to 8-bit grey [height, width].
+
+    Builds a lookup table with one entry per stored value from the minimum to the maximum of the image.
+    """
     low = int(stored.min())
-    positions = stored.astype(np.int32) - low
-    counts = np.bincount(positions.ravel())
-    candidates = np.arange(low, low + len(counts), dtype=np.int32)
-    padding = _is_padding(candidates, dataset)
-    counts[padding] = 0
+    entries = stored.astype(np.int32) - low  # the table entry of each pixel
+    counts = np.bincount(entries.ravel())
+    stored_values = np.arange(low, low + len(counts), dtype=np.int32)
+    is_padding = _find_padding(stored_values, dataset)
+    counts[is_padding] = 0
     if not counts.any():
-        # Padding everywhere cannot be meant: the element is wrong.
-        padding[:] = False
-        counts = np.bincount(positions.ravel())
+        # The whole image cannot be padding: the element is wrong.
+        is_padding[:] = False
+        counts = np.bincount(entries.ravel())
 
-    values = apply_modality_lut(candidates, dataset).astype(np.float64)
-    shown = _windowed(values, dataset) if window else None
-    levels = _stretched(values, counts > 0) if shown is None else shown
+    values = apply_modality_lut(stored_values, dataset).astype(np.float64)
+    windowed = _apply_window(values, dataset) if window else None
+    brightness = _scale(values, counts > 0) if windowed is None else windowed
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        levels = 1 - levels
-    # A value that does not occur can lie beyond those that do.
-    table = (levels.clip(0, 1) * 255).round().astype(np.uint8)
-    if shown is None:
-        table = _equalisation(table, counts)[table]
-    table[padding] = 0
-    return table[positions]
+        brightness = 1 - brightness
+    # Values that do not occur can be out of range.
+    table = (brightness.clip(0, 1) * 255).round().astype(np.uint8)
+    if windowed is None:
+        table = _equalise(table, counts)
+    table[is_padding] = 0
+    return table[entries]
 
 
-def _is_padding(candidates: np.ndarray, dataset: FileDataset) -> np.ndarray:
-    """[N] bool: which of the stored values `candidates` [N] mark what lies outside the picture."""
-    bounds = [dataset.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    first, last = (None if bound is None else _with_sign(int(bound), dataset) for bound in bounds)
+def _find_padding(stored_values: np.ndarray, dataset: FileDataset) -> np.ndarray:
+    """Return which of the stored values, [values], mark padding around the image, [values] bool."""
+    limits = [dataset.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    first, last = (None if limit is None else _restore_sign(int(limit), dataset) for limit in limits)
     if first is None:
-        return np.zeros(len(candidates), dtype=bool)
+        return np.zeros(len(stored_values), dtype=bool)
     last = first if last is None else last
-    return (candidates >= min(first, last)) & (candidates <= max(first, last))
+    return (stored_values >= min(first, last)) & (stored_values <= max(first, last))
 
 
-def _with_sign(value: int, dataset: FileDataset) -> int:
-    """`value` as the pixels mean it: some writers store a negative padding value as an unsigned number."""
+def _restore_sign(value: int, dataset: FileDataset) -> int:
+    """Return a padding value with its sign: some writers store negative padding values as unsigned numbers."""
     if dataset.PixelRepresentation == 1 and value >= 1 << (dataset.BitsAllocated - 1):
         return value - (1 << dataset.BitsAllocated)
     return value
 
 
-def _stretched(values: np.ndarray, occurs: np.ndarray) -> np.ndarray:
-    """[N] `values` [N] from 0 for the least that `occurs` [N] to 1 for the greatest."""
+def _scale(values: np.ndarray, occurs: np.ndarray) -> np.ndarray:
+    """Scale `values` [values] such that the minimum of those that occur becomes 0 and their maximum 1."""
     low, high = values[occurs].min(), values[occurs].max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _windowed(values: np.ndarray, dataset: FileDataset) -> np.ndarray | None:
-    """[N] the brightness 0..1 that the file's VOI LUT or window gives `values` [N]; None for a file without one."""
+def _apply_window(values: np.ndarray, dataset: FileDataset) -> np.ndarray | None:
+    """Return the brightness, 0..1, of `values` [values] by the file's VOI LUT or window; None if it has neither."""
     if dataset.get("VOILUTSequence"):
         depth = dataset.VOILUTSequence[0].LUTDescriptor[2]
         return apply_voi(values.round().clip(-(1 << 16), 1 << 16).astype(np.int32), dataset) / ((1 << depth) - 1)
@@ -248,27 +242,28 @@ def _windowed(values: np.ndarray, dataset: FileDataset) -> np.ndarray | None:
 
 
 def _first(value: object) -> object:
-    """The first of several values, or the only one; None for none."""
+    """Return the first value of an element with one or several values; None if it is empty."""
     if isinstance(value, MultiValue):
         return value[0] if value else None
     return value
 
 
-def _equalisation(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[256] uint8: the grey level for each level of `table` [N], which `counts` [N] pixels have, after equalisation.
+def _equalise(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Equalise the histogram: return `table` [values] with grey levels in proportion to the number of darker pixels.
 
-    The levels then cover 0 to 255 in proportion to the pixels that are darker, the least one that occurs being 0.
+    counts  [values] number of pixels per entry of the table; the darkest level that occurs becomes 0
     """
     histogram = np.bincount(table, weights=counts, minlength=256)
     darkest = histogram[np.flatnonzero(histogram)[0]]
     others = histogram.sum() - darkest
     if others == 0:
-        return np.arange(256, dtype=np.uint8)
-    return ((histogram.cumsum() - darkest) * (255 / others)).round().clip(0, 255).astype(np.uint8)
+        return table
+    levels = ((histogram.cumsum() - darkest) * (255 / others)).round().clip(0, 255).astype(np.uint8)
+    return levels[table]
 
 
 def _view(dataset: FileDataset) -> str:
-    """The projection, by the first element that tells."""
+    """Return the view from the first element that states it, in capitals."""
     position = str(_first(dataset.get("ViewPosition")) or "").strip().upper()
     if position:
         return position
@@ -277,21 +272,22 @@ def _view(dataset: FileDataset) -> str:
         view = _VIEW_CODES.get(str(item.get("CodeValue") or ""), _VIEW_CODES.get(meaning.lower(), meaning.upper()))
         if view:
             return view
-    # Where rows run towards the patient's left or right, the picture was taken from the front or the back.
-    rows = str(_first(dataset.get("PatientOrientation")) or "")[:1].upper()
-    return {"L": "FRONTAL", "R": "FRONTAL", "A": "LATERAL", "P": "LATERAL"}.get(rows, "")
+    # If rows run towards the patient's left or right, the image was taken from the front or the back.
+    row_direction = str(_first(dataset.get("PatientOrientation")) or "")[:1].upper()
+    return {"L": "FRONTAL", "R": "FRONTAL", "A": "LATERAL", "P": "LATERAL"}.get(row_direction, "")
 
 
-def _doubts(dataset: FileDataset) -> tuple[str, ...]:
-    """Reasons to doubt that the picture looks as a radiologist would see it."""
-    for_processing = (
+def _warnings(dataset: FileDataset) -> tuple[str, ...]:
+    """Return reasons why the image may not look as a radiologist sees it."""
+    is_for_processing = (
         dataset.get("PresentationIntentType") == "FOR PROCESSING"
         or dataset.get("SOPClassUID") == DigitalXRayImageStorageForProcessing
     )
-    doubts = (
-        ("meant for processing, not for presentation", for_processing),
+    # The texts are counted in the dataset.yaml of prepared data sets.
+    conditions = (
+        ("meant for processing, not for presentation", is_for_processing),
         ("first of several frames", int(dataset.get("NumberOfFrames") or 1) > 1),
         ("annotation burnt in", dataset.get("BurnedInAnnotation") == "YES"),
         ("field of view mirrored", dataset.get("FieldOfViewHorizontalFlip") == "YES"),
     )
-    return tuple(doubt for doubt, present in doubts if present)
+    return tuple(warning for warning, applies in conditions if applies)

@@ -1,8 +1,8 @@
-"""The images of a prepared data set: packed into tar shards, or loose files.
+"""The images of a prepared data set: packed into tar shards, or single files.
 
-A data set of hundreds of thousands of images is slow to copy, list and open as single files. Packed, each image is a
-member of a tar shard that any tar program and WebDataset read, and a record refers to its bytes directly:
-`images/00003.tar@OFFSET+SIZE`. Every image can be read on its own, in any order, by any process.
+Hundreds of thousands of single files are slow to copy, list and open. So images are packed into tar shards, which any
+tar program and WebDataset can read, and a record refers to the bytes of an image: `images/00003.tar@OFFSET+SIZE`.
+Images can be read in any order and by any process.
 """
 
 import io
@@ -16,19 +16,19 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-# Beside a PNG, such a JPEG takes 60% of the bytes and 30% of the time to decode (18 KiB and 0.2 ms for a radiograph of
-# 256 pixels), with errors of 1.1 grey levels (root mean square), which is less than the noise of a radiograph.
+# Compared with PNG, JPEG of this quality takes 60% of the bytes and 30% of the decoding time (18 KiB and 0.2 ms for a
+# radiograph of 256 pixels), with an error of 1.1 grey levels (root mean square), less than the noise of a radiograph.
 JPEG_QUALITY = 95
-# The short side that images are reduced to, in pixels, unless a preparation is told otherwise.
+# Default short side of prepared images, in pixels.
 IMAGE_SIDE = 256
 
-_PACKED = re.compile(r"(?P<shard>.+\.tar)@(?P<offset>\d+)\+(?P<size>\d+)")
-# More than the 185 shards of MIMIC-CXR, and far from the usual limit of 1,024 open files.
-_MOST_OPEN_SHARDS = 256
+_PACKED_REFERENCE = re.compile(r"(?P<shard>.+\.tar)@(?P<offset>\d+)\+(?P<size>\d+)")
+# More than the 185 shards of MIMIC-CXR, and far below the usual limit of 1,024 open files.
+_MAX_OPEN_SHARDS = 256
 
 
 def encode_image(pixels: np.ndarray, image_size: int) -> bytes:
-    """A gray JPEG of `pixels` (uint8 [H, W]), its short side reduced to `image_size`; never enlarged."""
+    """Encode pixels, [height, width] uint8, as a grey JPEG; a short side above `image_size` is reduced to it."""
     image = Image.fromarray(pixels)
     scale = image_size / min(image.size)
     if scale < 1:
@@ -40,50 +40,54 @@ def encode_image(pixels: np.ndarray, image_size: int) -> bytes:
 
 
 class ShardWriter:
-    """Appends images to a tar shard; equal images and names give equal bytes."""
+    """Writes images to a tar shard; equal images and names result in equal bytes."""
 
     def __init__(self, file: BinaryIO, reference: str):
-        """`file` is open for writing at its start; `reference` is the shard's path below the data set's folder."""
+        """Start a shard.
+
+        file       open for writing, at its start
+        reference  the path of the shard relative to the folder of the data set
+        """
         self._file = file
         self._reference = reference
         self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
 
     def add(self, study_id: str, position: int, encoded: bytes) -> str:
-        """Append the image at `position` of a study; returns the reference to put into its record.
+        """Append the image at `position` of a study, and return its reference for the record.
 
-        Members are called `STUDY.POSITION.jpg`, which WebDataset takes for the parts of one sample.
+        Members are called `STUDY.POSITION.jpg`: WebDataset groups them into one sample per study.
         """
         name = re.sub(r"[^A-Za-z0-9_-]", "_", study_id)[:80]
         member = tarfile.TarInfo(f"{name}.{position}.jpg")
         member.size = len(encoded)
         self._tar.addfile(member, io.BytesIO(encoded))
-        padded = -(-len(encoded) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return f"{self._reference}@{self._file.tell() - padded}+{len(encoded)}"
+        padded_size = -(-len(encoded) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return f"{self._reference}@{self._file.tell() - padded_size}+{len(encoded)}"
 
     def close(self) -> None:
-        """Write the end of the archive; the file stays open."""
+        """Write the end of the archive, without closing the file."""
         self._tar.close()
 
 
 def read_image_bytes(root: Path, reference: str) -> bytes:
-    """The encoded image of a record of the prepared data set in `root`, as it is stored.
+    """Return the encoded image that a record of the prepared data set in `root` refers to.
 
-    Raises OSError for a file that is missing or cannot be read, and EOFError for a shard that ends too early.
+    Raises OSError if the file is missing or cannot be read, and EOFError if a shard is too short.
     """
-    packed = _PACKED.fullmatch(reference)
-    if packed is None:
+    match = _PACKED_REFERENCE.fullmatch(reference)
+    if match is None:
         return (root / reference).read_bytes()
-    size = int(packed["size"])
-    content = os.pread(_open_shard(str(root / packed["shard"])).descriptor, size, int(packed["offset"]))
+    size = int(match["size"])
+    content = os.pread(_open_shard(str(root / match["shard"])).descriptor, size, int(match["offset"]))
     if len(content) != size:
-        raise EOFError(f"{packed['shard']} ends too early")
+        raise EOFError(f"{match['shard']} is truncated")
     return content
 
 
 class _OpenShard:
-    """A file that is open for reading until nobody needs it.
+    """A file descriptor that is closed when it is garbage-collected.
 
-    A forked process may go on using its parent's: reading at a given place moves no common position.
+    Forked processes can share it, because `os.pread` does not use the common file position.
     """
 
     def __init__(self, path: str):
@@ -94,4 +98,4 @@ class _OpenShard:
             os.close(self.descriptor)
 
 
-_open_shard = lru_cache(maxsize=_MOST_OPEN_SHARDS)(_OpenShard)
+_open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(_OpenShard)

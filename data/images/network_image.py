@@ -1,9 +1,8 @@
-"""An original picture, brought to what a network sees of it in a prepared data set.
+"""Reading an image as the network sees it, whether it is an original or already prepared.
 
-`data.prepare` reduces pictures to a short side of `IMAGE_SIDE` pixels and stores them as JPEG; the data set squashes
-these to the network's square. Both steps are taken here by the very same functions, so that a model gives an original
-the report that it gives its prepared image. A picture whose short side is no longer than that is taken for a prepared
-one, and squashed as it is.
+`data.prepare` reduces originals to a short side of `IMAGE_SIDE` pixels and stores them as JPEG; the data set resizes
+these to the network's square. Originals go through the same two functions here, so a model generates the same report
+for an original as for its prepared image. An image whose short side is at most `IMAGE_SIDE` counts as prepared.
 """
 
 import io
@@ -15,25 +14,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data.errors import UserError
-from data.images.atlas import chest_agreement
+from data.errors import UserError, damaged, reason
 from data.images.image_store import IMAGE_SIDE, encode_image
+from data.images.lungs import chest_agreement
 from data.images.radiograph import Radiograph, check_size, read_radiograph
-from data.images.transforms import grey, read_squashed, squash
+from data.images.transforms import read_squashed, squash, to_grey
 
-# A picture as a file's path, the bytes of a file, or in memory: grey [H, W] of any numbers, or colours [H, W, 3] uint8.
-Picture = Path | str | bytes | Image.Image | NDArray
+# A path, the bytes of a file, or an image in memory: grey [height, width], or colour [height, width, 3] uint8.
+ImageLike = Path | str | bytes | Image.Image | NDArray
 
 
 @dataclass(frozen=True)
 class NetworkImage:
-    """A picture as the network sees it.
+    """An image as the network sees it.
 
     pixels     [H, H] uint8
-    view       "PA", "AP", "LATERAL", ...; "" where the file does not say
+    view       "PA", "AP", "LATERAL", ...; "" if the file does not state it
     size       (width, height) of the original
-    agreement  how much it looks like a chest from the front, -1..1 (`data.images.atlas.chest_agreement`)
-    warnings   short reasons to doubt the picture
+    agreement  how much it looks like a frontal chest X-ray, -1..1 (`data.images.lungs.chest_agreement`)
+    warnings   short reasons why the image may not look as a radiologist sees it
     """
 
     pixels: Tensor
@@ -43,46 +42,50 @@ class NetworkImage:
     warnings: tuple[str, ...] = ()
 
 
-def read_network_image(picture: Picture, name: str, image_size: int, window: bool = False) -> NetworkImage:
-    """The `picture`, which error messages call `name`, as a network of `image_size` sees it.
+def read_network_image(image: ImageLike, name: str, image_size: int, window: bool = False) -> NetworkImage:
+    """Read an image as a network with input side `image_size` sees it.
 
-    window: show a DICOM file as its own window says, not as prepared data sets do.
+    name    of the image in error messages
+    window  apply the window of a DICOM file instead of the preparation of data sets
+
     Raises UserError as `data.images.radiograph.read_radiograph` does.
     """
-    radiograph = read_picture(picture, name, IMAGE_SIDE, window)
+    radiograph = read_image(image, name, IMAGE_SIDE, window)
     if min(radiograph.size) > IMAGE_SIDE:
-        squashed = read_squashed(io.BytesIO(encode_image(radiograph.pixels, IMAGE_SIDE)), image_size)
+        pixels = read_squashed(io.BytesIO(encode_image(radiograph.pixels, IMAGE_SIDE)), image_size)
     else:
         if image_size < min(radiograph.size):
-            # A JPEG decodes at the least size that will do, and so it does when a data set reads it.
-            radiograph = read_picture(picture, name, image_size, window)
-        squashed = squash(Image.fromarray(radiograph.pixels), image_size)
+            # The data set decodes JPEGs at the smallest sufficient size: do the same.
+            radiograph = read_image(image, name, image_size, window)
+        pixels = squash(Image.fromarray(radiograph.pixels), image_size)
     return NetworkImage(
-        squashed, radiograph.view, radiograph.size, chest_agreement(radiograph.pixels), radiograph.warnings
+        pixels, radiograph.view, radiograph.size, chest_agreement(radiograph.pixels), radiograph.warnings
     )
 
 
-def read_picture(picture: Picture, name: str, at_least: int | None = None, window: bool = False) -> Radiograph:
-    """`picture` as 8-bit grey; the other arguments and errors as those of `data.images.radiograph.read_radiograph`."""
-    if isinstance(picture, (str, Path)):
-        return read_radiograph(Path(picture), name, at_least, window)
-    if isinstance(picture, bytes):
-        return read_radiograph(picture, name, at_least, window)
-    image = picture if isinstance(picture, Image.Image) else _image_of(picture, name)
+def read_image(image: ImageLike, name: str, min_side: int | None = None, window: bool = False) -> Radiograph:
+    """Read an image as 8-bit grey; arguments and errors are those of `data.images.radiograph.read_radiograph`."""
+    if isinstance(image, (str, Path)):
+        return read_radiograph(Path(image), name, min_side, window)
+    if isinstance(image, bytes):
+        return read_radiograph(image, name, min_side, window)
+    if not isinstance(image, Image.Image):
+        image = _from_array(image, name)
     check_size(image.size, name)
     try:
-        return Radiograph(grey(image), "", image.size)
-    except (OSError, ValueError, SyntaxError) as error:  # an image that is not decoded yet can be damaged
-        raise UserError(f"{name} is damaged ({error}): replace it") from error
+        return Radiograph(to_grey(image), "", image.size)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes lazily: a damaged file fails here
+        raise damaged(name, reason(error), "replace it") from error
 
 
-def _image_of(pixels: NDArray, name: str) -> Image.Image:
-    """An array as an image: numbers of more than 8 bits as they are, to be stretched."""
+def _from_array(pixels: NDArray, name: str) -> Image.Image:
+    """Return an array as an image: 8-bit arrays and booleans as 8 bits, other numbers as floats."""
     pixels = np.asarray(pixels)
-    colours = pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.dtype == np.uint8
-    if not (colours or (pixels.ndim == 2 and pixels.dtype.kind in "buif")):
+    is_colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.dtype == np.uint8
+    if not (is_colour or (pixels.ndim == 2 and pixels.dtype.kind in "buif")):
         raise UserError(
-            f"{name} is an array of {pixels.dtype} {list(pixels.shape)}: give [H, W] of numbers, or [H, W, 3] of uint8"
+            f"{name} is an array of {pixels.dtype} {list(pixels.shape)}: use numbers [height, width], or uint8 "
+            "[height, width, 3]"
         )
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255

@@ -1,4 +1,4 @@
-"""Pictures as archives hold them (PNG, JPEG, TIFF, DICOM) as 8-bit grey."""
+"""Reading radiographs in PNG, JPEG, TIFF or DICOM as 8-bit grey images."""
 
 import io
 import warnings
@@ -9,28 +9,28 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.errors import UserError, readable
-from data.images.dicom import MOST_PIXELS, looks_like_dicom, read_dicom, short_reason
-from data.images.transforms import grey
+from data.errors import UserError, cannot_read, damaged, readable, reason, wrong_format
+from data.images.dicom import MAX_PIXELS, looks_like_dicom, read_dicom
+from data.images.transforms import to_grey
 
-# Only these: Pillow's other readers are for pictures that no archive of radiographs holds, and some start programs.
+# Archives of radiographs use no other formats, and some of Pillow's other readers start programs.
 _FORMATS = ("PNG", "JPEG", "TIFF")
-_HEAD = 132
+_HEAD_SIZE = 132
 _JPEG_END = b"\xff\xd9"
-# More than the largest picture takes without compression (`MOST_PIXELS` of 16 bits, or of three colours).
-_MOST_BYTES = 1 << 29
-# How many times longer than wide a picture may be. Reduced to a short side of 256 pixels, a JPEG can hold it then.
-_MOST_ELONGATED = 50
+# More than the largest image takes without compression (`MAX_PIXELS` of 16 bits, or of three colours).
+_MAX_BYTES = 1 << 29
+# Largest ratio of the sides: with a short side of 256 pixels, JPEG can still store the image.
+_MAX_ASPECT_RATIO = 50
 
 
 @dataclass(frozen=True)
 class Radiograph:
-    """A picture that was read.
+    """An image that was read.
 
-    pixels    [H, W] uint8 grey
-    view      "PA", "AP", "LATERAL", ...; "" where the file does not say, as only DICOM does
-    size      (width, height) of the file's full resolution, even where fewer pixels were asked for
-    warnings  short reasons to doubt the picture, the same words for the same reason
+    pixels    [height, width] uint8 grey
+    view      "PA", "AP", "LATERAL", ...; "" if the file does not state it; only DICOM files do
+    size      (width, height) of the full resolution, even if fewer pixels were read
+    warnings  short reasons why the image may not look as a radiologist sees it
     """
 
     pixels: np.ndarray
@@ -40,25 +40,24 @@ class Radiograph:
 
 
 def read_radiograph(
-    source: Path | bytes, name: str = "", at_least: int | None = None, window: bool = False
+    source: Path | bytes, name: str = "", min_side: int | None = None, window: bool = False
 ) -> Radiograph:
-    """The picture in a file, or in the bytes of one; its content tells the kind, not its name.
+    """Read an image from a file, or from the bytes of a file; the format is detected from the content.
 
-    More than 8 bits are stretched from the least to the greatest value, because their nominal range is rarely the one
-    in use (12 bits stored in 16). Transparency is left out: what lies under it is the picture. For DICOM see
-    `data.images.dicom.read_dicom`.
+    Images of more than 8 bits are scaled from their minimum to their maximum, because the nominal range is rarely used
+    (12 bits stored in 16). Transparency is ignored. For DICOM see `data.images.dicom.read_dicom`.
 
-    name      what error messages call the source; by default the path
-    at_least  fewer pixels will do, as long as the shorter side keeps so many: a JPEG then decodes much faster
-    window    show a DICOM file as its own window says
+    name      of the image in error messages; defaults to the path
+    min_side  allow a lower resolution whose shorter side has at least this number of pixels: large JPEGs decode faster
+    window    apply the file's own window, if it is a DICOM file
 
-    Raises UserError naming the source for whatever cannot be read as one picture.
+    Raises UserError naming the image if it cannot be read.
     """
     name = name or ("the image" if isinstance(source, bytes) else readable(str(source)))
     try:
         _check_file(source, name)
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD_SIZE)
             file.seek(0)
             if not head:
                 raise UserError(f"{name} is empty: replace it")
@@ -66,43 +65,43 @@ def read_radiograph(
                 image = read_dicom(file, name, window)
                 check_size(image.pixels.shape[::-1], name)
                 return Radiograph(image.pixels, image.view, image.pixels.shape[::-1], image.warnings)
-            return _read_picture(file, name, at_least)
+            return _read_with_pillow(file, name, min_side)
     except OSError as error:
-        raise UserError(f"Cannot read {name}: {error.strerror or short_reason(error)}") from error
+        raise cannot_read(name, error) from error
 
 
 def _check_file(source: Path | bytes, name: str) -> None:
-    """Raise UserError for what would take forever to read: a pipe, a device, an enormous file."""
+    """Raise UserError for sources that could take forever to read: pipes, devices, huge files."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         raise UserError(f"{name} has {size / 2**20:.0f} MiB, too many for a radiograph: replace it")
     if isinstance(source, Path) and not (source.is_file() or source.is_dir()):
-        raise UserError(f"{name} is no file: give one")
+        raise wrong_format(name, "a regular file", "use an image file")
 
 
 def check_size(size: tuple[int, int], name: str) -> None:
-    """Raise UserError, before anything is decoded, for a (width, height) that no radiograph has."""
+    """Raise UserError for a (width, height) that no radiograph has; call it before decoding."""
     width, height = size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise UserError(f"{name} has {width} x {height} pixels, too many for a radiograph: replace it")
-    if not 0 < max(size) <= _MOST_ELONGATED * min(size):
-        raise UserError(f"{name} has {width} x {height} pixels: no radiograph is so narrow, replace it")
+    if not 0 < max(size) <= _MAX_ASPECT_RATIO * min(size):
+        raise UserError(f"{name} has {width} x {height} pixels, too narrow for a radiograph: replace it")
 
 
-def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph:
-    """The PNG, JPEG or TIFF in `file`."""
+def _read_with_pillow(file: BinaryIO, name: str, min_side: int | None) -> Radiograph:
+    """Read a PNG, JPEG or TIFF image."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures, which are refused below, and of details of broken files.
+            # Pillow warns about large images, which `check_size` rejects, and about details of broken files.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as image:
                 size = image.size
                 if getattr(image, "n_frames", 1) > 1:
-                    raise UserError(f"{name} holds {image.n_frames} pictures: give a file of one")
+                    raise UserError(f"{name} contains {image.n_frames} images: use a file with one")
                 check_size(size, name)
-                # A JPEG decodes at a half, a quarter, ... of its size, and grey only: much faster.
-                image.draft("L", size if at_least is None else (at_least, at_least))
-                return Radiograph(grey(image), "", size)
+                # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size, without colours, which is much faster.
+                image.draft("L", size if min_side is None else (min_side, min_side))
+                return Radiograph(to_grey(image), "", size)
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -110,25 +109,25 @@ def _read_picture(file: BinaryIO, name: str, at_least: int | None) -> Radiograph
         content = file.read()
         if _jpeg_bits(content) > 8:
             return _read_deep_jpeg(content, name)
-        raise UserError(f"{name} is no PNG, JPEG, TIFF or DICOM picture: replace it") from error
-    # A damaged file can lead the decoders anywhere.
+        raise wrong_format(name, "a PNG, JPEG, TIFF or DICOM image", "replace it") from error
+    # The decoders can raise anything for a damaged file.
     except Exception as error:
-        raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error
+        raise damaged(name, reason(error), "replace it") from error
 
 
 def _jpeg_bits(content: bytes) -> int:
-    """The bits of a pixel that the frame header of a JPEG states; 0 for what is no JPEG or has none."""
+    """Return the bits per pixel from the frame header of a JPEG; 0 if there is no such header."""
     position = 2 if content[:2] == b"\xff\xd8" else len(content)
     while position + 5 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables and extensions, no frames
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # these are tables and extensions, not frames
             return content[position + 4]
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
     return 0
 
 
 def _read_deep_jpeg(content: bytes, name: str) -> Radiograph:
-    """A JPEG of more than 8 bits, which Pillow does not know, by the package that decodes those in DICOM files."""
+    """Read a JPEG of more than 8 bits, which Pillow does not support, with the package that decodes them in DICOM."""
     try:
         import libjpeg
     except ImportError as error:
@@ -136,13 +135,13 @@ def _read_deep_jpeg(content: bytes, name: str) -> Radiograph:
             f"{name} is a JPEG of {_jpeg_bits(content)} bits: pip install pylibjpeg-libjpeg to read it, or convert it"
         ) from error
     try:
-        described = libjpeg.get_parameters(content)
-        size = (described["columns"], described["rows"])
+        parameters = libjpeg.get_parameters(content)
+        size = (parameters["columns"], parameters["rows"])
         check_size(size, name)
-        if described["nr_components"] != 1:
-            raise UserError(f"{name} is a JPEG of {described['precision']} bits in colour: convert it")
-        if _JPEG_END not in content[-64:]:  # libjpeg would make up what is missing
-            raise ValueError("it is cut short")
-        return Radiograph(grey(Image.fromarray(libjpeg.decode(content).astype(np.float32))), "", size)
+        if parameters["nr_components"] != 1:
+            raise UserError(f"{name} is a JPEG of {parameters['precision']} bits in colour: convert it")
+        if _JPEG_END not in content[-64:]:  # libjpeg would invent the missing pixels
+            raise ValueError("it is truncated")
+        return Radiograph(to_grey(Image.fromarray(libjpeg.decode(content).astype(np.float32))), "", size)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{name} is damaged ({short_reason(error)}): replace it") from error
+        raise damaged(name, reason(error), "replace it") from error

@@ -1,7 +1,7 @@
-"""From a picture on disk to the network's input, boxes moving along.
+"""Image transforms for the network's input: resizing, normalisation, and augmentation of images with their boxes.
 
-Pixels are grey throughout: an X-ray has one channel, which is repeated only when it is normalised. Boxes are xyxy in
-0..1 of the image and transform exactly; nothing mirrors the image, because left and right would swap.
+Images have one grey channel, which is repeated on normalisation. Boxes are xyxy in 0..1 of the image. No transform
+mirrors the image, because that would swap left and right.
 """
 
 import math
@@ -16,79 +16,78 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data.errors import UserError
+from data.errors import wrong_value
 
-# Statistics that the pretrained trunks of torchvision expect.
+# The statistics for which torchvision's pretrained trunks expect normalised images.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# A region with less of its box left inside the image than this counts as out of sight.
-_LEAST_VISIBLE_SHARE = 0.25
+# A region is no longer visible if less than this share of its box is inside the augmented image.
+_MIN_VISIBLE_SHARE = 0.25
 
 _MEAN = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-_DEVIATION = torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1)
+_STD = torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
 
 def read_squashed(file: str | Path | BinaryIO, image_size: int) -> Tensor:
-    """[H, H] uint8: the grey picture in `file`, squashed to a square of side H = `image_size` with antialiasing.
+    """Read a PNG or JPEG image of any colour mode as a grey square with side `image_size`, [H, H] uint8.
 
-    PNG and JPEG, any colour mode. Pictures of more than 8 bits are stretched from their least to their greatest value
-    first, because their nominal range is rarely the one in use (12 bits stored in 16). Raises OSError, SyntaxError,
-    ValueError or PIL's DecompressionBombError for a file that is missing or damaged.
+    Raises OSError, SyntaxError, ValueError or PIL's DecompressionBombError if the file is missing or damaged.
     """
     with Image.open(file) as image:
-        # A JPEG decodes at a half, a quarter, ... of its size where that is still large enough: much faster.
+        # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is still large enough, which is much faster.
         image.draft("L", (image_size, image_size))
-        return squash(Image.fromarray(grey(image)), image_size)
+        return squash(Image.fromarray(to_grey(image)), image_size)
 
 
-def grey(image: Image.Image) -> NDArray:
-    """[H, W] uint8 for an `image` of any mode; see `read_squashed` for more than 8 bits.
+def to_grey(image: Image.Image) -> NDArray:
+    """Convert an image of any mode to 8-bit grey, [height, width] uint8.
 
-    Values that are no number become black, those beyond all bounds black or white. Raises ValueError where no pixel
-    has a value.
+    Images of more than 8 bits are scaled from their minimum to their maximum, because the nominal range is rarely used
+    (12 bits stored in 16). NaN becomes black, infinite values black or white. Raises ValueError if no pixel is finite.
     """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return np.array(image.convert("L"))
     values = np.asarray(image, dtype=np.float64)
-    known = values[np.isfinite(values)]
-    if not known.size:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         raise ValueError("no pixel has a value")
-    low, high = known.min(), known.max()
+    low, high = finite.min(), finite.max()
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     return ((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
 
 
 def squash(image: Image.Image, image_size: int) -> Tensor:
-    """[H, H] uint8: the 8-bit grey `image` resized to a square without regard to its proportions."""
+    """Resize an 8-bit grey image to a square, [H, H] uint8, with antialiasing and without keeping its aspect ratio."""
     return torch.from_numpy(np.array(image.resize((image_size, image_size), Image.Resampling.BILINEAR)))
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """[V, 3, H, H] from grey pixels [V, H, H] in 0..1: three equal channels by ImageNet's mean and deviation."""
-    return (pixels.unsqueeze(1) - _MEAN) / _DEVIATION
+    """Repeat grey pixels, [V, H, H] in 0..1, to three channels, normalised with ImageNet's statistics: [V, 3, H, H]."""
+    return (pixels.unsqueeze(1) - _MEAN) / _STD
 
 
-def inside(boxes: Tensor, visible: Tensor, least_share: float = 0.0) -> tuple[Tensor, Tensor]:
-    """`boxes` [R, 4] clipped to the image, and which of the `visible` [R] still are.
+def clip_boxes(boxes: Tensor, visible: Tensor, min_share: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Clip `boxes` [R, 4] to the image, and return them with the new `visible` [R] bool.
 
-    A region stays visible with an area left, and at least `least_share` of its area. Invisible regions get zeros.
+    A visible region stays visible if at least `min_share` of its area, and not zero, is inside the image. The boxes of
+    regions that are not visible become zeros.
     """
     clipped = boxes.clamp(0, 1)
-    area = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(dim=1)
-    whole_area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
-    visible = visible & (area > 0) & (area >= least_share * whole_area)
+    clipped_area = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(dim=1)
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+    visible = visible & (clipped_area > 0) & (clipped_area >= min_share * area)
     return clipped * visible.unsqueeze(1), visible
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far training images are changed at random; 0 everywhere changes nothing.
+    """Limits of the random changes of training images; 0 for all disables augmentation.
 
-    rotate     degrees to either side, about the centre
-    translate  share of the image side, along each axis and to either side
-    scale      relative zoom to either side: 0.1 draws from 0.9 to 1.1
-    intensity  relative change of contrast (about the image's mean) and of brightness, to either side
+    rotate     largest rotation about the centre, in degrees
+    translate  largest shift along each axis, as a share of the image side
+    scale      largest relative zoom: 0.1 means 0.9 to 1.1
+    intensity  largest relative change of contrast (about the image's mean) and of brightness
     """
 
     rotate: float
@@ -101,10 +100,10 @@ class Augmentation:
         for field in fields(self):
             value = getattr(self, field.name)
             if not 0 <= value <= limits[field.name]:
-                raise UserError(f"data.{field.name}={value}: must lie between 0 and {limits[field.name]}")
+                raise wrong_value(f"data.{field.name}", value, f"must be between 0 and {limits[field.name]}")
 
     def draw(self, generator: np.random.Generator) -> "Perturbation":
-        """One change of one image."""
+        """Draw the change of one image."""
         angle, shift_x, shift_y, zoom, contrast, brightness = generator.uniform(-1, 1, size=6).tolist()
         return Perturbation(
             angle=math.radians(self.rotate * angle),
@@ -117,12 +116,13 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A change of an image and its boxes: rotation and zoom about the centre, then a shift, and new intensities.
+    """A change of an image and its boxes: rotation and zoom about the centre, then a shift; contrast and brightness.
 
-    angle       radians, from the x axis (right) towards the y axis (down)
+    angle       in radians, from the x axis (right) towards the y axis (down)
     zoom        factor
-    shift       share of the image side, along x and y
-    contrast, brightness   factors: about the image's mean, and of the whole
+    shift       along x and y, as a share of the image side
+    contrast    factor of the differences from the image's mean
+    brightness  factor of all pixels
     """
 
     angle: float
@@ -132,17 +132,17 @@ class Perturbation:
     brightness: float
 
     @property
-    def _moves(self) -> bool:
+    def _is_geometric(self) -> bool:
         return self.angle != 0 or self.zoom != 1 or self.shift != (0, 0)
 
-    def image(self, pixels: Tensor) -> Tensor:
-        """The changed image [H, H] float of `pixels` [H, H] float in 0..1; black where nothing is known."""
+    def apply_to_image(self, pixels: Tensor) -> Tensor:
+        """Apply the change to an image, [H, H] float in 0..1; what comes from outside the image is black."""
         if self.contrast != 1 or self.brightness != 1:
             mean = pixels.mean()
             pixels = ((pixels - mean) * self.contrast + mean).mul_(self.brightness).clamp_(0, 1)
-        if not self._moves:
+        if not self._is_geometric:
             return pixels
-        # grid_sample asks where each pixel of the new image comes from: the inverse map, in coordinates -1..1.
+        # grid_sample needs the source of each pixel of the new image: the inverse map, in coordinates -1..1.
         cosine, sine = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
         shift_x, shift_y = 2 * self.shift[0], 2 * self.shift[1]
         inverse = torch.tensor(
@@ -155,13 +155,13 @@ class Perturbation:
         grid = F.affine_grid(inverse[None], list(image.shape), align_corners=False)
         return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0]
 
-    def boxes(self, boxes: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """`boxes` [R, 4] after the change, and which of the `visible` [R] are still in sight.
+    def apply_to_boxes(self, boxes: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the change to `boxes` [R, 4], and return them with the new `visible` [R] bool.
 
-        A turned box becomes the smallest upright box around its corners, clipped to the image. A region with less than
-        a quarter of that left inside the image is no longer visible and gets zeros.
+        A rotated box becomes the axis-aligned box around its corners, clipped to the image. If less than a quarter of
+        it is inside the image, the region is no longer visible and its box becomes zeros.
         """
-        if not self._moves:
+        if not self._is_geometric:
             return boxes, visible
         x, y = boxes[:, [0, 2, 0, 2]] - 0.5, boxes[:, [1, 1, 3, 3]] - 0.5  # the four corners, [R, 4] each
         cosine, sine = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
@@ -169,4 +169,4 @@ class Perturbation:
         moved_y = sine * x + cosine * y + (0.5 + self.shift[1])
         low_x, high_x = moved_x.aminmax(dim=1)
         low_y, high_y = moved_y.aminmax(dim=1)
-        return inside(torch.stack([low_x, low_y, high_x, high_y], dim=1), visible, _LEAST_VISIBLE_SHARE)
+        return clip_boxes(torch.stack([low_x, low_y, high_x, high_y], dim=1), visible, _MIN_VISIBLE_SHARE)

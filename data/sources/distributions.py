@@ -1,4 +1,4 @@
-"""What lies in the folders and files that a user gives as sources, and the tables in them."""
+"""Searches the folders and files that a user gives as sources, and reads the CSV tables in them."""
 
 import csv
 import gzip
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, missing
 
-# Deep enough for a folder that holds several downloads as the sites' own tools lay them out.
+# Deep enough for a folder with several downloads, laid out as the download tools of the sites do.
 _DEPTH = 4
 # Folders of many images or graphs: their files are opened by name, never listed.
 _LARGE_FOLDER = re.compile(r"p\d{2,}|s\d{6,}|images|scene_graph")
 _PATIENT_GROUP = re.compile(r"p\d\d")
-_OF_INTEREST = (".csv", ".csv.gz", ".zip", ".json", ".arrow")
+_SUFFIXES = (".csv", ".csv.gz", ".zip", ".json", ".arrow")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Contents:
     """What a search of the sources found.
 
     files    tables, archives and annotation files, in a stable order
-    folders  all folders looked into, large ones among them
-    trees    the folders that hold MIMIC-CXR's groups of patients, p10 to p19
+    folders  all folders that were searched, and the large ones
+    trees    folders that contain MIMIC-CXR's groups of patients, p10 to p19
     """
 
     files: tuple[Path, ...]
@@ -33,41 +33,41 @@ class Contents:
     trees: tuple[Path, ...]
 
     def file(self, *names: str) -> Path | None:
-        """The first file with one of the `names`, or None."""
+        """Return the first file with one of the `names`; None if absent."""
         return next((path for name in names for path in self.files if path.name == name), None)
 
     def table(self, stem: str) -> Path | None:
-        """The table `stem`, compressed or not, or None."""
+        """Return the table `stem`, gzipped or not; None if absent."""
         return self.file(f"{stem}.csv", f"{stem}.csv.gz")
 
 
-def look_through(sources: Sequence[Path]) -> Contents:
-    """Search the `sources`, folders or files, without going through the large folders in them.
+def search_sources(sources: Sequence[Path]) -> Contents:
+    """Search the `sources`, folders or files, without listing the large folders in them.
 
-    Raises UserError for a source that is not there or cannot be read.
+    Raises UserError if a source does not exist or cannot be read.
     """
     files, folders, trees = [], [], []
     for source in sources:
         if source.is_file():
             files.append(source)
         elif not source.is_dir():
-            raise UserError(f"There is no source {source}: give a folder or a file that is there")
+            raise missing("source", source, "give an existing folder or file as --source")
         else:
             _search(source, _DEPTH, files, folders, trees)
     return Contents(tuple(files), tuple(folders), tuple(trees))
 
 
 def _search(folder: Path, depth: int, files: list[Path], folders: list[Path], trees: list[Path]) -> None:
-    """Add what lies in `folder` and `depth` levels below."""
+    """Add the contents of `folder` and of `depth` levels below it to the lists."""
     folders.append(folder)
     try:
         with os.scandir(folder) as listing:
             entries = sorted(
-                (entry for entry in listing if entry.name.endswith(_OF_INTEREST) or entry.is_dir()),
+                (entry for entry in listing if entry.name.endswith(_SUFFIXES) or entry.is_dir()),
                 key=lambda entry: entry.name,
             )
     except OSError as error:
-        raise UserError(f"Cannot look into {folder}: {error.strerror}") from error
+        raise cannot_read(folder, error, "make it readable, or give another --source") from error
     subfolders = [Path(entry.path) for entry in entries if entry.is_dir()]
     files.extend(Path(entry.path) for entry in entries if not entry.is_dir())
     if any(_PATIENT_GROUP.fullmatch(subfolder.name) for subfolder in subfolders):
@@ -75,37 +75,36 @@ def _search(folder: Path, depth: int, files: list[Path], folders: list[Path], tr
     for subfolder in subfolders:
         if _LARGE_FOLDER.fullmatch(subfolder.name):
             folders.append(subfolder)
-            if subfolder.name == "images" and _holds_patient_groups(subfolder):
+            if subfolder.name == "images" and _has_patient_groups(subfolder):
                 trees.append(subfolder)
         elif depth > 0 and not subfolder.name.startswith("."):
             _search(subfolder, depth - 1, files, folders, trees)
 
 
-def _holds_patient_groups(folder: Path) -> bool:
+def _has_patient_groups(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         return any(_PATIENT_GROUP.fullmatch(entry.name) for entry in entries)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The `columns` of every row of a CSV table, plain or gzipped, wherever they stand.
+    """Yield the values of the named `columns` for every row of a CSV table, plain or gzipped.
 
-    Raises UserError for a file that cannot be read, a column that is missing, and a row that is too short.
+    Raises UserError if the file cannot be read, a column is missing, or a row is too short.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
+    open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file)
             header = [name.strip() for name in next(rows, [])]
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise UserError(f"{path} has no column '{missing[0]}': fetch the file again")
+            absent = [column for column in columns if column not in header]
+            if absent:
+                raise UserError(f"{path} has no column '{absent[0]}': download the file again")
             positions = [header.index(column) for column in columns]
             for row in rows:
                 if not row:
                     continue
                 if len(row) <= max(positions):
-                    raise UserError(f"{path} line {rows.line_num} has {len(row)} columns: fetch the file again")
+                    raise UserError(f"{path} line {rows.line_num} has {len(row)} columns: download the file again")
                 yield tuple(row[position].strip() for position in positions)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(f"Cannot read {path} ({reason}): fetch the file again") from error
+        raise cannot_read(path, error, "download the file again") from error

@@ -1,4 +1,4 @@
-"""Large JSON files piece by piece: the whole of one can be ten times as large in memory as on disk."""
+"""Reads large JSON files piece by piece: in memory a whole document can be ten times as large as on disk."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, wrong_format
 
 _PIECE = 2**20
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -15,16 +15,16 @@ _WITHIN_NUMBERS = ("", *"0123456789.eE+-")
 
 
 class JsonStream:
-    """Walks through a JSON file from its start to its end.
+    """Reads a JSON file from start to end.
 
-    `members` and `items` go through an object and a list. Between two of their steps, what stands there must be
-    consumed: by `value`, which reads it whole, or by `members` or `items` again.
+    `members` and `items` iterate over an object and a list. Between two steps the current value must be consumed: by
+    `value`, which reads it whole, or by another `members` or `items`.
 
-    All methods raise UserError, naming the file, where it is not what they expect.
+    All methods raise UserError, naming the file, if it does not contain what they expect.
     """
 
     def __init__(self, path: Path):
-        """Open the file. Raises UserError where that is not possible."""
+        """Open the file. Raises UserError if it cannot be opened."""
         self._path = path
         self._text = ""
         self._position = 0
@@ -32,7 +32,7 @@ class JsonStream:
         try:
             self._file = path.open(encoding="utf-8-sig")
         except OSError as error:
-            raise UserError(f"Cannot read {path}: {error.strerror}") from error
+            raise cannot_read(path, error) from error
 
     def __enter__(self) -> "JsonStream":
         return self
@@ -41,7 +41,7 @@ class JsonStream:
         self._file.close()
 
     def members(self) -> Iterator[str]:
-        """The keys of the object that begins here; after each, its value stands next."""
+        """Iterate over the object at the current position; after each key, the position is at its value."""
         self._take("{")
         if self._next() == "}":
             self._take("}")
@@ -58,28 +58,28 @@ class JsonStream:
         self._take("}")
 
     def items(self) -> Iterator[int]:
-        """The positions in the list that begins here; after each, its value stands next."""
+        """Iterate over the list at the current position; after each index, the position is at that item."""
         self._take("[")
         if self._next() == "]":
             self._take("]")
             return
-        position = 0
+        index = 0
         while True:
-            yield position
-            position += 1
+            yield index
+            index += 1
             if self._next() == "]":
                 break
             self._take(",")
         self._take("]")
 
     def value(self) -> Any:
-        """The value that stands here."""
+        """Return the value at the current position."""
         self._next()
         decoder = json.JSONDecoder()
         while True:
             try:
                 value, end = decoder.raw_decode(self._text, self._position)
-                # A number at the end of what was read may go on: "10" as "10.5".
+                # A number at the end of what was read may continue: "10" as "10.5".
                 if self._ended or self._text[end : end + 1] not in _WITHIN_NUMBERS:
                     self._position = end
                     return value
@@ -89,7 +89,7 @@ class JsonStream:
             self._read(max(_PIECE, len(self._text) - self._position))
 
     def _next(self) -> str:
-        """The character that stands here, after blanks; empty at the end of the file."""
+        """Skip blanks and return the character at the current position; "" at the end of the file."""
         while True:
             self._position = _BLANK.match(self._text, self._position).end()
             if self._position < len(self._text) or self._ended:
@@ -102,7 +102,7 @@ class JsonStream:
         self._position += 1
 
     def _read(self, count: int) -> None:
-        """Add about so many characters to the text, and forget what was consumed."""
+        """Read `count` more characters, and discard what was consumed."""
         try:
             piece = self._file.read(count)
         except (OSError, UnicodeDecodeError) as error:
@@ -112,4 +112,4 @@ class JsonStream:
         self._position = 0
 
     def _malformed(self) -> UserError:
-        return UserError(f"{self._path} is not JSON of the expected form: fetch the file again")
+        return wrong_format(self._path, "JSON of the expected form", "download the file again")

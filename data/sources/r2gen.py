@@ -1,7 +1,7 @@
-"""Annotation files in R2Gen's layout: `{"train": [...], "val": [...], "test": [...]}`, for IU X-Ray and for MIMIC-CXR.
+"""Annotation files in R2Gen's layout: `{"train": [...], "val": [...], "test": [...]}`, for IU X-Ray and MIMIC-CXR.
 
-IU X-Ray has one sample a study, whose images lie in a folder of the study's id; MIMIC-CXR has one sample an image,
-whose id is the image's.
+IU X-Ray has one sample per study, with its images in a folder named after the study's id. MIMIC-CXR has one sample per
+image, with the image's id.
 """
 
 import json
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, unknown_name, wrong_format
 from data.records import SPLITS
 
-# How the splits are called by those who made such files.
+# The names of the splits in annotation files.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
-_REMEDY = "fetch the file again"
+_FIX = "download the file again"
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class R2GenSample:
     """One sample of an annotation file.
 
     split                  "train", "val" or "test"
-    images                 paths relative to the folder of images, which the file does not name
-    study_id, subject_id   of MIMIC-CXR, digits; empty where the file has none
+    images                 paths relative to the folder of images
+    study_id, subject_id   of MIMIC-CXR, digits; "" if absent
     """
 
     id: str
@@ -36,10 +36,10 @@ class R2GenSample:
 
 
 def read_annotation(path: Path) -> list[R2GenSample]:
-    """The samples of an annotation file, in its order: train, val, test.
+    """Read the samples of an annotation file, by split (train, val, test) and then in the order of the file.
 
-    Raises UserError, naming file, sample and key, for a file that cannot be read or has another form, an id that
-    stands there twice, and an image path that leads out of its folder.
+    Raises UserError, naming file, sample and key, if the file cannot be read or is malformed, an id occurs twice, or an
+    image path leads out of its folder.
     """
     splits = _read_splits(path)
     samples = []
@@ -48,70 +48,70 @@ def read_annotation(path: Path) -> list[R2GenSample]:
         for where, entry in splits[split]:
             sample = _read_sample(entry, split, where)
             if sample.id in seen:
-                raise UserError(f"{where}: the id {sample.id} stands there twice; {_REMEDY}")
+                raise UserError(f"{where}: the id {sample.id} occurs twice; {_FIX}")
             seen.add(sample.id)
             samples.append(sample)
     return samples
 
 
 def _read_splits(path: Path) -> dict[str, list[tuple[str, Any]]]:
-    """By split: every entry of the file with the place it stands at, for messages."""
+    """Return split -> its entries, each with its position in the file for messages."""
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}): give a file that is there") from error
+        raise cannot_read(path, error, "give an existing file") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {_REMEDY}") from error
+        raise wrong_format(path, "JSON", _FIX) from error
     if not isinstance(document, dict):
-        raise UserError(f"{path} is not a JSON object with the keys train, val and test: {_REMEDY}")
+        raise wrong_format(path, "a JSON object with the keys train, val and test", _FIX)
     splits: dict[str, list[tuple[str, Any]]] = {split: [] for split in SPLITS}
     for name, entries in document.items():
         if name not in SPLIT_NAMES:
-            raise UserError(f"{path}: '{name[:40]}' is no split: expected {', '.join(SPLITS)}")
+            raise unknown_name("split", name[:40], SPLITS, str(path))
         if not isinstance(entries, list):
-            raise UserError(f"{path}: '{name}' is no list of samples; {_REMEDY}")
+            raise wrong_format(f"{path}: '{name}'", "a list of samples", _FIX)
         splits[SPLIT_NAMES[name]] += [(f"{path} {name}[{index}]", entry) for index, entry in enumerate(entries)]
     return splits
 
 
 def _read_sample(entry: Any, split: str, where: str) -> R2GenSample:
-    """One sample, its keys checked. What else an entry holds is left aside."""
+    """Return one sample after checking its keys; further keys are ignored."""
     if not isinstance(entry, dict):
-        raise UserError(f"{where} is not a JSON object: {_REMEDY}")
+        raise wrong_format(where, "a JSON object", _FIX)
     for key in ("id", "report", "image_path"):
         if key not in entry:
-            raise UserError(f"{where} lacks the key '{key}': {_REMEDY}")
+            raise UserError(f"{where} has no key '{key}': {_FIX}")
     if not isinstance(entry["report"], str):
-        raise UserError(f"{where}: 'report' is no text; {_REMEDY}")
-    identifier = _identifier(entry, "id", where)
+        raise wrong_format(f"{where}: 'report'", "a string", _FIX)
+    identifier = _read_identifier(entry, "id", where)
     if not identifier:
-        raise UserError(f"{where}: 'id' is empty; {_REMEDY}")
+        raise UserError(f"{where}: 'id' is empty; {_FIX}")
     return R2GenSample(
         id=identifier,
         split=split,
         report=entry["report"],
-        images=tuple(_image_paths(entry["image_path"], where)),
-        study_id=_identifier(entry, "study_id", where),
-        subject_id=_identifier(entry, "subject_id", where),
+        images=tuple(_read_image_paths(entry["image_path"], where)),
+        study_id=_read_identifier(entry, "study_id", where),
+        subject_id=_read_identifier(entry, "subject_id", where),
     )
 
 
-def _identifier(entry: dict, key: str, where: str) -> str:
-    """A text or a whole number as text; empty where the key is absent."""
+def _read_identifier(entry: dict, key: str, where: str) -> str:
+    """Return a string or an integer as text; "" if the key is absent."""
     value = entry.get(key, "")
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UserError(f"{where}: '{key}' is neither a text nor a whole number; {_REMEDY}")
+        raise wrong_format(f"{where}: '{key}'", "a string or an integer", _FIX)
     return str(value).strip()
 
 
-def _image_paths(paths: Any, where: str) -> Iterator[str]:
-    """The paths of a sample's images, checked to stay in the folder of images. A lone path need not be a list."""
+def _read_image_paths(paths: Any, where: str) -> Iterator[str]:
+    """Yield the paths of a sample's images, checked to stay in the folder of images. One path may be a string."""
     if isinstance(paths, str):
         paths = [paths]
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise UserError(f"{where}: 'image_path' is no list of paths; {_REMEDY}")
+        raise wrong_format(f"{where}: 'image_path'", "a list of paths", _FIX)
     for path in paths:
         parts = PurePosixPath(path.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-            raise UserError(f"{where}: 'image_path' leads out of the folder of images; {_REMEDY}")
+            raise UserError(f"{where}: 'image_path' leads out of the folder of images; {_FIX}")
         yield str(parts)

@@ -1,4 +1,4 @@
-"""A scene graph where none is published: regions and attributes from the report's text, boxes from the fitted atlas."""
+"""Scene graphs for data sets without annotated ones: regions and attributes from the report, boxes from the atlas."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from data.text.report_graph import read_report, scene_graph
 _NOT_MENTIONED = {"mentioned": False, "abnormal": False, "attributes": []}
 
 
-def graph_of_report(report: str, frontal: np.ndarray | None) -> dict:
-    """A record's `graph` of a report and its frontal image, uint8 [H, W], at whatever size.
+def build_report_graph(report: str, frontal: np.ndarray | None) -> dict:
+    """Return a record's `graph` from a report and the frontal image of its study, uint8 [H, W], if there is one.
 
-    All 29 regions have a box then, as in Chest ImaGenome; without a frontal image none has.
+    With an image, all 29 regions have a box, as in Chest ImaGenome; without one, none has.
     """
     regions = scene_graph(read_report(report))["regions"]
     if frontal is not None:

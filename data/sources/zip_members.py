@@ -1,7 +1,7 @@
-"""Members of large zip archives, read by their place.
+"""Random access to the members of large zip archives.
 
-The directory of an archive with hundreds of thousands of members takes seconds and memory to read. The main process
-reads it once; a worker gets the place of what it needs and opens nothing else.
+Reading the directory of an archive with hundreds of thousands of members takes seconds and memory. The main process
+reads it once; workers get the offset of each member that they need.
 """
 
 import struct
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import cannot_read
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 @dataclass(frozen=True, slots=True)
 class ZipMember:
-    """Where a file lies in a zip archive.
+    """The position of a file in a zip archive.
 
     offset            of its local header
-    compressed, size  bytes in the archive and unpacked
+    compressed, size  bytes in the archive, and uncompressed
     method            zipfile.ZIP_STORED or zipfile.ZIP_DEFLATED
-    checksum          CRC-32 of the unpacked bytes
+    checksum          CRC-32 of the uncompressed bytes
     """
 
     name: str
@@ -35,7 +35,7 @@ class ZipMember:
 
 
 def list_members(path: Path) -> Iterator[ZipMember]:
-    """The files of an archive, in the order of its directory. Raises UserError where it cannot be read."""
+    """Yield the files of an archive, in the order of its directory. Raises UserError if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -49,27 +49,26 @@ def list_members(path: Path) -> Iterator[ZipMember]:
                         entry.CRC,
                     )
     except (OSError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(f"Cannot read the archive {path} ({reason}): fetch the file again") from error
+        raise cannot_read(f"the archive {path}", error, "download the archive again") from error
 
 
 def read_member(path: Path, member: ZipMember) -> bytes:
-    """The unpacked bytes of a member of the archive at `path`. Raises UserError where they are damaged."""
+    """Return the uncompressed bytes of a member of the archive at `path`. Raises UserError if they are damaged."""
     try:
         with path.open("rb") as file:
             file.seek(member.offset)
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             if signature != b"PK\3\4":
-                raise ValueError("no file begins there")
+                raise ValueError("no local header at its offset")
             file.seek(name_length + extra_length, 1)
             content = file.read(member.compressed)
         if member.method == zipfile.ZIP_DEFLATED:
-            # One byte more than stated: a member that unpacks to more is damaged, and must not fill the memory.
+            # One byte more than stated: a damaged member that unpacks to more must not fill the memory.
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size + 1)
         elif member.method != zipfile.ZIP_STORED:
             raise ValueError(f"compression method {member.method}")
         if len(content) != member.size or zlib.crc32(content) != member.checksum:
-            raise ValueError("its checksum differs")
+            raise ValueError("wrong checksum")
     except (OSError, ValueError, struct.error, zlib.error) as error:
-        raise UserError(f"{path}: cannot read {member.name} ({error}): fetch the archive again") from error
+        raise cannot_read(f"{member.name} in {path}", error, "download the archive again") from error
     return content

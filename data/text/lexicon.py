@@ -1,7 +1,7 @@
-"""The words of radiology reports: places, findings, and the cues that say how a finding is meant.
+"""The lexicon of radiology reports: terms for places, findings and cues, and their look-up in a sentence.
 
-They stand in `files/lexicon/`, whose heads explain the notation. `Lexicon.find` looks all of them up in a sentence at
-once; `data/text_graph.py` puts together what they mean.
+The terms are in `files/lexicon/`; the comments there explain the notation. `Lexicon.find` finds all terms of a
+sentence; `data/text/sentence_reader.py` combines them into findings.
 """
 
 import re
@@ -14,15 +14,15 @@ from typing import Any
 
 import yaml
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, wrong_format
 from data.ontology import FILES
 
 _FOLDER = FILES / "lexicon"
 _WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)?|[,:]")
-_BRACKET = re.compile(r"\(([^)]*)\)")
+_ALTERNATIVES = re.compile(r"\(([^)]*)\)")
 _ABNORMALITY = "abnormality"
-# Longest first: the ending, and what takes its place.
-_PLURALS = (
+# Plural ending -> singular ending; the first match counts, so longer endings come first.
+_PLURAL_ENDINGS = (
     ("aces", "ax"),
     ("ices", "ex"),
     ("ases", "asis"),
@@ -34,8 +34,8 @@ _PLURALS = (
     ("xes", "x"),
     ("s", ""),
 )
-_NO_PLURALS = ("ss", "us", "is")
-_IRREGULAR = {
+_SINGULAR_ENDINGS = ("ss", "us", "is")
+_IRREGULAR_PLURALS = {
     "bases": "base",
     "spaces": "space",
     "diseases": "disease",
@@ -52,11 +52,12 @@ _IRREGULAR = {
 
 @dataclass(frozen=True)
 class Place:
-    """Somewhere in the chest.
+    """A place in the chest.
 
-    regions        with `{side}` where the side matters
-    side           "left", "right" or "both" where the word itself implies it
-    normal_denies  name of the finding that a normal place has not
+    family         places of one family can locate the same findings
+    regions        names of regions; `{side}` stands for the side
+    side           "left", "right" or "both" if the term implies a side; else None
+    normal_denies  name of the finding that is absent if the place is called normal, or None
     """
 
     name: str
@@ -65,13 +66,8 @@ class Place:
     side: str | None
     normal_denies: str | None
 
-    @property
-    def paired(self) -> bool:
-        """Whether there is one on the left and one on the right."""
-        return any("{side}" in region for region in self.regions)
-
-    def on(self, side: str | None) -> tuple[str, ...]:
-        """The names of its regions on `side`; on both for "both" and None."""
+    def regions_on(self, side: str | None) -> tuple[str, ...]:
+        """Return the names of the regions on `side`; on both sides for "both" and None."""
         side = self.side or side
         sides = (side,) if side in ("left", "right") else ("left", "right")
         return tuple(dict.fromkeys(region.format(side=each) for region in self.regions for each in sides))
@@ -81,11 +77,11 @@ class Place:
 class FindingKind:
     """A kind of finding.
 
-    attribute  category|label of `files/attributes.yaml`; None for what that vocabulary lacks
-    places     where it lies unless the sentence says where
-    also       names of places outside its family where it may lie
-    beside     name of a finding or quality -> what this is called instead where that is affirmed too
-    focal      it lies on one side
+    attribute  category|label of `files/attributes.yaml`; None if that vocabulary has no such attribute
+    places     default places, used if the sentence names none
+    also       names of further places, outside the families of `places`, where the finding can be
+    beside     name of another finding or quality -> name of the finding that this one becomes if both are affirmed
+    focal      on one side only: if affirmed without a side, it is not assigned to both
     """
 
     name: str
@@ -95,40 +91,40 @@ class FindingKind:
     beside: dict[str, str]
     focal: bool
 
-    def may_lie_in(self, place: Place) -> bool:
-        """Whether `place` can say where a finding of this kind is."""
-        return place.name in self.also or not self.is_elsewhere(place)
+    def can_be_at(self, place: Place) -> bool:
+        """Whether a finding of this kind can be at `place`."""
+        return place.name in self.also or not self.is_other_family(place)
 
-    def is_elsewhere(self, place: Place) -> bool:
-        """Whether `place` is of another family than where it usually lies."""
-        return all(place.family != own.family for own in self.places)
+    def is_other_family(self, place: Place) -> bool:
+        """Whether `place` is in another family than the default places."""
+        return all(place.family != default.family for default in self.places)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A word that becomes a finding by the place that it is said of.
+    """A term that becomes a finding together with a place ("enlarged": of the heart, of the hilum).
 
-    by_place   name of a place -> name of the finding there
-    otherwise  the finding where no such place is named; None: then the word says nothing
+    by_place  name of a place -> name of the finding at that place
+    default   the finding at any other place where it can be, or if no place is named; None if there is no such finding
     """
 
     name: str
     by_place: dict[str, str]
-    otherwise: FindingKind | None
+    default: FindingKind | None
 
-    def name_at(self, place: Place) -> str | None:
-        """The name of the finding that it means at `place`; None where it says nothing of it."""
+    def finding_at(self, place: Place) -> str | None:
+        """Return the name of the finding at `place`; None if the quality cannot refer to that place."""
         if place.name in self.by_place:
             return self.by_place[place.name]
-        return self.otherwise.name if self.otherwise is not None and self.otherwise.may_lie_in(place) else None
+        return self.default.name if self.default is not None and self.default.can_be_at(place) else None
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A term of the lexicon in a sentence: words `start` to `end` (exclusive).
+    """A term of the lexicon at the words `start` to `end` (exclusive) of a sentence.
 
-    kind  "place", "finding", "quality", or the name of a list in `cues.yaml`
-    name  which one: the key of the entry; "" for lists without entries
+    kind  "place", "finding", "quality", "abnormality", "side", "landmark word", "locative word"; a key of `cues.yaml`
+    name  the entry that the term belongs to; "" for lists without entries
     """
 
     kind: str
@@ -138,54 +134,57 @@ class Mention:
 
 
 class Lexicon:
-    """Everything in `files/lexicon/`, ready for look-up.
+    """The content of `files/lexicon/`, indexed for look-up.
 
     places, findings, qualities  by name
     groups                       region -> "lung", "heart", "mediastinal" or "bone"
-    headings                     heading of a report's part -> whether the part is about the images
+    headings                     heading of a section -> whether the section describes the images
     """
 
     def __init__(self, folder: Path = _FOLDER):
-        """Read the lexicon in `folder`. Raises UserError for what is missing or refers to nothing."""
+        """Read the lexicon in `folder`. Raises UserError if a part is missing or refers to an unknown name."""
         anatomy, findings, cues = (_read(folder / f"{name}.yaml") for name in ("anatomy", "findings", "cues"))
+        # A trie: word -> node. The key None of a node lists the (kind, name) of the terms that end there.
         self._root: dict = {}
         try:
-            self._take_anatomy(anatomy)
-            self._take_findings(findings)
-            self._take_cues(cues)
+            self._add_anatomy(anatomy)
+            self._add_findings(findings)
+            self._add_cues(cues)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"The lexicon in {folder} is malformed ({type(error).__name__}: {error})") from error
+            raise UserError(
+                f"The lexicon in {folder} is malformed ({type(error).__name__}: {error}): fix or restore its files"
+            ) from error
 
     @classmethod
     @cache
     def load(cls) -> "Lexicon":
-        """The shipped lexicon."""
+        """Return the shipped lexicon."""
         return cls()
 
-    def with_every_noun(self, words: Sequence[str]) -> list[str]:
-        """`words` with the noun that several levels share repeated: "upper and lower lobe" has an "upper lobe" then."""
-        text, spelled_out = None, " ".join(words)
-        while spelled_out != text:  # once for every level but the last
-            text, spelled_out = spelled_out, self._shared_noun.sub(r"\1 \3\2", spelled_out)
-        return text.split()
-
     def find(self, words: Sequence[str]) -> list[Mention]:
-        """The terms in `words` (as `words_of` gives them), at every word the longest that starts there."""
+        """Return the terms in `words` (see `normalise_words`): at every word the longest that starts there."""
         mentions = []
         start = 0
         while start < len(words):
-            node, end, senses = self._root, start, ()
+            node, end, entries = self._root, start, ()
             for position in range(start, len(words)):
                 node = node.get(words[position])
                 if node is None:
                     break
                 if None in node:
-                    end, senses = position + 1, node[None]
-            mentions += [Mention(kind, name, start, end) for kind, name in senses]
+                    end, entries = position + 1, node[None]
+            mentions += [Mention(kind, name, start, end) for kind, name in entries]
             start = max(end, start + 1)
         return mentions
 
-    def _take_anatomy(self, content: dict) -> None:
+    def repeat_shared_nouns(self, words: Sequence[str]) -> list[str]:
+        """Repeat a noun that several levels share: "upper and lower lobe" becomes "upper lobe and lower lobe"."""
+        previous, text = None, " ".join(words)
+        while text != previous:  # every pass completes one level
+            previous, text = text, self._shared_noun.sub(r"\1 \3\2", text)
+        return text.split()
+
+    def _add_anatomy(self, content: dict) -> None:
         self.groups: dict[str, str] = {
             region: group for group, regions in content["groups"].items() for region in regions
         }
@@ -194,17 +193,17 @@ class Lexicon:
             self.places[name] = Place(
                 name, entry["family"], tuple(entry["regions"]), entry.get("side"), entry.get("normal denies")
             )
-            self._add_all(entry["terms"], "place", name)
+            self._add_terms(entry["terms"], "place", name)
         levels, nouns = ("|".join(sorted(content[key], key=len, reverse=True)) for key in ("levels", "level nouns"))
         self._shared_noun = re.compile(rf"\b({levels})((?: (?:,|and|or))+(?: left| right)? (?:{levels}) ({nouns}))\b")
-        self._add_all(content["landmark words"], "landmark word", "")
-        self._add_all(content["locative words"], "locative word", "")
+        self._add_terms(content["landmark words"], "landmark word")
+        self._add_terms(content["locative words"], "locative word")
         for side, terms in content["sides"].items():
-            self._add_all(terms, "side", side)
+            self._add_terms(terms, "side", side)
 
-    def _take_findings(self, content: dict) -> None:
-        unnamed = FindingKind(_ABNORMALITY, None, (), frozenset(), {}, False)
-        self.findings: dict[str, FindingKind] = {_ABNORMALITY: unnamed}
+    def _add_findings(self, content: dict) -> None:
+        unspecified = FindingKind(_ABNORMALITY, None, (), frozenset(), {}, False)
+        self.findings: dict[str, FindingKind] = {_ABNORMALITY: unspecified}
         for name, entry in content["findings"].items():
             self.findings[name] = FindingKind(
                 name,
@@ -214,35 +213,39 @@ class Lexicon:
                 entry.get("beside", {}),
                 entry.get("focal") == "true",
             )
-            self._add_all(entry["terms"], "finding", name)
+            self._add_terms(entry["terms"], "finding", name)
         self.qualities: dict[str, Quality] = {}
         for name, entry in content["qualities"].items():
-            otherwise = self.findings[entry["otherwise"]] if "otherwise" in entry else None
-            self.qualities[name] = Quality(name, entry["of"], otherwise)
-            self._add_all(entry["terms"], "quality", name)
-        self._add_all(content[_ABNORMALITY], _ABNORMALITY, "")
-        named = [place.normal_denies for place in self.places.values()]
-        named += [finding for quality in self.qualities.values() for finding in quality.by_place.values()]
-        named += [finding for kind in self.findings.values() for finding in kind.beside.values()]
-        for finding in named:
-            if finding is not None:
-                self.findings[finding]
+            default = self.findings[entry["otherwise"]] if "otherwise" in entry else None
+            self.qualities[name] = Quality(name, entry["of"], default)
+            self._add_terms(entry["terms"], "quality", name)
+        self._add_terms(content[_ABNORMALITY], _ABNORMALITY)
+        self._check_references()
 
-    def _take_cues(self, content: dict) -> None:
+    def _check_references(self) -> None:
+        """Raise KeyError if a place, quality or finding refers to an unknown finding."""
+        names = [place.normal_denies for place in self.places.values() if place.normal_denies is not None]
+        names += [finding for quality in self.qualities.values() for finding in quality.by_place.values()]
+        names += [finding for kind in self.findings.values() for finding in kind.beside.values()]
+        for name in names:
+            if name not in self.findings:
+                raise KeyError(name)
+
+    def _add_cues(self, content: dict) -> None:
         self.headings: dict[str, bool] = {}
-        for readable, kind in ((False, "headings to skip"), (True, "headings to read")):
+        for about_images, kind in ((False, "headings to skip"), (True, "headings to read")):
             for heading in content[kind]:
-                self.headings.update({" ".join(words): readable for words in _expand(heading)})
+                self.headings.update({" ".join(words): about_images for words in _expand(heading)})
         for kind, terms in content.items():
             if kind.startswith("headings"):
                 continue
             if isinstance(terms, dict):
-                for name, of_name in terms.items():
-                    self._add_all(of_name, kind, name)
+                for name, entry_terms in terms.items():
+                    self._add_terms(entry_terms, kind, name)
             else:
-                self._add_all(terms, kind, "")
+                self._add_terms(terms, kind)
 
-    def _add_all(self, terms: list[str], kind: str, name: str) -> None:
+    def _add_terms(self, terms: list[str], kind: str, name: str = "") -> None:
         for term in terms:
             for words in _expand(term):
                 node = self._root
@@ -253,47 +256,47 @@ class Lexicon:
 
 
 def read_lexicon_file(name: str) -> Any:
-    """The content of `files/lexicon/NAME.yaml`."""
+    """Return the content of `files/lexicon/NAME.yaml`."""
     return _read(_FOLDER / f"{name}.yaml")
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a sentence as the lexicon has them: lower case, in the singular, hyphens and slashes taken apart.
+def normalise_words(text: str) -> list[str]:
+    """Split a sentence into words as the lexicon has them: lower case, singular, hyphens and slashes split.
 
-    Of the punctuation, `,` and `:` are words of their own and the rest goes.
+    Commas and colons are words; other punctuation is dropped.
     """
     text = text.lower().replace("'", "").replace("and/or", "and or").replace("/", " or ")
     return [_singular(word) for word in _WORD.findall(text)]
 
 
 def _expand(term: str) -> Iterator[list[str]]:
-    """The words of every way to read a term with `(a|b)` in it."""
-    pieces = _BRACKET.split(term)
+    """Yield the words of every variant of a term that contains alternatives, `(a|b)`."""
+    pieces = _ALTERNATIVES.split(term)
     choices = [piece.split("|") if number % 2 else [piece] for number, piece in enumerate(pieces)]
     for choice in product(*choices):
-        words = words_of("".join(choice))
+        words = normalise_words("".join(choice))
         if words:
             yield words
 
 
 @cache
 def _singular(word: str) -> str:
-    """`word` without the ending of a plural. Words that only look like plurals lose it in lexicon and report alike."""
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if len(word) < 4 or word.endswith(_NO_PLURALS):
+    """Return the singular of `word`. Errors do no harm, because terms and reports are treated alike."""
+    if word in _IRREGULAR_PLURALS:
+        return _IRREGULAR_PLURALS[word]
+    if len(word) < 4 or word.endswith(_SINGULAR_ENDINGS):
         return word
-    for ending, singular in _PLURALS:
-        if word.endswith(ending):
-            return word[: -len(ending)] + singular
+    for plural, singular in _PLURAL_ENDINGS:
+        if word.endswith(plural):
+            return word[: -len(plural)] + singular
     return word
 
 
 def _read(path: Path) -> Any:
     try:
-        # Every word is a word: elsewhere in YAML, "no" and "on" are false and true.
+        # BaseLoader reads everything as strings: the default loader turns "no" and "on" into booleans.
         return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML") from error
+        raise wrong_format(path, "YAML", "fix it, or restore it") from error

@@ -1,4 +1,4 @@
-"""Tables of reports: CSV files with the columns `id` and `report`."""
+"""Reading and writing tables of reports: CSV files with the columns `id` and `report`."""
 
 import csv
 import io
@@ -6,49 +6,50 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, cannot_write, wrong_format
 
 _COLUMNS = ("id", "report")
 
 
 def read_reports(path: Path) -> Iterator[tuple[str, str]]:
-    """(id, report) of every row. Raises UserError for a file that is no such table."""
+    """Yield (id, report) of every row. Raises UserError as `read_table` does."""
     for row in read_table(path, _COLUMNS):
         yield row["id"], row["report"]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file in UTF-8 that has `columns`, and maybe others.
+    """Yield the rows of a CSV file in UTF-8 that has `columns`; more columns are allowed.
 
-    Raises UserError for a file that is no such table, naming the line where its cells or quotes do not fit.
+    Raises UserError if the file cannot be read, lacks a column, or has a line with a wrong number of cells or with
+    unbalanced quotes.
     """
-    # Python refuses longer cells than 131,072 characters, whatever the machine can hold.
+    # By default, Python rejects cells of more than 131,072 characters.
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
             for column in columns:
                 if column not in (rows.fieldnames or ()):
-                    raise UserError(f"{path} has no column '{column}': it needs the columns {', '.join(columns)}")
+                    raise UserError(f"{path} has no column '{column}': it needs {', '.join(columns)}")
             for row in rows:
-                # DictReader puts cells past the header under None, and None into columns past a short row's end.
+                # DictReader stores surplus cells under the key None, and None in the columns that a short row lacks.
                 if None in row or None in row.values():
                     raise UserError(
                         f"{path} line {rows.line_num} has too {'many' if None in row else 'few'} cells for the header: "
-                        "put quotes around a cell that holds a comma"
+                        "put quotes around cells that contain a comma"
                     )
                 yield row
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no CSV in UTF-8 ({error}): save it again as such") from error
+        raise wrong_format(path, "a CSV file in UTF-8", "save it again in this format") from error
     except csv.Error as error:
         where = f"{path} line {rows.reader.line_num}"
-        raise UserError(f"{where} is no CSV ({error}): is a quote left open, there or above?") from error
+        raise wrong_format(where, f"CSV ({error})", "close open quotes, in this line or above") from error
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Every row as a line of a CSV file; a cell may have line breaks."""
+    """Yield every row as CSV text without the final line break; cells may contain line breaks."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="")
     for row in rows:
@@ -59,13 +60,13 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write `lines` to `path`, under another name until the last is there. Raises UserError where that fails."""
+    """Write `lines` to `path`, under a temporary name until complete. Raises UserError if writing fails."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
             file.writelines(f"{line}\n" for line in lines)
         unfinished.replace(path)
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     finally:
         unfinished.unlink(missing_ok=True)

@@ -1,22 +1,19 @@
-"""Multi-head attention, the only one in the project.
-
-Shapes: B batch, Q queries, M memory rows, D width, h heads, d = D / h, P packed rows.
-"""
+"""Multi-head attention, the only one in the project. Shapes as in `models/outputs.py`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masking import Packing
+from models.layers.packing import PADDED, Layout
 
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with several heads and biased projections.
 
-    Memory can be projected once (`project_memory`) and attended to many times (`attend`): that is what cached decoding
-    does. Masks are boolean, True = may be seen. A query that may see nothing gets zeros, never NaN.
+    Memory can be projected once (`project_memory`) and attended to many times (`attend`), as cached decoding does.
+    Masks are boolean, True = may be attended to. A query that may attend to nothing gets zeros, never NaN.
 
-    Rows that come with a `packing` are the valid ones of padded sequences, [P, D]: projections then run on those alone.
+    With a `Packing` as layout, rows [P, D] are the valid rows of padded sequences, and only those are projected.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
@@ -31,55 +28,50 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False,
-        packing: Packing | None = None,
+        layout: Layout = PADDED,
     ) -> Tensor:
         """Attend from `queries` [..., Q, D] to `memory` [..., M, D]: [..., Q, D].
 
-        mask    [..., 1 or Q, M] bool, broadcast over heads; None: everything may be seen
-        causal  query i sees memory rows 0..i alone (without a mask)
-        packing of queries and memory alike; a mask must then hide what is not valid, unless `causal` does
+        mask    [..., 1 or Q, M] bool, broadcast over heads; None: everything may be attended to
+        causal  query i attends to memory rows 0..i only (without a mask)
+        layout  of queries and memory alike; with a packing, `mask` or `causal` must exclude the padding
         """
-        return self.attend(queries, *self.project_memory(memory, packing), mask, causal, packing)
+        return self.attend(queries, *self.project_memory(memory, layout), mask, causal, layout)
 
-    def project_memory(self, memory: Tensor, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values of `memory` [..., M, D]: two of [..., h, M, d]."""
-        return self._split(self.key(memory), packing), self._split(self.value(memory), packing)
+    def project_memory(self, memory: Tensor, layout: Layout = PADDED) -> tuple[Tensor, Tensor]:
+        """Keys and values of `memory` [..., M, D], each [..., h, M, d]."""
+        return self._split_heads(self.key(memory), layout), self._split_heads(self.value(memory), layout)
 
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False,
-        packing: Packing | None = None,
+        layout: Layout = PADDED,
     ) -> Tensor:
-        """`forward` with the memory projected already."""
-        blind = None
+        """`forward` with projected memory; the layout is that of the queries."""
+        nothing_to_attend_to = None
         if mask is not None:
+            nothing_to_attend_to = ~mask.any(-1, keepdim=True)  # [..., 1 or Q, 1]
+            mask = mask | nothing_to_attend_to  # a softmax over no key is 0 / 0; its output is zeroed below
             mask = mask.unsqueeze(-3)  # the same for every head
-            blind = ~mask.any(-1, keepdim=True)
-            mask = mask | blind  # a row without any key would be 0 / 0; its answer is dropped below
         attended = F.scaled_dot_product_attention(
-            self._split(self.query(queries), packing), keys, values, attn_mask=mask, is_causal=causal,
+            self._split_heads(self.query(queries), layout), keys, values, attn_mask=mask, is_causal=causal,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        attended = attended.transpose(-3, -2)
-        answer = self.output((attended if packing is None else packing.pack(attended)).flatten(-2))
-        if blind is None:
-            return answer
-        blind = blind.squeeze(-3)  # [..., 1 or Q, 1]
-        return answer.masked_fill(
-            blind if packing is None else packing.pack(blind.expand(*packing.mask.shape, 1)), 0.0
-        )
+        output = self.output(layout.pack(attended.transpose(-3, -2)).flatten(-2))
+        if nothing_to_attend_to is None:
+            return output
+        return output.masked_fill(layout.pack(nothing_to_attend_to), 0.0)
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """How `attend` weighs the memory rows, on average over heads: [..., Q, M]; zeros for a query that sees nothing.
+        """The attention weights of `attend`, averaged over heads: [..., Q, M]; zeros for a query without memory.
 
-        queries [..., Q, D], keys [..., h, M, d], mask [..., 1 or Q, M] bool; without dropout. Softmax in fp32.
+        queries [..., Q, D], keys [..., h, M, d], mask [..., 1 or Q, M] bool. Without dropout; softmax in fp32.
         """
         mask = mask.unsqueeze(-3)
-        queries = self._split(self.query(queries), None)
+        queries = self._split_heads(self.query(queries), PADDED)
         scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return (F.softmax(scores, -1) * mask).mean(-3)
 
-    def _split(self, rows: Tensor, packing: Packing | None) -> Tensor:
-        """[..., M, D], or [P, D] with a packing -> [..., h, M, d]."""
-        slots = rows if packing is None else packing.unpack(rows)
-        return slots.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+    def _split_heads(self, rows: Tensor, layout: Layout) -> Tensor:
+        """Rows [..., D] in `layout` -> [..., h, L, d]."""
+        return layout.unpack(rows).unflatten(-1, (self.heads, -1)).transpose(-3, -2)

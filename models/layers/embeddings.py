@@ -1,9 +1,11 @@
-"""Word embeddings with sinusoidal positions."""
+"""Token embeddings with sinusoidal positions."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from models.rows import Rows
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -17,7 +19,9 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
 
 
 class WordEmbedding(nn.Module):
-    """Token embedding times sqrt(D) plus the position, dropout."""
+    """Token embedding scaled by sqrt(D), plus the position, then dropout."""
+
+    rows = {"tokens.weight": Rows.WORDS}
 
     def __init__(self, words: int, width: int, longest: int, dropout: float = 0.0):
         super().__init__()
@@ -27,7 +31,7 @@ class WordEmbedding(nn.Module):
         self.register_buffer("positions", sinusoidal_positions(longest, width), persistent=False)
 
     def forward(self, token_ids: Tensor, first_position: int = 0) -> Tensor:
-        """token_ids [B, T], the first at `first_position` of the report: [B, T, D].
+        """Embed `token_ids` [B, T], the first of which is at `first_position` in the report: [B, T, D].
 
         Raises ValueError for a report longer than the table of positions.
         """

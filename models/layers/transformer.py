@@ -1,10 +1,10 @@
-"""Pre-norm transformer parts: x + dropout(f(norm(x)))."""
+"""Pre-norm transformer blocks: x + dropout(f(norm(x)))."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
-from models.layers.masking import Packing
+from models.layers.packing import PADDED, Layout
 
 
 class FeedForward(nn.Module):
@@ -21,7 +21,7 @@ class FeedForward(nn.Module):
 
 
 class SelfAttentionBlock(nn.Module):
-    """x + dropout(self-attention(norm(x))) on [..., M, D], masked and packed as `MultiHeadAttention` says."""
+    """x + dropout(self-attention(norm(x))); mask, causal and layout as in `MultiHeadAttention`."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -30,14 +30,14 @@ class SelfAttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, rows: Tensor, mask: Tensor | None = None, causal: bool = False, packing: Packing | None = None
+        self, rows: Tensor, mask: Tensor | None = None, causal: bool = False, layout: Layout = PADDED
     ) -> Tensor:
         normed = self.norm(rows)
-        return rows + self.dropout(self.attention(normed, normed, mask, causal, packing))
+        return rows + self.dropout(self.attention(normed, normed, mask, causal, layout))
 
 
 class FeedForwardBlock(nn.Module):
-    """x + dropout(feed-forward(norm(x))) on [..., D]."""
+    """x + dropout(feed-forward(norm(x))) on the last axis."""
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0):
         super().__init__()

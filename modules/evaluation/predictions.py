@@ -1,33 +1,34 @@
-"""Generated reports of any system with their references, from a table or from `predictions.jsonl`."""
+"""Generated reports of any system with their references, from a CSV table or from `predictions.jsonl`."""
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, reason, wrong_format
 from data.ontology import observation_names
-from data.text.label_tables import named_labels
+from data.text.label_tables import LabelTable, parse_named_labels, read_label_table
 from data.text.report_tables import read_table
 
-_TEXTS = ("reference", "generated")
-_COLUMNS = ("id", *_TEXTS)
+_TEXT_COLUMNS = ("reference", "generated")
+_COLUMNS = ("id", *_TEXT_COLUMNS)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """N generated reports, one a study or an image.
+    """Generated reports, one per study or per image.
 
-    path               the file they come from
-    ids, references, generated   texts
-    scored_references  what an evaluation of ours compared them with; None for a table
-    labels             observation -> 1, 0 or -1 of the data set itself, by report; None where the file has none
-    studies            [N] int, which reports are of the same study: 0, 1, ...; None where that was not asked for
-    evaluation         what metrics.json beside predictions.jsonl says about it; empty without
+    path               the file that they were read from
+    ids, references, generated   one per report
+    scored_references  the references as our evaluation cut them; None for a table
+    labels             per report, the data set's own labels: observation -> 1, 0 or -1; None if the file has none
+    studies            [reports] int, the study of each report, numbered from 0; None if no column names it
+    evaluation         content of metrics.json beside predictions.jsonl; empty if absent
     """
 
     path: Path
@@ -43,8 +44,9 @@ class Predictions:
         return len(self.ids)
 
     def truth(self, uncertain: bool = True) -> tuple[NDArray | None, NDArray | None]:
-        """[N, 14] bool each: the data set's observations, with those that are `uncertain` or without, and which are
-        known; None without labels.
+        """Return the data set's observations and which of them are known, each [reports, 14] bool; None if unlabelled.
+
+        uncertain   count uncertain labels as positive
         """
         if self.labels is None:
             return None, None
@@ -54,8 +56,28 @@ class Predictions:
         return np.array([[value in positive for value in row] for row in values], dtype=bool), known
 
 
-def predictions_file(path: Path) -> Path:
-    """The predictions that `path` stands for: itself, those of a run folder, or those beside a metrics file."""
+def add_data_options(parser: ArgumentParser) -> None:
+    """Add the options that `load_predictions` reads."""
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="the data set's own observations: truth_* scores")
+    parser.add_argument(
+        "--studies", metavar="COLUMN", help="column with the study of a report, if a study has several images"
+    )
+
+
+def load_predictions(paths: Sequence[Path], options: Namespace) -> list[Predictions]:
+    """Read the predictions at `paths`, with the labels and studies of `add_data_options`.
+
+    Raises UserError as `read_predictions` and `read_label_table` do, or if the labels belong to other reports.
+    """
+    predictions = [read_predictions(path, options.studies) for path in paths]
+    if options.labels is None:
+        return predictions
+    table = read_label_table(options.labels)
+    return [_with_labels(each, table, options.labels) for each in predictions]
+
+
+def predictions_path(path: Path) -> Path:
+    """Return the predictions file of a run folder or beside a metrics file; any other `path` is returned as it is."""
     if path.is_dir():
         return path / "predictions.jsonl"
     if path.suffix == ".json" and path.stem.startswith("metrics"):
@@ -64,62 +86,78 @@ def predictions_file(path: Path) -> Path:
 
 
 def read_predictions(path: Path, study_column: str | None = None) -> Predictions:
-    """The predictions that `path` stands for: CSV with columns id, reference and generated, or predictions.jsonl.
+    """Read a CSV table with the columns id, reference and generated, or predictions.jsonl (see `predictions_path`).
 
-    study_column   the column (or key) that says which study a report belongs to
+    study_column   the column (or key) with the study of a report
 
-    Raises UserError for a file that cannot be read, lacks a column, has no report, has an id or a study without a name
-    or an id twice, and for JSON that holds anything but text as a report or anything but labels as labels.
+    Raises UserError if the file cannot be read, lacks a column, has no reports, has an empty or repeated id, an empty
+    study, a report that is not text, or labels that are not labels.
     """
-    path = predictions_file(path)
+    path = predictions_path(path)
     rows = list(_read_json_lines(path) if path.suffix == ".jsonl" else read_table(path, _COLUMNS))
     if not rows:
-        raise UserError(f"{path} has no generated report")
-    names = ("id", *([study_column] if study_column else []))
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}: report {number}"
-        for name in (*_COLUMNS, *names):
-            if row.get(name) is None:
-                raise UserError(f"{where} has no '{name}'; every one needs {', '.join(_COLUMNS)}")
-        for name in names:
-            if not isinstance(row[name], str | int) or not str(row[name]).strip():
-                raise UserError(f"{where} has no name as its '{name}': fill it in")
-        for name in (*_TEXTS, "scored_reference"):
-            if not isinstance(row.get(name), str | None):
-                raise UserError(f"{where} holds no text as its '{name}': write it as a string")
+        raise UserError(f"{path} has no generated reports: write the predictions again")
+    _check_rows(rows, path, study_column)
     ids = [str(row["id"]) for row in rows]
     if len(set(ids)) != len(ids):
-        twice = next(name for position, name in enumerate(ids) if name in ids[:position])
-        raise UserError(f"{path}: the id {twice} stands there twice; every report needs an id of its own")
+        repeated = next(name for position, name in enumerate(ids) if name in ids[:position])
+        raise UserError(f"{path}: two reports have the id {repeated}: give every report a different id")
     studies = None
     if study_column:
         _, studies = np.unique([str(row[study_column]) for row in rows], return_inverse=True)
-    # The cells of a table are text: a column of that name is somebody else's.
-    labels = _all_or_none(rows, "labels") if path.suffix == ".jsonl" else None
+    # The cells of a table are text: a column "labels" there is something else.
+    labels = _complete_column(rows, "labels") if path.suffix == ".jsonl" else None
     return Predictions(
         path=path,
         ids=ids,
         references=[row["reference"] for row in rows],
         generated=[row["generated"] for row in rows],
-        scored_references=_all_or_none(rows, "scored_reference"),
+        scored_references=_complete_column(rows, "scored_reference"),
         labels=None if labels is None else [
-            _labels(each, f"{path}: report {number}") for number, each in enumerate(labels, start=1)
+            _parse_labels(each, f"{path}: report {number}") for number, each in enumerate(labels, start=1)
         ],
         studies=studies,
-        evaluation=_evaluation_of(path),
+        evaluation=_read_metrics_beside(path),
     )
 
 
-def _labels(values: Any, where: str) -> dict[str, int]:
-    """The `labels` of a report: 1, 0 or -1 by observation, those that are known. Raises UserError for anything else."""
+def _check_rows(rows: Sequence[dict[str, Any]], path: Path, study_column: str | None) -> None:
+    """Raise UserError for the first row that lacks a value or has one of the wrong type."""
+    names = ("id", study_column) if study_column else ("id",)
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: report {number}"
+        for name in (*_COLUMNS, *names):
+            if row.get(name) is None:
+                raise UserError(f"{where} has no '{name}': every report needs {', '.join(_COLUMNS)}")
+        for name in names:
+            if not isinstance(row[name], str | int) or not str(row[name]).strip():
+                raise wrong_format(f"{where}: '{name}'", "a name", "give text or a number")
+        for name in (*_TEXT_COLUMNS, "scored_reference"):
+            if not isinstance(row.get(name), str | None):
+                raise wrong_format(f"{where}: '{name}'", "text", "write it as a string")
+
+
+def _with_labels(predictions: Predictions, table: LabelTable, path: Path) -> Predictions:
+    """`predictions` with the labels of `table`, read from `path`. Raises UserError if it has none of the reports."""
+    pairs = zip(predictions.ids, predictions.references, strict=True)
+    rows = [table.find(name, reference) for name, reference in pairs]
+    if all(row is None for row in rows):
+        raise UserError(f"{path} has labels for none of the reports of {predictions.path}: check that the ids match")
+    # A study without a row has no known labels; in a row, blank means absent, as labelers write it.
+    labels = [{} if row is None else dict.fromkeys(observation_names(), 0) | row for row in rows]
+    return replace(predictions, labels=labels)
+
+
+def _parse_labels(values: Any, where: str) -> dict[str, int]:
+    """The known labels of a report: observation -> 1, 0 or -1. Raises UserError for anything else."""
     if not isinstance(values, dict):
-        raise UserError(f"{where} has labels that are no {{observation: 1, 0 or -1}}: write them as such")
-    labels = zip(observation_names(), named_labels(values, where), strict=True)
+        raise wrong_format(f"{where}: 'labels'", "an object {observation: 1, 0 or -1}", "write the predictions again")
+    labels = zip(observation_names(), parse_named_labels(values, where), strict=True)
     return {name: value for name, value in labels if value is not None}
 
 
-def _all_or_none(rows: Iterable[dict[str, Any]], key: str) -> list | None:
-    """What every row has under `key`; None where one has nothing."""
+def _complete_column(rows: Iterable[dict[str, Any]], key: str) -> list | None:
+    """The values of all rows for `key`; None if one is missing."""
     values = [row.get(key) for row in rows]
     return None if any(value is None for value in values) else values
 
@@ -131,21 +169,21 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise UserError(f"{path} line {number} is no JSON object: write the predictions again")
+                    raise wrong_format(f"{path} line {number}", "a JSON object", "write the predictions again")
                 yield row
     except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}): give a file of predictions or a run folder") from error
+        raise cannot_read(path, error, "give a predictions file or a run folder") from error
     except ValueError as error:
-        raise UserError(f"{path} line {number} is not JSON ({error}): write the predictions again") from error
+        raise wrong_format(f"{path} line {number}", f"JSON ({reason(error)})", "write the predictions again") from error
 
 
-def _evaluation_of(path: Path) -> dict[str, Any]:
-    """What the metrics file beside predictions.jsonl says; empty without one."""
+def _read_metrics_beside(path: Path) -> dict[str, Any]:
+    """The content of the metrics file beside predictions.jsonl; empty if absent."""
     metrics = path.with_name(path.stem.replace("predictions", "metrics", 1) + ".json")
     if path.suffix != ".jsonl" or not path.stem.startswith("predictions") or not metrics.is_file():
         return {}
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read {metrics} ({error}): evaluate again") from error
+        raise cannot_read(metrics, error, "run main_test.py again") from error
     return content if isinstance(content, dict) else {}

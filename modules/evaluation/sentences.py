@@ -1,6 +1,6 @@
-"""The sentences of a generated report: what each says, which regions it looked at, and how sure the model is of it.
+"""The sentences of a generated report, with the regions that each attended to and the model's confidence in it.
 
-Shapes: T tokens written, R regions, A attribute slots a region (padded).
+Shapes: T generated tokens, R regions, A attribute slots per region (padded).
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ FULL_STOP = "."
 
 @dataclass
 class GeneratedSentence:
-    """One sentence that a model wrote.
+    """One generated sentence.
 
-    text             its words and its full stop; the texts of a report's sentences, a space between, are the report
-    regions          [R] how much its words looked at the sub-graph of each region: adds up to 1, or all 0 without graph
-    log_probability  mean over its tokens, the full stop counted
-    confidence       0..1: exp(log_probability) times the certainty of the sub-graph it looked at most (`sentences_of`)
+    text             its words and its full stop; joined by spaces, the sentences give the report
+    regions          [R] share of its attention to the sub-graph of each region: sums to 1, or all 0 without a graph
+    log_probability  mean over its tokens, including the full stop
+    confidence       0..1, see `split_into_sentences`
     """
 
     text: str
@@ -30,27 +30,28 @@ class GeneratedSentence:
     confidence: float
 
 
-def sentences_of(
+def split_into_sentences(
     token_ids: NDArray, token_log_probs: NDArray, region_attention: NDArray, certainty: NDArray | None,
     tokenizer: Tokenizer,
 ) -> list[GeneratedSentence]:
-    """The sentences of one generated report, in order; none for an empty report.
+    """Split one generated report into sentences; an empty report has none.
 
-    token_ids [T] int without BOS, as `models.outputs.Generation` has them; token_log_probs [T];
-    region_attention [T, R], zeros without graph; certainty [R] of each region's sub-graph (`subgraph_certainty`), None
-    without graph.
+    token_ids         [T] int without BOS, as in `models.outputs.Generation`
+    token_log_probs   [T]
+    region_attention  [T, R], zeros without a graph
+    certainty         [R] of each region's sub-graph (`subgraph_certainty`); None without a graph
 
-    confidence = exp(mean log-probability of the tokens) * certainty of the region with the largest share; a sentence
-    that looked at no sub-graph has the first factor alone.
+    confidence = exp(mean log-probability of the tokens) * certainty of the region with the largest share. If the
+    sentence attends to no sub-graph, the second factor is left out.
     """
-    words = _words(token_ids, tokenizer)
+    words = _decode_words(token_ids, tokenizer)
     sentences = []
-    for positions in _spans([word for _, word in words]):
+    for positions in _sentence_spans([word for _, word in words]):
         tokens = [words[position][0] for position in positions]
         text = [words[position][1] for position in positions]
-        # What the full stop looked at says nothing about the words before it.
-        looking = [token for token, word in zip(tokens, text, strict=True) if word != FULL_STOP] or tokens
-        regions = region_attention[looking].mean(axis=0)
+        # The attention of the full stop says nothing about the words before it.
+        content = [token for token, word in zip(tokens, text, strict=True) if word != FULL_STOP] or tokens
+        regions = region_attention[content].mean(axis=0)
         log_probability = float(token_log_probs[tokens].mean())
         confidence = float(np.exp(log_probability))
         if certainty is not None and regions.any():
@@ -59,22 +60,21 @@ def sentences_of(
     return sentences
 
 
-def subgraph_certainty(attribute_probabilities: NDArray, decided: NDArray) -> NDArray:
-    """[R] in 0..1: the product of max(p, 1 - p) over the probabilities p of a region's attributes.
+def subgraph_certainty(attribute_probabilities: NDArray, predicted: NDArray) -> NDArray:
+    """[R] in 0..1: for each region, the product of max(p, 1 - p) over the probabilities p of its attributes.
 
-    attribute_probabilities [R, A]; decided [R, A] bool: slots that stand for an attribute, of regions where attributes
-    were predicted.
+    attribute_probabilities [R, A]; predicted [R, A] bool: slots with a predicted attribute, not padding.
 
-    This is the probability that all attributes are decided rightly, if they were independent and p calibrated. The
-    probability that the report speaks of the region at all has no part in it: it says little about whether what is said
-    is right (docs/evaluation.md).
+    This is the probability that all attributes are right if they are independent and p is calibrated. It does not
+    include the probability that the report mentions the region, which says little about whether the sentence is right
+    (docs/evaluation.md).
     """
     certainties = np.maximum(attribute_probabilities, 1 - attribute_probabilities)
-    return np.where(decided, certainties, 1.0).prod(axis=1)
+    return np.where(predicted, certainties, 1.0).prod(axis=1)
 
 
-def _words(token_ids: NDArray, tokenizer: Tokenizer) -> list[tuple[int, str]]:
-    """(position, word) of every token up to EOS that stands for a word."""
+def _decode_words(token_ids: NDArray, tokenizer: Tokenizer) -> list[tuple[int, str]]:
+    """(position, word) of every token before EOS that stands for a word."""
     words = []
     for position, token in enumerate(token_ids.tolist()):
         if token == tokenizer.eos_id:
@@ -85,8 +85,8 @@ def _words(token_ids: NDArray, tokenizer: Tokenizer) -> list[tuple[int, str]]:
     return words
 
 
-def _spans(words: list[str]) -> list[range]:
-    """The sentences of `words`: each ends with a full stop, to which further ones belong where they follow at once."""
+def _sentence_spans(words: list[str]) -> list[range]:
+    """The positions of each sentence; a sentence ends after one or more consecutive full stops."""
     starts = [
         position for position, word in enumerate(words)
         if position == 0 or (words[position - 1] == FULL_STOP and word != FULL_STOP)

@@ -1,15 +1,15 @@
-"""What happens to reports before they are compared: by which protocol references are cut, and how words are weighed.
+"""Prepares reports for comparison: cleaning, cutting of references, rare words, and CIDEr's document frequencies.
 
-    r2gen   as the R2Gen family does: cleaned references, cut to a number of words, rare words as <unk>
+    r2gen   as in the R2Gen family: cleaned references, cut to a number of words, rare words as <unk>
     full    complete cleaned references
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from data.errors import UserError
+from data.errors import UserError, wrong_value
 from data.records import read_records
 from data.text.cleaning import clean
 from data.text.report_tables import read_reports
@@ -19,26 +19,27 @@ from modules.evaluation.predictions import Predictions
 
 PROTOCOLS = ("r2gen", "full")
 CLEANINGS = ("corrected", "iu_xray", "mimic_cxr", "none")
-# Of r2gen, as the family trains on MIMIC-CXR.
-_MAX_TOKENS, _MIN_COUNT = 100, 3
 FULL_APPLIED = {"references": "complete", "rare words": "left as they are"}
-# Cleaning would take the brackets off <unk>; no report has this word.
-_KEPT_WORD = "unknownwordunknownword"
+
+# Defaults of r2gen: the family's settings for MIMIC-CXR.
+_MAX_TOKENS, _MIN_COUNT = 100, 3
+# Stands for <unk> during cleaning, which would remove the brackets; no report contains this word.
+_UNKNOWN_PLACEHOLDER = "unknownwordunknownword"
 
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """Texts ready to be scored.
+    """Texts that are ready to be scored.
 
-    references         complete cleaned reports, for labels and triples
-    scored_references  what words are compared with
-    generated          cleaned as the references were
-    training           training reports as the protocol treats references, complete for predictions.jsonl without a
-                       named protocol; None without any
+    references         complete cleaned reports: labels and triples are read from them
+    scored_references  the references that scores of words compare with
+    generated          generated reports, cleaned as the references are
+    training           training reports, cut as the protocol cuts references (complete for predictions.jsonl without
+                       --protocol); None without --training-reports
     frequencies        CIDEr's document frequencies
-    protocol           its name
-    words              the protocol as scores of words name it, which says what could not be done
-    applied            what was done, in words, by what it was done to
+    protocol           name of the protocol
+    protocol_label     the same as shown beside scores of words; it also says what the protocol could not do
+    applied            what was done, in words: step -> description
     """
 
     references: list[str]
@@ -47,15 +48,25 @@ class PreparedTexts:
     training: list[str] | None
     frequencies: DocumentFrequencies
     protocol: str
-    words: str
+    protocol_label: str
+    applied: dict[str, str]
+
+
+class _ComparedTexts(NamedTuple):
+    """The fields of `PreparedTexts` that depend on the protocol."""
+
+    scored_references: list[str]
+    training: list[str] | None
+    protocol: str
+    protocol_label: str
     applied: dict[str, str]
 
 
 def add_protocol_options(parser: ArgumentParser) -> None:
-    """The options that `prepare_texts` reads."""
+    """Add the options that `prepare_texts` reads."""
     parser.add_argument(
         "--protocol", choices=PROTOCOLS,
-        help="what references are compared; default: full, and for predictions.jsonl what the evaluation compared",
+        help="how references are cut; default: full, and for predictions.jsonl as in its evaluation",
     )
     parser.add_argument(
         "--cleaning", choices=CLEANINGS, help="rules for both texts; default: corrected, none for predictions.jsonl"
@@ -73,101 +84,118 @@ def add_protocol_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--document-frequencies", choices=("references", "training"), default="references",
-        help="reports that CIDEr counts words in (default: references)",
+        help="reports in which CIDEr counts words (default: references)",
     )
 
 
 def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts:
-    """The texts of `predictions` as the `options` of `add_protocol_options` want them.
+    """Prepare the texts of `predictions` as the `options` of `add_protocol_options` say.
 
-    Raises UserError where training reports are needed and not given, or cannot be read, and for settings of r2gen that
-    would change nothing.
+    Raises UserError if training reports are needed but not given, if they cannot be read, or if an option of r2gen is
+    given for another protocol.
     """
-    for name, value in (("--max-tokens", options.max_tokens), ("--min-count", options.min_count)):
-        if value is not None and options.protocol != "r2gen":
-            raise UserError(f"{name} {value} is a setting of r2gen alone: give --protocol r2gen, or leave it out")
-    if options.min_count is not None and options.training_reports is None:
-        raise UserError(f"--min-count {options.min_count} counts words in training reports: give --training-reports")
-    as_evaluated = options.protocol is None and predictions.scored_references is not None
-    cleaning = options.cleaning or ("none" if predictions.scored_references is not None else "corrected")
+    _check_options(options)
+    has_scored_references = predictions.scored_references is not None
+    cleaning = options.cleaning or ("none" if has_scored_references else "corrected")
     training = None
     if options.training_reports is not None:
-        training = [clean_keeping_unknown(text, cleaning) for text in _training_reports(options.training_reports)]
-    elif options.document_frequencies == "training":
-        raise UserError("--document-frequencies training needs --training-reports FILE")
+        training = [clean_keeping_unknown(text, cleaning) for text in _read_training_reports(options.training_reports)]
     references = [clean_keeping_unknown(text, cleaning) for text in predictions.references]
-    written = training
-    applied = {"cleaning": f"both texts by the rules '{cleaning}'" if cleaning != "none" else "none: texts as they are"}
-    if as_evaluated:
-        scored = list(predictions.scored_references)
-        protocol = words = str(predictions.evaluation.get("protocol", "as evaluated"))
-        applied |= {"references": f"as the evaluation that wrote {predictions.path.name} compared them"}
-        done = predictions.evaluation.get("applied", {})
-        applied |= {name: done[name] for name in ("cleaning", "references", "rare words") if name in done}
+    if options.protocol is None and has_scored_references:
+        compared = _as_evaluated(predictions, training)
     elif options.protocol == "r2gen":
-        scored, protocol, words = _as_r2gen(references, training, options), "r2gen", "r2gen"
-        written = None if training is None else _as_r2gen(training, training, options)
-        rare = f"those with fewer than {_min_count(options)} occurrences in {options.training_reports}"
-        applied |= r2gen_applied(_max_tokens(options), rare)
-        if training is None:
-            words = "r2gen without <unk>"
-            applied["rare words"] = "left as they are: r2gen replaces them by <unk>, which takes --training-reports"
+        compared = _as_r2gen(references, training, options)
     else:
-        scored, protocol, words = references, "full", "full"
-        applied |= FULL_APPLIED
+        compared = _ComparedTexts(references, training, "full", "full", FULL_APPLIED)
     if options.document_frequencies == "training":
-        frequencies = DocumentFrequencies.of(training, "training reports")
+        frequencies = DocumentFrequencies.from_reports(training, "training reports")
     else:
-        frequencies = DocumentFrequencies.of([text for text in scored if text.strip()], "references")
-    applied["CIDEr's document frequencies"] = f"of the {frequencies.documents} {frequencies.source}"
-    generated = [clean_keeping_unknown(text, cleaning) for text in predictions.generated]
-    return PreparedTexts(references, scored, generated, written, frequencies, protocol, words, applied)
+        not_empty = [text for text in compared.scored_references if text.strip()]
+        frequencies = DocumentFrequencies.from_reports(not_empty, "references")
+    return PreparedTexts(
+        references=references,
+        scored_references=compared.scored_references,
+        generated=[clean_keeping_unknown(text, cleaning) for text in predictions.generated],
+        training=compared.training,
+        frequencies=frequencies,
+        protocol=compared.protocol,
+        protocol_label=compared.protocol_label,
+        applied={
+            "cleaning": "none: texts as they are" if cleaning == "none" else f"both texts by the rules '{cleaning}'",
+            **compared.applied,
+            "CIDEr's document frequencies": f"of the {frequencies.documents} {frequencies.source}",
+        },
+    )
 
 
-def r2gen_applied(max_tokens: int, rare: str) -> dict[str, str]:
-    """What r2gen does to references, in words; `rare`: which words are."""
-    return {"references": f"cut to {max_tokens - 1} words", "rare words": f"<unk> for {rare}"}
+def describe_r2gen(max_tokens: int, rare_words: str) -> dict[str, str]:
+    """What r2gen does to references, as in `PreparedTexts.applied`; `rare_words` says which words are replaced."""
+    return {"references": f"cut to {max_tokens - 1} words", "rare words": f"<unk> for {rare_words}"}
 
 
-def intervals_applied(resamples: int, drawn: str, count: int) -> dict[str, str]:
-    """How intervals were made, in words: from so many `resamples` of what was `drawn`, of which there are `count`."""
+def describe_intervals(resamples: int, units: str, count: int) -> dict[str, str]:
+    """How intervals are computed, as in `PreparedTexts.applied`: from resamples of `count` `units` ("studies")."""
     if resamples and count > 1:
-        return {"intervals": f"95 % percentile bootstrap, {resamples} resamples of {drawn}"}
-    return {"intervals": f"none: there is one of the {drawn} only" if resamples else "none: --resamples 0"}
+        return {"intervals": f"95 % percentile bootstrap, {resamples} resamples of {units}"}
+    return {"intervals": f"none: there is one of the {units} only" if resamples else "none: --resamples 0"}
 
 
 def clean_keeping_unknown(text: str, rules: str) -> str:
-    """`text` cleaned by `rules` ("none" for not at all) with its <unk> left whole."""
+    """Clean `text` by `rules` ("none": not at all), leaving <unk> unchanged."""
     if rules == "none":
         return text
-    return clean(text.replace(UNKNOWN_WORD, _KEPT_WORD), rules).replace(_KEPT_WORD, UNKNOWN_WORD)
+    return clean(text.replace(UNKNOWN_WORD, _UNKNOWN_PLACEHOLDER), rules).replace(_UNKNOWN_PLACEHOLDER, UNKNOWN_WORD)
 
 
-def _max_tokens(options: Namespace) -> int:
-    return _MAX_TOKENS if options.max_tokens is None else options.max_tokens
+def _check_options(options: Namespace) -> None:
+    for name, value in (("--max-tokens", options.max_tokens), ("--min-count", options.min_count)):
+        if value is not None and options.protocol != "r2gen":
+            raise wrong_value(name, value, "applies only to r2gen: give --protocol r2gen, or leave it out")
+    if options.training_reports is None:
+        if options.min_count is not None:
+            raise wrong_value("--min-count", options.min_count, "needs --training-reports, where it counts words")
+        if options.document_frequencies == "training":
+            raise wrong_value("--document-frequencies", "training", "needs --training-reports FILE")
 
 
-def _min_count(options: Namespace) -> int:
-    return _MIN_COUNT if options.min_count is None else options.min_count
+def _as_evaluated(predictions: Predictions, training: list[str] | None) -> _ComparedTexts:
+    """The references as the evaluation that wrote predictions.jsonl cut them; training reports stay complete."""
+    applied = {"references": f"as the evaluation that wrote {predictions.path.name} compared them"}
+    evaluated = predictions.evaluation.get("applied", {})
+    applied |= {name: evaluated[name] for name in ("cleaning", "references", "rare words") if name in evaluated}
+    protocol = str(predictions.evaluation.get("protocol", "as evaluated"))
+    return _ComparedTexts(list(predictions.scored_references), training, protocol, protocol, applied)
 
 
-def _as_r2gen(reports: Sequence[str], training: Sequence[str] | None, options: Namespace) -> list[str]:
-    """Reports cut and, with training reports, without rare words; see `Tokenizer.protocol_reference`."""
-    max_tokens = _max_tokens(options)
+def _as_r2gen(references: list[str], training: list[str] | None, options: Namespace) -> _ComparedTexts:
+    """References and training reports, cut and, if there are training reports, without rare words."""
+    max_tokens = _MAX_TOKENS if options.max_tokens is None else options.max_tokens
+    min_count = _MIN_COUNT if options.min_count is None else options.min_count
     if max_tokens < 2:
-        raise UserError(f"--max-tokens {max_tokens}: a reference needs at least one word, so 2 or more")
-    # Without training reports every word is known.
-    known = reports if training is None else training
-    tokenizer = Tokenizer.from_reports(known, 1 if training is None else _min_count(options), True)
-    return [tokenizer.protocol_reference(text, max_tokens) for text in reports]
+        raise wrong_value("--max-tokens", max_tokens, "must be at least 2, which is one word")
+    if training is None:
+        tokenizer = Tokenizer.from_reports(references, 1, True)  # every word is known
+        label = "r2gen without <unk>"
+        rare = {"rare words": "left as they are: r2gen replaces them by <unk>, which takes --training-reports"}
+    else:
+        tokenizer = Tokenizer.from_reports(training, min_count, True)
+        label, rare = "r2gen", {}
+    fewer = f"those with fewer than {min_count} occurrences in {options.training_reports}"
+    return _ComparedTexts(
+        scored_references=[tokenizer.protocol_reference(text, max_tokens) for text in references],
+        training=None if training is None else [tokenizer.protocol_reference(text, max_tokens) for text in training],
+        protocol="r2gen",
+        protocol_label=label,
+        applied=describe_r2gen(max_tokens, fewer) | rare,
+    )
 
 
-def _training_reports(path: Path) -> list[str]:
-    """Raw training reports. Raises UserError where there are none."""
+def _read_training_reports(path: Path) -> list[str]:
+    """Raw training reports of a prepared data set or a table. Raises UserError if there are none."""
     if path.is_dir():
         reports = [record["report"] for record in read_records(path, "train")]
     else:
         reports = [report for _, report in read_reports(path)]
     if not reports:
-        raise UserError(f"{path} has no training report")
+        raise UserError(f"{path} has no training reports: give a file with at least one")
     return reports

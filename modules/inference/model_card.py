@@ -1,4 +1,4 @@
-"""The model card of an exported model: README.md with the front matter that the Hugging Face hub reads."""
+"""The model card of an exported model: README.md with front matter for the Hugging Face hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +8,16 @@ import yaml
 
 from data.vocabulary import Vocabularies
 from modules.config import Config
-from modules.evaluation.results import heading, score_table
+from modules.evaluation.score_tables import format_heading, format_score_table
 
-# Our scores by the hub's names of metrics.
+# Score -> metric name on the hub.
 _HUB_METRICS = {
     "bleu_1": "bleu", "bleu_2": "bleu", "bleu_3": "bleu", "bleu_4": "bleu", "meteor": "meteor", "rouge_l": "rouge",
 }
 
 
 def model_card(config: Config, vocabularies: Vocabularies, metrics: Mapping[str, Any] | None) -> str:
-    """The text of README.md. metrics: the content of metrics.json, None where the model was not tested."""
+    """The text of README.md. metrics: the content of metrics.json, None if the model was not tested."""
     front = {
         "language": "en",
         "library_name": "sgrrg",
@@ -28,18 +28,17 @@ def model_card(config: Config, vocabularies: Vocabularies, metrics: Mapping[str,
         front["metrics"] = sorted({_HUB_METRICS[name] for name in metrics["scores"] if name in _HUB_METRICS})
         front["model-index"] = [{"name": config.name, "results": [_result(metrics)]}]
     data_set = Path(config.data.root).name
-    scores = "It was not tested with this program." if metrics is None else (
-        f"{heading(metrics)}\n\n```\n{_table(metrics)}\n```\n\n"
-        "Beside the model: the best answer that does not look at the image, and the report of the nearest training "
-        "image."
+    scores = "This checkpoint was not tested." if metrics is None else (
+        f"{format_heading(metrics)}\n\n```\n{_table(metrics)}\n```\n\n"
+        "Baselines: the best answer that ignores the image, and the report of the nearest training image."
     )
     return f"""---
-# Add `license:` before publishing. Weights trained on credentialed data may be shared only where its licence allows.
+# Add `license:` before publishing. Weights trained on credentialed data may be shared only if its licence allows it.
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
 # {config.name}
 
-Writes the report of a chest X-ray by way of a predicted scene graph: SGRRG (Wang, Zhu, Bhalerao, He; Computerized
+Generates the report of a chest X-ray from a predicted scene graph: SGRRG (Wang, Zhu, Bhalerao, He; Computerized
 Medical Imaging and Graphics, 2025, article 102644).
 
 **For research only. Not a medical device, not for clinical use: a report may be wrong in any sentence.**
@@ -47,7 +46,8 @@ Medical Imaging and Graphics, 2025, article 102644).
 Trained on `{data_set}` (seed {config.seed}): {len(vocabularies.tokenizer.words)} words,
 {len(vocabularies.anatomy.names)} regions with {sum(vocabularies.attributes.sizes)} attributes,
 {len(vocabularies.observations)} observations. Trunk `{config.model.patch_encoder.backbone}`, width
-{config.model.width}, images of {config.data.image_size} x {config.data.image_size} pixels, {config.data.views} a study.
+{config.model.width}, images of {config.data.image_size} x {config.data.image_size} pixels, {config.data.views} per
+study.
 
 ## Scores
 
@@ -55,25 +55,25 @@ Trained on `{data_set}` (seed {config.seed}): {len(vocabularies.tokenizer.words)
 
 ## Use
 
-In a checkout of the program:
+In a checkout of the SGRRG repository:
 
 ```bash
 python main_predict.py --checkpoint THIS_FOLDER chest.png
 ```
 
 ```python
-from modules.inference.predictor import Predictor
+from modules.predictor import Predictor
 
 prediction, = Predictor("THIS_FOLDER").predict(["chest.png"])
 print(prediction.report)
 ```
 
-Without it, `encoder.pt2` and `decoder_step.pt2` are programs for `torch.export.load` (import torchvision first).
+Without the repository, load `encoder.pt2` and `decoder_step.pt2` with `torch.export.load` (import torchvision first).
 """
 
 
 def _result(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry of the front matter's model-index."""
+    """An entry of the front matter's model-index."""
     return {
         "task": {"type": "image-to-text", "name": "radiology report generation"},
         "dataset": {"type": metrics["dataset"], "name": metrics["dataset"], "split": metrics["split"]},
@@ -85,5 +85,5 @@ def _result(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(metrics: Mapping[str, Any]) -> str:
-    """The scores beside those of the baselines, without the heading."""
-    return score_table(metrics).split("\n\n", 1)[1]
+    """The scores of the model and the baselines, without the heading."""
+    return format_score_table(metrics).split("\n\n", 1)[1]

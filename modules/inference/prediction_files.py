@@ -1,4 +1,4 @@
-"""A prediction as files: JSON for programs, and the picture with the regions drawn on it."""
+"""Writes a prediction as JSON and as an image with the regions drawn on it."""
 
 import io
 import json
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from modules.evaluation.results import write_atomically, write_bytes_atomically
-from modules.inference.predictor import PredictedRegion, Prediction
+from modules.inference.prediction import PredictedRegion, Prediction
 
 NOTICE = "For research only. Not a medical device, not for clinical use: a report may be wrong in any sentence."
 
-# Long side of the overlay in pixels, and what its boxes look like.
+# Long side of the overlay, line width and font size, in pixels.
 OVERLAY_SIDE = 1024
-_NORMAL, _ABNORMAL = (79, 195, 247), (255, 176, 0)
-_LINE, _LETTERS = 3, 16
-# The longest name that any file system takes leaves room for an ending and a number.
-_LONGEST_STEM = 100
+_LINE_WIDTH, _FONT_SIZE = 3, 16
+_NORMAL_COLOUR, _ABNORMAL_COLOUR = (79, 195, 247), (255, 176, 0)
+# Short enough for any file system, with room for a number and an extension.
+_MAX_STEM_LENGTH = 100
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
-    """`prediction` as plain JSON.
+    """`prediction` as a JSON object.
 
     notice, name, report, image_size [width, height], warnings
     sentences     [{text, regions: {name: share of attention}, confidence}]
@@ -57,45 +57,50 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def draw_overlay(picture: NDArray, prediction: Prediction, names: Collection[str] | None = None) -> Image.Image:
-    """The frontal `picture` (uint8 [H, W], at any resolution) with named boxes, its long side `OVERLAY_SIDE` pixels.
+def draw_overlay(pixels: NDArray, prediction: Prediction, names: Collection[str] | None = None) -> Image.Image:
+    """Draw labelled boxes on the frontal image, scaled to a long side of `OVERLAY_SIDE` pixels.
 
-    names: regions to draw; None: those of the graph. Abnormal ones are amber, others blue.
+    pixels  uint8 [H, W], at any resolution
+    names   regions to draw, by default those of the graph; abnormal ones are amber, others blue
     """
-    scale = OVERLAY_SIDE / max(picture.shape)
-    height, width = (max(1, round(side * scale)) for side in picture.shape)
-    drawn = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
-    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(_LETTERS)
-    boxed = [region for region in prediction.regions if region.box is not None]
-    chosen = [region for region in boxed if (region.selected if names is None else region.name in names)]
-    for region in sorted(chosen, key=lambda region: region.abnormal):  # abnormal ones on top
-        _draw(pen, font, region, width / prediction.image_size[0], height / prediction.image_size[1])
-    return drawn
+    scale = OVERLAY_SIDE / max(pixels.shape)
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    overlay = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
+    draw, font = ImageDraw.Draw(overlay), ImageFont.load_default(_FONT_SIZE)
+    with_box = [region for region in prediction.regions if region.box is not None]
+    to_draw = [region for region in with_box if (region.selected if names is None else region.name in names)]
+    for region in sorted(to_draw, key=lambda region: region.abnormal):  # abnormal ones on top
+        _draw_region(draw, font, region, width / prediction.image_size[0], height / prediction.image_size[1])
+    return overlay
 
 
-def _draw(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, region: PredictedRegion, across: float, down: float):
-    colour = _ABNORMAL if region.abnormal else _NORMAL
+def _draw_region(
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont, region: PredictedRegion, scale_x: float, scale_y: float
+) -> None:
+    colour = _ABNORMAL_COLOUR if region.abnormal else _NORMAL_COLOUR
     x1, y1, x2, y2 = region.box
-    corners = (x1 * across, y1 * down, max(x1 * across, x2 * across - 1), max(y1 * down, y2 * down - 1))
-    pen.rectangle(corners, outline=colour, width=_LINE)
-    place = (corners[0] + _LINE + 1, corners[1] + _LINE)
-    pen.rectangle(pen.textbbox(place, region.name, font=font), fill=(0, 0, 0))
-    pen.text(place, region.name, fill=colour, font=font)
+    left, top = x1 * scale_x, y1 * scale_y
+    draw.rectangle(
+        (left, top, max(left, x2 * scale_x - 1), max(top, y2 * scale_y - 1)), outline=colour, width=_LINE_WIDTH
+    )
+    text_corner = (left + _LINE_WIDTH + 1, top + _LINE_WIDTH)
+    draw.rectangle(draw.textbbox(text_corner, region.name, font=font), fill=(0, 0, 0))
+    draw.text(text_corner, region.name, fill=colour, font=font)
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """`image` as a PNG file."""
+    """Encode `image` as PNG."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def file_stem(name: str, taken: set[str]) -> str:
-    """A file name without ending for a study called `name`, whatever is in that: no folder, no hidden file, no option.
+    """A safe file name, without extension, for a study with any `name`: not a path, not hidden, not an option.
 
-    It is unlike those `taken`, also where a file system ignores case, and joins them.
+    It differs from the names in `taken` even on file systems that ignore case, and is added to them.
     """
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_LONGEST_STEM].strip("._-") or "image"
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_MAX_STEM_LENGTH].strip("._-") or "image"
     stem, number = safe, 1
     while stem.lower() in taken:
         number += 1
@@ -104,14 +109,13 @@ def file_stem(name: str, taken: set[str]) -> str:
     return stem
 
 
-def write_prediction(folder: Path, stem: str, prediction: Prediction, picture: NDArray) -> list[Path]:
-    """Write STEM.json and STEM.png into `folder`; returns their paths.
+def write_prediction(folder: Path, stem: str, prediction: Prediction, pixels: NDArray) -> list[Path]:
+    """Write STEM.json and STEM.png into `folder`, each one completely or not at all, and return their paths.
 
-    picture: the frontal image as `draw_overlay` takes it. Each file is there as a whole or not at all. Raises UserError
-    where the disk refuses.
+    pixels: the frontal image, as for `draw_overlay`. Raises UserError if a file cannot be written.
     """
     paths = [folder / f"{stem}.json", folder / f"{stem}.png"]
     content = json.dumps(as_json(prediction), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(paths[0], [content, "\n"])
-    write_bytes_atomically(paths[1], [png_bytes(draw_overlay(picture, prediction))])
+    write_bytes_atomically(paths[1], [png_bytes(draw_overlay(pixels, prediction))])
     return paths

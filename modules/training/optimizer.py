@@ -1,4 +1,4 @@
-"""What changes the weights: which of them move, at which rate, and by how much at most."""
+"""Parameter groups, learning-rate schedule, gradient clipping."""
 
 import math
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from modules.config import Schedule
 
 PATCH_ENCODER = "patch_encoder"
 
-# The warm-up starts at this share of the learning rate, and the cosine ends there.
+# Share of the full learning rate at which the warm-up starts and the cosine ends.
 WARMUP_START = COSINE_END = 0.01
 
 
-# Which weights move
+# Frozen parameters and parameter groups
 
 
 def freeze(model: nn.Module, prefixes: list[str]) -> None:
-    """Take the parameters below each of `prefixes` (dotted names of parts) out of training.
+    """Freeze the parameters under each of `prefixes` (dotted module names).
 
-    Raises UserError for a prefix that no parameter has, and when nothing is left to train.
+    Raises UserError if a prefix matches no parameter, or if nothing is left to train.
     """
     for prefix in prefixes:
         parameters = [parameter for name, parameter in model.named_parameters() if _is_under_prefix(name, prefix)]
@@ -32,11 +32,11 @@ def freeze(model: nn.Module, prefixes: list[str]) -> None:
         for parameter in parameters:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"train.freeze={prefixes} leaves nothing to train: name fewer parts")
+        raise UserError(f"train.freeze={prefixes} leaves nothing to train: list fewer parts")
 
 
 def set_training_mode(model: nn.Module, frozen: list[str]) -> None:
-    """Training mode, but for the BatchNorm layers of frozen parts: their running means must stay too."""
+    """Set training mode, except for BatchNorm layers in frozen parts: their running means must not change either."""
     model.train()
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and any(_is_under_prefix(name, prefix) for prefix in frozen):
@@ -48,10 +48,10 @@ def _is_under_prefix(name: str, prefix: str) -> bool:
 
 
 def build_optimizer(model: nn.Module, lr: float, lr_patch_encoder: float, weight_decay: float) -> Optimizer:
-    """AdamW over the parameters that are not frozen, in up to four groups.
+    """Build AdamW over the parameters that are not frozen, in up to four groups.
 
-    The patch encoder has a learning rate of its own. Decayed are matrices and convolution kernels: parameters of two
-    dimensions or more that are neither biases nor embedding tables (a row of a table is not a direction of a map).
+    The patch encoder has its own learning rate. Weight decay applies to matrices and convolution kernels: parameters of
+    two or more dimensions that are neither biases nor embedding tables.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -67,18 +67,18 @@ def build_optimizer(model: nn.Module, lr: float, lr_patch_encoder: float, weight
             {"params": parameters, "part": part, "lr": rates[part], "weight_decay": weight_decay if decayed else 0.0}
             for (part, decayed), parameters in groups.items()
         ],
-        fused=True,  # one pass over the weights in place of a dozen: an eighth of a small model's step on a CPU
+        fused=True,  # one pass over the weights instead of a dozen: saves an eighth of a small model's step on a CPU
     )
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """What the optimiser remembers, by name of the parameter; learning rates and decay are the configuration's."""
+    """Return the optimiser's state by parameter name, without the settings, which come from the configuration."""
     states = {name: optimizer.state.get(parameter) for name, parameter in model.named_parameters()}
     return {name: state for name, state in states.items() if state}
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str, dict[str, Tensor]]) -> None:
-    """Give the optimiser back what `optimizer_state` returned; a parameter without an entry starts anew."""
+    """Load what `optimizer_state` returned; parameters without an entry start with an empty state."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = optimizer.state_dict()["param_groups"]
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
@@ -87,21 +87,21 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str
     )
 
 
-# At which rate
+# Learning rate
 
 
 class LearningRateSchedule:
-    """Learning rates as a function of progress, so that there is no state to save.
+    """Learning rates as a function of the epochs done, so there is no state to save.
 
-    Linear from 1 % over `warmup_epochs`, then Schedule.STEP (times `decay` after every `decay_every` epochs, counted
-    from the start of training) or Schedule.COSINE (down to 1 % at `epochs`).
+    A linear warm-up from 1 % over `warmup_epochs`, then Schedule.STEP (times `decay` after every `decay_every` epochs,
+    counted from the start of training) or Schedule.COSINE (down to 1 % at `epochs`).
     """
 
     def __init__(
         self, optimizer: Optimizer, schedule: Schedule, epochs: int, warmup_epochs: float, decay: float,
         decay_every: int,
     ):
-        """Takes the present learning rates of `optimizer` as the full ones."""
+        """The current learning rates of `optimizer` are the full ones."""
         self.optimizer = optimizer
         self.schedule = schedule
         self.epochs = epochs
@@ -111,7 +111,7 @@ class LearningRateSchedule:
         self.full_rates = [group["lr"] for group in optimizer.param_groups]
 
     def factor(self, progress: float) -> float:
-        """The share of the full learning rate after `progress` epochs (a fraction inside an epoch)."""
+        """Return the share of the full learning rate after `progress` epochs, fractions included."""
         if progress < self.warmup_epochs:
             return WARMUP_START + (1 - WARMUP_START) * progress / self.warmup_epochs
         if self.schedule == Schedule.STEP:
@@ -120,23 +120,23 @@ class LearningRateSchedule:
         return COSINE_END + (1 - COSINE_END) * 0.5 * (1 + math.cos(math.pi * done))
 
     def set(self, progress: float) -> None:
-        """Set the learning rates for the optimiser step at `progress` epochs."""
+        """Set the learning rates of the optimiser step after `progress` epochs."""
         factor = self.factor(progress)
         for group, full_rate in zip(self.optimizer.param_groups, self.full_rates, strict=True):
             group["lr"] = full_rate * factor
 
     def rates(self) -> dict[str, float]:
-        """The present learning rates by part of the model."""
+        """Return the current learning rate of each part of the model."""
         return {group["part"]: group["lr"] for group in self.optimizer.param_groups}
 
 
-# And by how much at most
+# Gradient clipping
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], value: float | None, norm: float | None) -> Tensor:
-    """Clip gradients to [-value, value], then to a joint L2 norm of `norm`; None: not.
+    """Clip gradients to [-value, value], then to a joint L2 norm of `norm`; None skips either.
 
-    Returns the L2 norm [] before clipping, which is not finite where any gradient is not.
+    Returns the L2 norm before clipping, a scalar, which is not finite if any gradient is not.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     total = nn.utils.get_total_norm([parameter.grad for parameter in parameters])

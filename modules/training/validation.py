@@ -1,4 +1,4 @@
-"""What training needs of an evaluation; `modules/evaluation/evaluator.py` provides it."""
+"""The interface of validation, as training uses it; `modules/evaluation/evaluator.py` implements it."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -11,13 +11,13 @@ from models.outputs import BoxSource, GraphSource
 
 
 class EvaluationStopped(Exception):
-    """`should_stop` returned True before the evaluation was finished; there are no scores."""
+    """Raised if `should_stop` returns True before an evaluation is finished."""
 
 
 class ValidationScores(Protocol):
-    """The result of an evaluation, as far as training reads it.
+    """The part of an evaluation's result that training reads.
 
-    scores  by name; None for a score that is absent
+    scores  name -> value, None if absent
     absent  name of each absent score -> the reason
     """
 
@@ -33,13 +33,13 @@ class Validator(Protocol):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """The scores that `train.monitor` may name."""
+        """The scores that `train.monitor` can use."""
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Batch], device: torch.device, meteor: bool = True,
         should_stop: Callable[[], bool] | None = None, resamples: int = 0,
     ) -> ValidationScores:
-        """The scores of `model` on the studies of `loader`.
+        """Return the scores of `model` on the studies of `loader`.
 
         Raises EvaluationStopped in all processes if `should_stop()` is true in one of them.
         """

@@ -1,4 +1,4 @@
-"""Every benchmark runs at its tiny sizes, in this process, and writes the same form of JSON."""
+"""Every benchmark runs with tiny sizes, in this process, and writes JSON of the same form."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ PUBLISHED = decode.PUBLISHED
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Contenders as they are, without the seconds that a process takes to start (`test_measure.py` has those)."""
+    """Run contenders in this process, to save the time that processes take to start (see `test_measure.py`)."""
     def compare(name: str, contenders: list, repeats: int, threads: int) -> Case:
         case = Case(name)
         for contender in contenders:
@@ -51,7 +51,7 @@ def run(tmp_path, *arguments: str) -> dict:
 
 
 def test_decode(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if transformers were not installed
     cases = run(tmp_path, "decode")
     compared, alone = cases.values()
     assert compared["seconds"].keys() == {OURS, PUBLISHED}
@@ -89,14 +89,14 @@ def test_train_step(tmp_path):
     assert case["seconds"].keys() == {OURS, PUBLISHED, train_step.AS_RELEASED}
     losses = case["notes"]["first loss"]
     assert losses[OURS] == pytest.approx(losses[PUBLISHED], abs=1e-5)
-    assert losses[train_step.AS_RELEASED] != pytest.approx(losses[PUBLISHED], abs=1e-5)  # some of it is dropped out
+    assert losses[train_step.AS_RELEASED] != pytest.approx(losses[PUBLISHED], abs=1e-5)  # because of dropout
 
 
 def test_the_step_as_released_clips_gradients(monkeypatch):
     seen = []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: seen.extend(
-        one.grad.abs().max().item() for group in optimizer.param_groups for one in group["params"]
-        if one.grad is not None
+        weight.grad.abs().max().item() for group in optimizer.param_groups for weight in group["params"]
+        if weight.grad is not None
     ))
     train_step.build_published(TINY)
     assert max(seen) > train_step.CLIP_VALUE
@@ -122,7 +122,7 @@ def test_evaluate(tmp_path):
     (case,) = cases.values()
     assert list(cases) == ["5 reports"] and case["seconds"].keys() == {OURS, "pycocoevalcap"}
     assert 0 < case["floor_seconds"] < case["seconds"][OURS]
-    assert case["notes"]["largest difference of a score"] < 1e-14  # sums are added up in another order
+    assert case["notes"]["largest difference of a score"] < 1e-14  # the order of summation differs
 
 
 def test_meteor_needs_java(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_cost_follows_the_options(capsys):
         return capsys.readouterr().out.splitlines()
 
     parameters, memory, time_taken = estimate("train.epochs=4", "--studies", "1000000", "--teraflops", "1")
-    assert "GFLOP a study" in parameters and "at batch 16" in memory
+    assert "GFLOP per study" in parameters and "at batch 16" in memory
     assert "4 epochs of 1,000,000 studies at an assumed 1 TFLOP/s" in time_taken
     hours = float(time_taken.split()[2])
     assert hours == pytest.approx(2 * float(estimate("train.epochs=4", "--studies", "500000", "--teraflops", "1")[2]
@@ -155,12 +155,12 @@ def test_cost_follows_the_options(capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["train_step", "--threads", "0"], "--threads 0 is too few: give at least 1"),
-    (["train_step", "--repeats", "0"], "--repeats 0 is too few"),
-    (["train_step", "--json", "no/file"], "--json no/file: there is no folder"),
-    (["data", "--studies", "1"], "--studies 1 is too few: give at least 2"),
-    (["evaluate", "--reports", "0"], "--reports 0 is too few"),
-    (["prepare", "--full-size-images", "0"], "--full-size-images 0 is too few"),
+    (["train_step", "--threads", "0"], "--threads=0: must be at least 1"),
+    (["train_step", "--repeats", "0"], "--repeats=0: must be at least 1"),
+    (["train_step", "--json", "no/file"], "--json no/file: no folder"),
+    (["data", "--studies", "1"], "--studies=1: must be at least 2"),
+    (["evaluate", "--reports", "0"], "--reports=0: must be at least 1"),
+    (["prepare", "--full-size-images", "0"], "--full-size-images=0: must be at least 1"),
     (["inference", "--checkpoint", "nowhere"], "nowhere"),
 ])
 def test_what_a_user_can_mend_is_one_line_before_anything_is_measured(arguments, message, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, and what is written about them."""
+"""Contenders in separate processes, and their report."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from data.errors import UserError
 
 
 def built(source: str) -> partial:
-    """A `build` that runs `source` and returns nothing: for contenders that end before they are timed."""
+    """A `build` that runs `source` and returns nothing, for contenders that end before they are timed."""
     return partial(exec, source)
 
 
@@ -29,14 +29,14 @@ def test_contenders_take_turns_in_processes_of_their_own(tmp_path):
         Contender(name, partial(partial, exec, mark.format(str(log), name)), runs=runs)
         for name, runs in ((OURS, None), ("other", None), ("once", 1))
     ]
-    case = compare("turns", [*contenders, Contender("nobody", built(
+    case = compare("turns", [*contenders, Contender("missing", built(
         "from benchmarks.measure import Absent; raise Absent('it is not installed')"))], repeats=3, threads=1)
     lines = [line.split() for line in log.read_text().splitlines()]
     assert [name for name, _ in lines] == [OURS, "other", "once", OURS, "other", OURS, "other"]
     assert len({process for _, process in lines}) == 3
     assert str(os.getpid()) not in {process for _, process in lines}
     assert {name: len(times) for name, times in case.seconds.items()} == {OURS: 3, "other": 3, "once": 1}
-    assert case.absent == {"nobody": "it is not installed"}
+    assert case.absent == {"missing": "it is not installed"}
     assert all(peak > 1 for peak in case.peak_mib.values())
 
 
@@ -83,16 +83,16 @@ def test_rates_are_positive_and_threads_stay_as_they_were():
 def test_a_report_is_printed_and_written(case, tmp_path, capsys):
     report = Report("decode", 2, Rates(100, 20))
     report.print_header()
-    case.absent["nobody"] = "not installed"
+    case.absent["missing"] = "not installed"
     report.add(case)
     printed = capsys.readouterr().out
-    for part in ("2 threads", "100 GFLOP/s", "torch ", "3.00x", "nobody", "not installed", "4.00 times the floor"):
+    for part in ("2 threads", "100 GFLOP/s", "torch ", "3.00x", "missing", "not installed", "4.00 times the floor"):
         assert part in printed
     file = tmp_path / "numbers.json"
     report.write(file)
     content = json.loads(file.read_text())
     assert content.keys() == {"benchmark", "machine", "threads", "versions", "rates", "cases"}
-    assert content["cases"]["a case"]["absent"] == {"nobody": "not installed"}
+    assert content["cases"]["a case"]["absent"] == {"missing": "not installed"}
     assert content["machine"]["cores"] == os.cpu_count()
     assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
     with pytest.raises(UserError, match="--json"):

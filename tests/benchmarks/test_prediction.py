@@ -1,4 +1,4 @@
-"""The benchmarks about predictions: grounding of sentences, seconds a report, and the check for frontal images."""
+"""The benchmarks of predictions: grounding of sentences, seconds per report, and the check for frontal images."""
 
 import json
 import shutil
@@ -8,19 +8,19 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.grounding import Grounding, score
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
-from modules.inference.predictor import PredictedSentence, Prediction
+from modules.inference.prediction import PredictedSentence, Prediction
 from tests.support.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder and its data set's root."""
+    """A run folder and the root of its data set."""
     return write_tiny_run(tmp_path_factory.mktemp("run"), lively=True)
 
 
 def prediction(*sentences):
-    told = [PredictedSentence(text, regions, 1.0) for text, regions in sentences]
-    return Prediction("a", "", told, [], {}, (1, 1), [])
+    predicted = [PredictedSentence(text, regions, 1.0) for text, regions in sentences]
+    return Prediction("a", "", predicted, [], {}, (1, 1), [])
 
 
 def test_a_sentence_is_right_if_it_names_the_region_that_it_attended_to_most():
@@ -56,7 +56,7 @@ def test_predict_prints_a_line_for_each_way(run, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "3 images" in lines[0]
     assert [line[:24].strip() for line in lines[2:]] == [
-        "loading the model", "first report", "one by one, an image", "as a folder, an image",
+        "loading the model", "first report", "one by one, per image", "as a folder, per image",
     ]
     assert all(float(number) > 0 for line in lines[2:] for number in line[24:].split())
     assert main([*arguments[:4], str(tmp_path)]) == 1
@@ -73,7 +73,7 @@ def test_frontal_check_counts_doubts(tmp_path, capsys):
     entries = [{"image_path": [image.name], "view": view} for image, view in zip(images, views, strict=False)]
     (tmp_path / "films/annotation.json").write_text(json.dumps({"train": entries[:2]}))
     (tmp_path / "films/images_without_notes.json").write_text(json.dumps(entries[2:]))
-    capsys.readouterr()  # the phantom's own lines
+    capsys.readouterr()  # the output of the preparation
     assert main(["frontal_check", "--films", str(tmp_path / "films"), "--phantom", str(phantom)]) == 0
     counts = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()[1:]]
     assert [(kind.strip(), number) for kind, number, _ in counts] == [
@@ -88,4 +88,4 @@ def test_frontal_check_names_what_is_missing(tmp_path, capsys):
     (tmp_path / "annotation.json").write_text('{"train": [{"view": "PA"}]}')
     assert main(["frontal_check", "--films", str(tmp_path)]) == 1
     complaints = capsys.readouterr().err.splitlines()
-    assert len(complaints) == 3 and "Give --films" in complaints[0] and "does not list films" in complaints[2]
+    assert len(complaints) == 3 and "give --films" in complaints[0] and "does not list images" in complaints[2]

@@ -1,4 +1,4 @@
-"""The benchmark of preparing data sets runs at its tiny sizes and measures all processes."""
+"""The benchmark of preparing data sets runs with tiny sizes and measures all processes."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from benchmarks.preparation import proportional_mib
 
 
 def in_this_process(name: str, contenders: list, repeats: int, threads: int) -> Case:
-    """`compare`, without the seconds that a process takes to start."""
+    """`compare` without separate processes, to save the time that they take to start."""
     case = Case(name)
     for contender in contenders:
         timed = contender.build()

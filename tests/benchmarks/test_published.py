@@ -1,4 +1,4 @@
-"""The published baseline does the same arithmetic as ours: same loss, same gradients, same words."""
+"""The published baseline computes the same as ours: same loss, same gradients, same words."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from benchmarks.workload import (
     decode_flops,
     train_step_flops,
 )
-from modules.official_checkpoint import to_official
+from modules.published_weights import to_official
 
 SIZES = replace(TINY, batch=4, tokens=8, padded=11)
 
@@ -29,7 +29,7 @@ def workload(request) -> Workload:
 
 
 def without_graph(workload: Workload, study: int) -> Workload:
-    """No region of `study` is mentioned any more."""
+    """Remove the graph of `study`, in place."""
     for field in (workload.batch.regions.mentioned, workload.batch.regions.abnormal, workload.batch.regions.attributes):
         field[study] = False
     return workload
@@ -84,7 +84,7 @@ def test_the_batch_is_as_described():
     regions = batch.regions
     assert (regions.mentioned.sum(1) == 3).all()
     given = regions.attributes.sum(-1)
-    assert (given[regions.mentioned] >= 1).all() and (given <= SIZES.attributes_given).all()
+    assert (given[regions.mentioned] >= 1).all() and (given <= SIZES.max_attributes).all()
     assert (given[~regions.mentioned] == 0).all()
     assert batch.token_ids.shape == (8, SIZES.padded)
     assert batch.token_mask.sum(1).float().mean() == pytest.approx(SIZES.tokens, abs=0.5)
@@ -92,15 +92,15 @@ def test_the_batch_is_as_described():
 
 
 def test_the_floor_counts_what_torch_counts_where_nothing_is_padded():
-    """With equal lengths and full sub-graphs our own forward pass computes the floor's products and little else."""
+    """With equal lengths and full sub-graphs, our forward pass computes the products of the floor and little else."""
     full = replace(SIZES, tokens=11, attributes_per_region=(2, 2, 2, 2), regions_selected=4, channels=64, width=32)
     workload = build(full)
     workload.batch.regions.attributes[:] = True
-    math = partial(sdpa_kernel, SDPBackend.MATH)  # torch counts no other kernel of attention on CPUs
+    math = partial(sdpa_kernel, SDPBackend.MATH)  # the only attention kernel that torch counts on CPUs
     with FlopCounterMode(display=False) as counter, math(), torch.no_grad():
         workload.loss()
     assert counter.get_total_flops() == pytest.approx(train_step_flops(workload) / 3, rel=0.15)
-    workload.model.eval().requires_grad_(False)  # the counter hooks into gradients, which inference has none of
+    workload.model.eval().requires_grad_(False)  # the counter uses hooks on gradients
     with FlopCounterMode(display=False) as counter, math():
         workload.generate(beams=3, tokens=9)
     assert counter.get_total_flops() == pytest.approx(decode_flops(workload, 3, 9), rel=0.15)

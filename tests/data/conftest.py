@@ -1,4 +1,4 @@
-"""What the tests of the data layer share."""
+"""Fixtures of the data layer's tests."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.tiny_dataset import write_tiny_dataset
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data set of one-view studies; read only."""
+    """A prepared data set of studies with one view; do not modify it."""
     return write_tiny_dataset(tmp_path_factory.mktemp("prepared") / "tiny")
 
 

@@ -1,4 +1,4 @@
-"""Moving batches."""
+"""Moving batches to a device and to pinned memory."""
 
 from dataclasses import fields
 
@@ -11,15 +11,15 @@ from tests.support.tiny_model import tiny_batch
 
 
 def tensors_of(batch: Batch) -> dict[str, Tensor]:
-    """All tensors of a batch, those of its regions as regions.NAME."""
-    found = {}
+    """All tensors of a batch by name; those of its regions are called regions.NAME."""
+    tensors = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):
-            found[field.name] = value
+            tensors[field.name] = value
         elif isinstance(value, RegionAnnotation):
-            found |= {f"regions.{name}": tensor for name, tensor in vars(value).items()}
-    return found
+            tensors |= {f"regions.{name}": tensor for name, tensor in vars(value).items()}
+    return tensors
 
 
 def test_every_tensor_moves_and_the_rest_stays():
@@ -27,9 +27,9 @@ def test_every_tensor_moves_and_the_rest_stays():
     moved = batch.to("meta")
     assert len(tensors_of(batch)) == 17
     for name, tensor in tensors_of(batch).items():
-        there = tensors_of(moved)[name]
-        assert there.device.type == "meta" and tensor.device.type == "cpu", name
-        assert there.shape == tensor.shape and there.dtype == tensor.dtype, name
+        copy = tensors_of(moved)[name]
+        assert copy.device.type == "meta" and tensor.device.type == "cpu", name
+        assert copy.shape == tensor.shape and copy.dtype == tensor.dtype, name
     assert moved.study_ids == batch.study_ids and moved.references == batch.references
     assert len(moved) == len(batch) == 3
 
@@ -56,6 +56,6 @@ def test_pinned_batch_arrives_on_the_gpu():
     batch = tiny_batch(2)
     pinned = batch.pin_memory()
     assert all(tensor.is_pinned() for tensor in tensors_of(pinned).values())
-    arrived = pinned.to("cuda", memory_format=torch.channels_last)
+    moved = pinned.to("cuda", memory_format=torch.channels_last)
     for name, tensor in tensors_of(batch).items():
-        assert torch.equal(tensors_of(arrived)[name].cpu(), tensor), name
+        assert torch.equal(tensors_of(moved)[name].cpu(), tensor), name

@@ -1,4 +1,4 @@
-"""Samples to batches."""
+"""Collating samples into batches."""
 
 import torch
 
@@ -6,8 +6,8 @@ from data.batch import RegionAnnotation, Sample
 from data.collate import collate
 
 
-def sample(name, views, tokens):
-    """A sample of `views` images and `tokens` ids; its values tell it from others."""
+def make_sample(name, views, tokens):
+    """A sample with `views` images and the ids `tokens`; its values depend on the length of `name`."""
     generator = torch.Generator().manual_seed(len(name))
     regions = RegionAnnotation(
         boxes=torch.rand(29, 4, generator=generator),
@@ -27,7 +27,7 @@ def sample(name, views, tokens):
 
 
 def test_every_field_gains_a_batch_axis():
-    samples = [sample("a", 1, [7, 1, 8]), sample("bb", 2, [7, 1, 2, 3, 8])]
+    samples = [make_sample("a", 1, [7, 1, 8]), make_sample("bb", 2, [7, 1, 2, 3, 8])]
     batch = collate(samples, pad_id=0)
     assert len(batch) == 2 and batch.study_ids == ["a", "bb"] and batch.references == ["a .", "bb ."]
     for index, one in enumerate(samples):
@@ -40,14 +40,15 @@ def test_every_field_gains_a_batch_axis():
 
 
 def test_reports_are_padded_and_masked_by_length():
-    batch = collate([sample("a", 1, [0, 5, 0]), sample("bb", 1, [0, 5, 6, 4, 0])], pad_id=0)
+    batch = collate([make_sample("a", 1, [0, 5, 0]), make_sample("bb", 1, [0, 5, 6, 4, 0])], pad_id=0)
     assert batch.token_ids.tolist() == [[0, 5, 0, 0, 0], [0, 5, 6, 4, 0]]
     assert batch.token_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
-    assert collate([sample("a", 1, [1, 2]), sample("bb", 1, [1, 5, 2])], pad_id=9).token_ids[0].tolist() == [1, 2, 9]
+    batch = collate([make_sample("a", 1, [1, 2]), make_sample("bb", 1, [1, 5, 2])], pad_id=9)
+    assert batch.token_ids[0].tolist() == [1, 2, 9]
 
 
 def test_missing_views_are_zeros_and_masked():
-    samples = [sample("a", 1, [1]), sample("bb", 2, [1])]
+    samples = [make_sample("a", 1, [1]), make_sample("bb", 2, [1])]
     batch = collate(samples, pad_id=0)
     assert batch.images.shape == (2, 2, 3, 8, 8)
     assert batch.view_mask.tolist() == [[True, False], [True, True]]

@@ -1,4 +1,4 @@
-"""Console output: a reader that leaves before the end, and progress as a terminal or a log shows it."""
+"""Console output: closed pipes, and progress in a terminal and in a log."""
 
 import subprocess
 import sys
@@ -16,15 +16,15 @@ def test_a_reader_that_leaves_early_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(10)
         process.stdout.close()
-        complaint = process.stderr.read()
-        assert process.wait() == 0 and complaint == b""
-    whole = subprocess.run([sys.executable, "-c", PRINTS.format(length=10)], capture_output=True, check=True).stdout
-    assert whole.split() == [b"x" * 10, b"end"]
+        errors = process.stderr.read()
+        assert process.wait() == 0 and errors == b""
+    complete = subprocess.run([sys.executable, "-c", PRINTS.format(length=10)], capture_output=True, check=True).stdout
+    assert complete.split() == [b"x" * 10, b"end"]
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test sets."""
+    """A clock that the test sets; stderr is not a terminal."""
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: False, raising=False)
@@ -32,39 +32,39 @@ def clock(monkeypatch):
 
 
 def test_a_log_gets_a_line_now_and_then(clock, capsys):
-    shown = Progress("toy", "studies", 4000)
+    progress = Progress("toy", "studies", 4000)
     for _ in range(60):
         clock[0] += 1
-        shown.advance(10)
-    shown.close()
+        progress.advance(10)
+    progress.close()
     assert capsys.readouterr().out.splitlines() == [
-        "toy: 300 of 4,000 studies, 10.0 a second, 06:10 left",
-        "toy: 600 of 4,000 studies, 10.0 a second, 05:40 left",
+        "toy: 300 of 4,000 studies, 10.0 per second, 06:10 left",
+        "toy: 600 of 4,000 studies, 10.0 per second, 05:40 left",
     ]
 
 
 def test_what_was_done_before_does_not_count_for_the_rate(clock):
-    shown = Progress("toy", "studies", 1000)
-    shown.found_done(500)
-    assert shown.line() == "toy: 500 of 1,000 studies, 0.0 a second, ? left"
+    progress = Progress("toy", "studies", 1000)
+    progress.skip(500)
+    assert progress.status() == "toy: 500 of 1,000 studies, 0.0 per second, ? left"
     clock[0] = 10.0
-    shown.advance(100)
-    assert shown.line() == "toy: 600 of 1,000 studies, 10.0 a second, 00:40 left"
+    progress.advance(100)
+    assert progress.status() == "toy: 600 of 1,000 studies, 10.0 per second, 00:40 left"
 
 
 def test_without_a_total_no_end_is_foretold(clock):
-    shown = Progress("toy", "studies")
+    progress = Progress("toy", "studies")
     clock[0] = 2.0
-    shown.advance(3000)
-    assert shown.line() == "toy: 3,000 studies, 1500.0 a second"
+    progress.advance(3000)
+    assert progress.status() == "toy: 3,000 studies, 1500.0 per second"
 
 
 def test_a_terminal_gets_a_bar(clock, monkeypatch, capsys):
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True, raising=False)
-    shown = Progress("toy", "studies", 100)
-    shown.found_done(40)
+    progress = Progress("toy", "studies", 100)
+    progress.skip(40)
     clock[0] = 100.0
-    shown.advance(60)
-    shown.close()
+    progress.advance(60)
+    progress.close()
     output = capsys.readouterr()
     assert output.out == "" and "100/100" in output.err

@@ -1,4 +1,4 @@
-"""Studies on disk to samples."""
+"""From prepared studies to samples."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.dataset import StudyDataset
 from data.errors import UserError
-from data.images.transforms import IMAGENET_DEVIATION, IMAGENET_MEAN, Augmentation
+from data.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from data.text.sentence_regions import word_regions
 from data.vocabulary_builder import build_vocabularies
 from tests.support.tiny_dataset import write_tiny_dataset
@@ -21,7 +21,7 @@ STRONG = Augmentation(rotate=10, translate=0.05, scale=0.1, intensity=0.1)
 
 @pytest.fixture
 def dataset(tiny_root, vocabularies):
-    """Makes the tiny data set's dataset with other settings."""
+    """A function that creates the tiny data set's dataset with the given settings."""
     def make(split="train", root=tiny_root, **settings):
         defaults = dict(cleaning="corrected", image_size=SIDE, max_tokens=30, views=1, uncertain="positive")
         return StudyDataset(root, split, vocabularies, **(defaults | settings))
@@ -30,12 +30,12 @@ def dataset(tiny_root, vocabularies):
 
 @pytest.fixture
 def copied_root(tiny_root, tmp_path):
-    """A tiny data set that a test may spoil."""
+    """A copy of the tiny data set that the test may modify."""
     return shutil.copytree(tiny_root, tmp_path / "copy")
 
 
 def rewrite(root, study_id, change):
-    """Let `change` edit the record of one study."""
+    """Apply `change` to the record of one study."""
     path = root / "records.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for record in records:
@@ -44,8 +44,8 @@ def rewrite(root, study_id, change):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def same(first, second):
-    """Whether two samples agree bit for bit."""
+def is_same(first, second):
+    """Whether two samples are equal bit for bit."""
     tensors = [(getattr(first, name), getattr(second, name)) for name in
                ("images", "observations", "observations_known", "token_ids", "detector_boxes", "detector_visible")]
     tensors += list(zip(vars(first.regions).values(), vars(second.regions).values(), strict=True))
@@ -78,7 +78,7 @@ def test_a_sample_holds_what_the_record_says(dataset, vocabularies, tiny_root):
     with Image.open(tiny_root / record["images"][0]) as image:
         expected = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) / 255
     for channel in range(3):
-        grey = sample.images[0, channel] * IMAGENET_DEVIATION[channel] + IMAGENET_MEAN[channel]
+        grey = sample.images[0, channel] * IMAGENET_STD[channel] + IMAGENET_MEAN[channel]
         torch.testing.assert_close(grey, torch.tensor(expected, dtype=torch.float32), atol=1e-5, rtol=1e-5)
 
 
@@ -113,17 +113,17 @@ def test_a_boxes_file_of_another_data_set_is_refused(dataset, tmp_path):
         dataset(boxes_file=boxes_file)
 
 
-@pytest.mark.parametrize(("uncertain", "value", "known"), [("positive", 1, True), ("negative", 0, True),
-                                                           ("ignored", 0, False)])
-def test_uncertain_observations(dataset, copied_root, vocabularies, uncertain, value, known):
+@pytest.mark.parametrize(("uncertain", "value", "is_known"), [("positive", 1, True), ("negative", 0, True),
+                                                              ("ignored", 0, False)])
+def test_uncertain_observations(dataset, copied_root, vocabularies, uncertain, value, is_known):
     labels = {"Edema": -1, "Fracture": 1, "Pneumonia": 0}
     rewrite(copied_root, "train0", lambda record: record.update(observations=labels))
     sample = dataset(root=copied_root, uncertain=uncertain)[0]
     index = vocabularies.observations.index
-    assert sample.observations[index("Edema")] == value and bool(sample.observations_known[index("Edema")]) is known
+    assert sample.observations[index("Edema")] == value and bool(sample.observations_known[index("Edema")]) is is_known
     assert sample.observations[index("Fracture")] == 1 and sample.observations_known[index("Fracture")]
     assert sample.observations[index("Pneumonia")] == 0 and sample.observations_known[index("Pneumonia")]
-    # A blank is a no.
+    # Blank counts as negative.
     assert sample.observations[index("Atelectasis")] == 0 and sample.observations_known[index("Atelectasis")]
     assert sample.observations.sum() == 1 + value
 
@@ -145,14 +145,14 @@ def test_views_are_augmented_each_for_itself(tmp_path, dataset):
 
 def test_augmentation_is_a_function_of_seed_epoch_and_index(dataset):
     first, second = dataset(augmentation=STRONG, seed=3), dataset(augmentation=STRONG, seed=3)
-    assert same(first[4], second[4])
+    assert is_same(first[4], second[4])
     second[2]
     second.set_epoch(1)
     changed = second[4]
     assert not torch.equal(first[4].images, changed.images)
     assert not torch.equal(first[4].regions.boxes, changed.regions.boxes)
     second.set_epoch(0)
-    assert same(first[4], second[4])
+    assert is_same(first[4], second[4])
     assert not torch.equal(first[4].images, dataset(augmentation=STRONG, seed=4)[4].images)
 
 
@@ -164,7 +164,7 @@ def test_every_study_is_augmented_in_its_own_way(dataset, copied_root):
 
 
 def test_boxes_move_with_the_image(dataset, vocabularies, tmp_path):
-    """The bright rectangle of the tiny pictures lies at the left lung's box, moved or not; so does a file's box."""
+    """The bright rectangle of the tiny images stays at the left lung's box, and so does the box of a file."""
     plain = dataset(image_size=128)
     left_lung = vocabularies.anatomy.index("left lung")
     boxes_file = tmp_path / "boxes.jsonl"
@@ -181,10 +181,10 @@ def test_boxes_move_with_the_image(dataset, vocabularies, tmp_path):
         assert torch.equal(sample.detector_boxes[left_lung], box)
         if not sample.regions.visible[left_lung] or box.max() == 1:
             continue
-        grey = sample.images[0, 0] * IMAGENET_DEVIATION[0] + IMAGENET_MEAN[0]
+        grey = sample.images[0, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
         rows, columns = (grey > 0.45).nonzero(as_tuple=True)
-        found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 128
-        torch.testing.assert_close(found, box, atol=0.02, rtol=0)
+        rectangle = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 128
+        torch.testing.assert_close(rectangle, box, atol=0.02, rtol=0)
         assert (box - plain[index].regions.boxes[left_lung]).abs().max() > 0.01
         checked += 1
     assert checked >= 3
@@ -211,7 +211,7 @@ def test_a_malformed_boxes_file_is_named(dataset, tmp_path, line):
 
 
 def test_a_missing_boxes_file_is_named(dataset, tmp_path):
-    with pytest.raises(UserError, match=r"data\.boxes_file=.*gone\.jsonl: No such file"):
+    with pytest.raises(UserError, match=r"data\.boxes_file=.*gone\.jsonl \(No such file"):
         dataset(boxes_file=tmp_path / "gone.jsonl")
 
 
@@ -230,18 +230,18 @@ def test_cached_images_are_the_images(dataset, copied_root):
     first = [cached[index] for index in range(len(cached))]
     shutil.rmtree(copied_root / "images")
     for index, sample in enumerate(first):
-        assert same(sample, plain[index])
-        assert same(sample, cached[index])
+        assert is_same(sample, plain[index])
+        assert is_same(sample, cached[index])
 
 
-@pytest.mark.parametrize("spoil", [
+@pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    lambda path: path.write_bytes(b"no picture at all"),
+    lambda path: path.write_bytes(b"not an image"),
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(path.read_bytes()[:20] + b"\0" * 40 + path.read_bytes()[60:]),
 ], ids=["cut", "text", "empty", "overwritten"])
-def test_a_damaged_image_names_file_and_study(dataset, copied_root, spoil):
-    spoil(copied_root / "images/train5_0.png")
+def test_a_damaged_image_names_file_and_study(dataset, copied_root, damage):
+    damage(copied_root / "images/train5_0.png")
     studies = dataset(root=copied_root)
     with pytest.raises(UserError, match=r"Study train5: the image .*train5_0\.png is damaged") as caught:
         studies[5]
@@ -251,13 +251,13 @@ def test_a_damaged_image_names_file_and_study(dataset, copied_root, spoil):
 
 def test_a_missing_image_names_file_and_study(dataset, copied_root):
     (copied_root / "images/train5_0.png").unlink()
-    with pytest.raises(UserError, match=r"Study train5: there is no image .*train5_0\.png"):
+    with pytest.raises(UserError, match=r"No image of study train5 at .*train5_0\.png: prepare"):
         dataset(root=copied_root)[5]
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [
-    ("observations", {"Odema": 1}, "Study train0: 'Odema': 1 is none of the 14"),
-    ("observations", {"Edema": 2}, "Study train0: 'Edema': 2 is none of the 14"),
+    ("observations", {"Odema": 1}, "Study train0: unknown observation 'Odema'; did you mean 'Edema'"),
+    ("observations", {"Edema": 2}, "Study train0: Edema=2: must be 1, 0 or -1"),
     ("graph", {"regions": {"neck": {}}}, "Study train0: its graph is malformed .*'neck'"),
     ("graph", {"regions": {"spine": {"mentioned": True}}}, "Study train0: its graph is malformed .*'abnormal'"),
     ("graph", {}, "Study train0: its graph is malformed .*'regions'"),

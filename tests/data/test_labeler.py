@@ -1,4 +1,4 @@
-"""The command that labels tables of reports, and the labels of IU X-Ray that are shipped."""
+"""The command that labels reports, and the shipped labels of IU X-Ray."""
 
 import csv
 import json
@@ -15,9 +15,6 @@ from data.text.report_tables import read_reports
 _FILES = Path(__file__).resolve().parents[2] / "files"
 _REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "iu_xray"
 needs_real_reports = pytest.mark.skipif(not _REAL.is_dir(), reason="needs ../shared/real/iu_xray beside the checkout")
-
-
-# Commands
 
 
 def write_reports(path, rows):
@@ -50,7 +47,7 @@ def test_the_command_prints_the_agreement(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["gone.csv", "out.csv"], "Cannot read gone.csv"),
-        (["--iu-xray", "gone.tgz", "out.csv"], "Cannot read gone.tgz"),
+        (["--iu-xray", "gone.tgz", "out.csv"], "No archive of reports at gone.tgz"),
         (["--score", "gone.csv", "gone.json"], "gone.json"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Loaders: order, restart, shards, and what they leave alone."""
+"""Loaders: order, resuming, shards, workers, and global random state."""
 
 import multiprocessing
 import random
@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def dataset(root, vocabularies):
-    """Makes a dataset of 16-pixel images with other settings."""
+    """A function that creates a dataset of 16-pixel images with the given settings."""
     def make(split="train", root=root, **settings):
         return StudyDataset(root, split, vocabularies, cleaning="corrected", image_size=16, max_tokens=20, views=1,
                             uncertain="positive", **settings)
@@ -40,7 +40,7 @@ def ids(loader):
 
 
 def assert_same(first: Batch, second: Batch):
-    """Both batches agree bit for bit."""
+    """Assert that two batches are equal bit for bit."""
     for record_type, one, other in ((Batch, first, second), (RegionAnnotation, first.regions, second.regions)):
         for field in fields(record_type):
             value, expected = getattr(one, field.name), getattr(other, field.name)
@@ -51,11 +51,11 @@ def assert_same(first: Batch, second: Batch):
 
 
 def test_a_restart_equals_going_on_bit_for_bit(dataset):
-    whole = list(training_loader(dataset(augmentation=STRONG), 4, seed=5, epoch=2, workers=2))
-    restarted = list(training_loader(dataset(augmentation=STRONG), 4, seed=5, epoch=2, start_batch=2, workers=2))
-    assert len(whole) == 5 and len(restarted) == 3
-    for continued, again in zip(whole[2:], restarted, strict=True):
-        assert_same(continued, again)
+    uninterrupted = list(training_loader(dataset(augmentation=STRONG), 4, seed=5, epoch=2, workers=2))
+    resumed = list(training_loader(dataset(augmentation=STRONG), 4, seed=5, epoch=2, start_batch=2, workers=2))
+    assert len(uninterrupted) == 5 and len(resumed) == 3
+    for expected, batch in zip(uninterrupted[2:], resumed, strict=True):
+        assert_same(expected, batch)
 
 
 def test_workers_and_memory_change_nothing(dataset):
@@ -138,7 +138,7 @@ def test_global_generators_are_left_alone(dataset, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_of_a_worker_is_one_line(dataset, root, tmp_path, workers):
     copy = shutil.copytree(root, tmp_path / "copy")
-    (copy / "images/train7_0.png").write_bytes(b"no picture")
+    (copy / "images/train7_0.png").write_bytes(b"not an image")
     with pytest.raises(UserError) as caught:
         list(training_loader(dataset(root=copy), 11, seed=0, epoch=0, workers=workers))
     assert str(caught.value).startswith("Study train7: the image ") and "\n" not in str(caught.value)

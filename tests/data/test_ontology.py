@@ -1,4 +1,4 @@
-"""The 29 regions and the 14 observations of `files/`."""
+"""The 29 regions and the 14 observations in `files/`."""
 
 import pytest
 import yaml
@@ -17,12 +17,12 @@ def test_the_shipped_anatomy():
         if entry.mirror is not None:
             other = anatomy.regions[anatomy.index(entry.mirror)]
             assert other.mirror == entry.name and {entry.side, other.side} == {"left", "right"}
-            # The patient's left lies on the right of the image.
+            # The patient's left is on the right of the image.
             assert (entry.box[0] > other.box[0]) == (entry.side == "left")
 
 
 def test_an_unknown_region_is_named():
-    with pytest.raises(UserError, match="'neck' is none of the 29 regions"):
+    with pytest.raises(UserError, match="Unknown region 'neck'; it is not one of the 29 known names"):
         Anatomy.load().index("neck")
 
 
@@ -44,12 +44,12 @@ def test_an_atlas_file_changes_boxes_only(tmp_path):
 def test_a_file_that_is_no_anatomy_is_named(tmp_path, text):
     path = tmp_path / "atlas.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"atlas\.yaml is no anatomy"):
+    with pytest.raises(UserError, match=r"atlas\.yaml is not an anatomy"):
         Anatomy.load(path)
 
 
 def test_a_missing_anatomy_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.yaml: No such file"):
+    with pytest.raises(UserError, match=r"gone\.yaml \(No such file"):
         Anatomy.load(tmp_path / "gone.yaml")
 
 

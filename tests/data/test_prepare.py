@@ -9,7 +9,7 @@ from data.errors import UserError
 from data.prepare import main
 from data.sources.preparation import add_common_arguments
 from data.sources.preparation import prepare as prepare_source
-from tests.support.toy_source import ToySource
+from tests.support.sources.toy_source import ToySource
 
 
 def test_phantom_is_prepared(tmp_path, capsys):
@@ -22,7 +22,7 @@ def test_phantom_is_prepared(tmp_path, capsys):
     assert "10 studies (8 train, 1 val, 1 test)" in capsys.readouterr().out
     assert main(command) == 0
     assert main([*command, "--seed", "1"]) == 1
-    assert "holds a phantom with seed 0 instead of 1" in capsys.readouterr().err
+    assert "holds a phantom data set with seed 0 instead of 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_phantom_is_prepared(tmp_path, capsys):
         (["atlantis", "--out", "x"], "invalid choice: 'atlantis'"),
         (["phantom"], "required: --out"),
         (["phantom", "--out", "x", "--studies", "many"], "invalid int value: 'many'"),
-        (["phantom", "--out", "x", "--studies", "2"], "studies is 2"),
+        (["phantom", "--out", "x", "--studies", "2"], "--studies=2: must be"),
         (["phantom", "--out", "x", "--colour"], "unrecognized arguments: --colour"),
     ],
 )
@@ -47,12 +47,12 @@ def test_wrong_arguments_give_one_line(arguments, message, tmp_path, monkeypatch
 def test_a_file_in_the_way_gives_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert main(["phantom", "--out", str(tmp_path / "file" / "made"), "--studies", "10", "--workers", "1"]) == 1
-    assert capsys.readouterr().err.startswith(f"Cannot write {tmp_path / 'file' / 'made'}: ")
+    assert capsys.readouterr().err.startswith(f"Cannot write {tmp_path / 'file' / 'made'} (")
 
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Registers the invented source."""
+    """Registers a toy source."""
     def run(arguments):
         source = ToySource(8, paths=tuple(arguments.source), options={"labels": str(arguments.labels)})
         prepare_source(source, arguments.out, arguments.image_size, arguments.workers, arguments.boxes)
@@ -70,19 +70,19 @@ def test_a_real_source_has_the_common_options(tmp_path, toy, capsys):
     assert main(command) == 0
     assert "holds this data set already" in capsys.readouterr().out
     assert main([*command, "--labels", "others.csv"]) == 1
-    assert "was prepared with another options.labels" in capsys.readouterr().err
+    assert "was prepared with different settings (options.labels)" in capsys.readouterr().err
     assert main(["toy", "--out", str(out)]) == 1
     assert "required: --source" in capsys.readouterr().err
     assert main(["toy", "--source", str(tmp_path), "--out", str(tmp_path / "new")]) == 1
-    assert "lies in the source" in capsys.readouterr().err
+    assert "is inside the source" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("end", "status", "said"), [
+@pytest.mark.parametrize(("exception", "status", "message"), [
     (KeyboardInterrupt(), 130, "Interrupted: run the same command again"), (UserError("no report"), 1, "no report")])
-def test_an_early_end_is_told_in_one_line(toy, monkeypatch, capsys, tmp_path, end, status, said):
+def test_an_early_end_is_told_in_one_line(toy, monkeypatch, capsys, tmp_path, exception, status, message):
     def build(source, plan):
-        raise end
+        raise exception
 
     monkeypatch.setattr(ToySource, "build", build)
     assert main(["toy", "--source", str(tmp_path / "a"), "--out", str(tmp_path / "made"), "--workers", "1"]) == status
-    assert capsys.readouterr().err == f"{said}\n"
+    assert capsys.readouterr().err == f"{message}\n"

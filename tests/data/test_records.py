@@ -1,4 +1,4 @@
-"""The prepared data set's files and what can be wrong with them."""
+"""Reading the records of a prepared data set, and errors in its files."""
 
 import json
 
@@ -15,7 +15,7 @@ def root(tmp_path):
 
 
 def rewrite(root, change):
-    """Let `change` edit the list of the root's records."""
+    """Apply `change` to the list of records."""
     path = root / "records.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     change(records)
@@ -56,7 +56,7 @@ def test_a_missing_file(root, name):
 
 
 def test_an_unknown_split(root):
-    with pytest.raises(UserError, match="no split 'valid': choose one of train, val, test"):
+    with pytest.raises(UserError, match="Unknown split 'valid'; did you mean 'val'"):
         read_records(root, "valid")
 
 
@@ -73,12 +73,12 @@ def set_value(number, key, value):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda records: [record.update(split="test") for record in records], "'train' of .* has no studies"),
-    (set_value(1, "split", "validate"), "line 2: study train1 is of the split 'validate'"),
+    (set_value(1, "split", "validate"), "line 2: study train1: unknown split 'validate'; choose one of"),
     (set_value(1, "images", []), "line 2: study train1 needs at least one image"),
-    (set_value(1, "views", ["PA", "LL"]), "line 2: study train1 needs .* a view for each"),
+    (set_value(1, "views", ["PA", "LL"]), "line 2: study train1 needs .* one view per image"),
     (set_value(1, "id", "train0"), "line 2: study train0 is already in the split"),
-    (set_value(1, "report", None), "line 2: id and report of study train1 must be texts"),
-    (lambda records: records.pop(1), r"holds 2 studies of the split 'train', but dataset\.yaml counts 3"),
+    (set_value(1, "report", None), "line 2: id and report of study train1 must be strings"),
+    (lambda records: records.pop(1), r"has 2 studies in the split 'train', but dataset\.yaml counts 3"),
 ])
 def test_a_wrong_record_is_named(root, change, message):
     rewrite(root, change)

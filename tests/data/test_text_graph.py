@@ -1,13 +1,11 @@
-"""The command that writes the sentences of reports as JSON lines."""
+"""The command that writes the content of report sentences as JSON lines."""
 
 import json
 
 import pytest
 
 from data import text_graph
-from data.text.report_graph import groups
-
-# Commands
+from data.text.report_graph import region_groups
 
 
 def test_the_command_writes_a_line_a_report(tmp_path):
@@ -33,7 +31,7 @@ def test_the_command_writes_a_line_a_report(tmp_path):
 def test_the_command_prints_the_groups(capsys):
     assert text_graph.main(["--groups"]) == 0
     rows = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert rows == groups()
+    assert rows == region_groups()
 
 
 @pytest.mark.parametrize(
@@ -41,7 +39,7 @@ def test_the_command_prints_the_groups(capsys):
     [
         (b"id,text\n1,a\n", "has no column 'report'"),
         (b"", "has no column 'id'"),
-        (b"id,report\n1,\xff\n", "no CSV in UTF-8"),
+        (b"id,report\n1,\xff\n", "is not a CSV file in UTF-8"),
         (None, "Cannot read"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Attributes of regions, and vocabularies as JSON."""
+"""Attribute vocabularies, and vocabularies as JSON."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_attribute_slots():
 
 def test_attributes_of_the_same_name_have_the_same_number():
     attributes = AttributeVocabulary((("a", "b"), (), ("b", "c"), ("a",)), "default")
-    assert attributes.name_numbers == [[0, 1], [], [1, 2], [0]]
+    assert attributes.name_ids == [[0, 1], [], [1, 2], [0]]
 
 
 def test_without_any_attribute_the_axis_keeps_one_empty_slot():

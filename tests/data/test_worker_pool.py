@@ -1,4 +1,4 @@
-"""Work shared out to processes."""
+"""The process pool: order, memory, errors."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from data.worker_pool import available_cores, ordered_map
 
 
 def slow_square(number: int) -> int:
-    """The first of each four takes longest."""
+    """Square a number; every fourth call takes longest."""
     time.sleep(0.02 if number % 4 == 0 else 0)
     return number**2
 
@@ -35,22 +35,22 @@ def test_results_come_in_order(workers):
 
 
 def test_jobs_are_taken_as_results_are():
-    taken = []
-    results = ordered_map(slow_square, (taken.append(number) or number for number in range(1000)), 2)
+    taken_jobs = []
+    results = ordered_map(slow_square, (taken_jobs.append(number) or number for number in range(1000)), 2)
     for _ in range(5):
         next(results)
     results.close()
-    assert len(taken) <= 15
+    assert len(taken_jobs) <= 15
 
 
 def test_workers_do_not_hold_what_making_the_jobs_takes():
-    held = []
+    data = []
 
     def jobs():
-        held.extend(range(100))
+        data.extend(range(100))
         yield from range(4)
 
-    assert list(ordered_map(lambda number: len(held), jobs(), 2)) == [0] * 4
+    assert list(ordered_map(lambda number: len(data), jobs(), 2)) == [0] * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -60,7 +60,7 @@ def test_a_users_error_comes_through(workers):
 
 
 def test_a_killed_worker_is_told_in_one_line():
-    with pytest.raises(UserError, match="A worker process was killed.*less than --workers 2") as caught:
+    with pytest.raises(UserError, match="A worker process was killed.*fewer than --workers 2") as caught:
         list(ordered_map(die_at_three, range(50), 2))
     assert "\n" not in str(caught.value)
 

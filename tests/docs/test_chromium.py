@@ -1,4 +1,4 @@
-"""The browser is found under each of its names."""
+"""Finding the browser under each of its names."""
 
 import pytest
 

@@ -1,18 +1,18 @@
-"""docs/evaluation.md: names every score there is, and its Python runs."""
+"""docs/evaluation.md defines every score, and its Python example runs."""
 
 import re
 from pathlib import Path
 
 from modules.evaluation.baselines import NAMES
-from modules.evaluation.evaluator import SCORE_NAMES
 from modules.evaluation.metrics.comparers import RADGRAPH_NAMES
+from modules.evaluation.scoring import SCORE_NAMES
 from modules.evaluation.text_protocol import PROTOCOLS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
 
 
 def defined():
-    """The names in the first column of the document's tables."""
+    """Return the names in the first column of the document's tables."""
     rows = re.findall(r"^\| (`[^|]+`) \| (.+) \|$", TEXT, re.MULTILINE)
     assert all(definition.strip() for _, definition in rows)
     return [name for names, _ in rows for name in re.findall(r"`(\w+)`", names)]

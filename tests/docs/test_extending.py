@@ -1,4 +1,4 @@
-"""docs/extending.md: its Python blocks run, and what they define works with the rest of the program."""
+"""The Python blocks of docs/extending.md run, and what they define works with the rest of the program."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ TINY = [
 
 
 def block(heading: str) -> dict:
-    """The names that the Python block below a heading of the document defines."""
+    """Execute the Python block under a heading of the document, and return the names that it defines."""
     section = DOCUMENT.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     names: dict = {"__name__": "extending"}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1), names)
@@ -32,7 +32,7 @@ def block(heading: str) -> dict:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> Config:
-    """A tiny model's configuration on the data set that the document writes."""
+    """The configuration of a tiny model on the data set that the document writes."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     block("Your own data set")
@@ -40,6 +40,7 @@ def config(tmp_path, monkeypatch) -> Config:
 
 
 def first_batch(config: Config, vocabularies):
+    """A batch of the first study."""
     dataset = builders.build_dataset(config, vocabularies, "train")
     return collate([dataset[0]], vocabularies.tokenizer.pad_id)
 

@@ -1,4 +1,4 @@
-"""docs/predicting.md: its Python block runs, and its commands are understood."""
+"""docs/predicting.md: its Python code and its commands run."""
 
 import re
 import shlex
@@ -17,13 +17,13 @@ DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/predicting.md").read_tex
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with all that the document names."""
+    """A working directory with the files that the document names."""
     run_folder, _ = write_tiny_run(tmp_path / "made", lively=True)
     (tmp_path / "results").mkdir()
     run_folder.rename(tmp_path / "results/demo")
-    (tmp_path / "films").mkdir()
+    (tmp_path / "xrays").mkdir()
     generator = np.random.default_rng(0)
-    for name in ("chest.png", "another.png", "frontal.dcm", "lateral.dcm", "films/one.png"):
+    for name in ("chest.png", "another.png", "frontal.dcm", "lateral.dcm", "xrays/one.png"):
         pixels = generator.integers(0, 255, (1500, 1000), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / name, "PNG")
     monkeypatch.chdir(tmp_path)

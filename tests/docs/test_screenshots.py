@@ -1,4 +1,4 @@
-"""The pictures of the web page for the documentation."""
+"""The screenshots of the web page for the documentation."""
 
 import pytest
 from PIL import Image
@@ -7,8 +7,8 @@ from docs.chromium import MISSING, find_chromium
 from modules.inference.predictor import Predictor
 from tests.support.tiny_run import write_tiny_run
 
-pytest.importorskip("gradio", reason="Gradio is missing: pip install -r requirements-dev.txt")
-pytest.importorskip("playwright", reason="Playwright is missing: pip install -r requirements-dev.txt")
+pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-dev.txt")
+pytest.importorskip("playwright", reason="Playwright is not installed: pip install -r requirements-dev.txt")
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +16,12 @@ def predictor(tmp_path_factory):
     return Predictor(write_tiny_run(tmp_path_factory.mktemp("screenshots"), lively=True)[0], "cpu")
 
 
-@pytest.mark.timeout(600)  # a browser on a machine that has much else to do
+@pytest.mark.timeout(600)  # a browser on a busy machine
 @pytest.mark.skipif(find_chromium() is None, reason=MISSING)
 def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
     from docs import screenshots
 
-    paths = screenshots.take(predictor, tmp_path / "pictures")
+    paths = screenshots.take_screenshots(predictor, tmp_path / "screenshots")
     sizes = {}
     for path in paths:
         with Image.open(path) as image:
@@ -38,4 +38,4 @@ def test_missing_browser_and_checkpoint_are_one_line(predictor, tmp_path, monkey
     assert "nowhere" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(screenshots.UserError, match="apt-get install -y chromium"):
-        screenshots.take(predictor, tmp_path)
+        screenshots.take_screenshots(predictor, tmp_path)

@@ -1,4 +1,4 @@
-"""A linear head a region, in one padded tensor."""
+"""One linear head per region, in one padded tensor."""
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ def test_data_without_any_attribute_leave_one_padding_slot():
 
 
 def test_regions_share_the_weights_of_a_name():
-    """Regions 0 and 3 have an attribute of the same name, number 1; each adds it to weights of its own."""
+    """Regions 0 and 3 share the attribute name 1, whose weights are added to those of each slot."""
     torch.manual_seed(0)
     heads = AttributePredictor(6, SIZES, [[0, 1, 2], [], [3], [1, 4, 5, 6]])
     for parameter in heads.parameters():

@@ -1,4 +1,4 @@
-"""Beam search, greedy and sampled decoding over an invented language of a few words."""
+"""Beam search, greedy and sampled decoding over an invented vocabulary of a few tokens."""
 
 from itertools import product
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Language:
-    """Next-word logits by study and all words so far; as a state, it remembers the words of every row.
+    """Next-token logits that depend on the study and all tokens so far; the state keeps the tokens of every row.
 
     ending: what is added to the logit of the word that ends a report
     """
@@ -34,7 +34,7 @@ class Language:
 
     def step(self, token_ids: Tensor, state: "Language") -> Tensor:
         assert state is self
-        if self.steps:  # the first call brings BOS
+        if self.steps:  # the first call passes BOS
             for row, token in zip(self.written, token_ids.tolist(), strict=True):
                 row.append(token)
         self.steps += 1
@@ -50,7 +50,7 @@ def search(language: Language, studies: int, beams: int, longest: int, special: 
 
 
 def written_words(token_ids: Tensor, eos_id: int) -> list[int]:
-    """The ids up to EOS, which must be followed by nothing but padding."""
+    """The ids up to EOS; only padding may follow."""
     ids = token_ids.tolist()
     return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
 
@@ -95,8 +95,8 @@ def test_one_beam_is_greedy(seed, special):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_many_beams_find_the_best_report_of_all(seed):
-    """With a slot for every report there is, the winner is the best of all by mean log-probability."""
-    special = {"bos_id": 3, "eos_id": 2, "pad_id": 0}  # words 1 and 4 are left
+    """With a beam for every possible report, the result has the best mean log-probability of all."""
+    special = {"bos_id": 3, "eos_id": 2, "pad_id": 0}  # ids 1 and 4 remain
     language = Language(seed, 5, 1, 40, 2)
     found = search(language, 1, 40, 4, special)
 
@@ -112,7 +112,7 @@ def test_many_beams_find_the_best_report_of_all(seed):
 
 
 class Script:
-    """Log-probabilities told word by word for every prefix; as a state, it remembers the words of every row."""
+    """Scripted log-probabilities for every prefix; the state keeps the tokens of every row."""
 
     def __init__(self, beams: int, probabilities: dict[tuple[int, ...], dict[int, float]]):
         self.probabilities = probabilities
@@ -135,7 +135,7 @@ class Script:
 
 
 def test_finished_hypothesis_keeps_its_score_and_one_slot():
-    """A report that ends early waits unchanged while the other slot goes on, and wins by its mean."""
+    """A report that ends early stays unchanged while the other beam continues, and wins by its mean."""
     script = Script(2, {
         (): {1: 0.6, 3: 0.4}, (1,): {2: 0.9, 1: 0.1},
         (3,): {3: 1.0}, (3, 3): {3: 0.6, 1: 0.4}, (3, 3, 3): {1: 0.9, 3: 0.1},
@@ -145,11 +145,11 @@ def test_finished_hypothesis_keeps_its_score_and_one_slot():
     assert found.token_ids[0].tolist() == [1, 2, 0, 0]
     assert found.scores[0].item() == pytest.approx(torch.tensor([0.6, 0.9]).log().mean().item(), abs=1e-4)
     assert found.token_log_probs[0, 2:].tolist() == [0.0, 0.0]
-    assert script.written[1] == [3, 3, 3]  # the other slot went on to the end
+    assert script.written[1] == [3, 3, 3]  # the other beam continued to the end
 
 
 def test_slots_go_to_the_best_means():
-    """After two words both live hypotheses are ahead of the finished one by word, though one is behind as a whole."""
+    """After two tokens both unfinished hypotheses have a better mean than the finished one, but one has a worse sum."""
     script = Script(2, {
         (): {1: 0.6, 2: 0.4}, (1,): {1: 0.55, 3: 0.45}, (1, 1): {1: 0.5, 3: 0.5}, (1, 3): {2: 0.99, 1: 0.01},
     })
@@ -159,7 +159,7 @@ def test_slots_go_to_the_best_means():
 
 
 def test_score_is_a_mean_so_that_long_reports_are_not_punished():
-    """The longer report is less probable as a whole, but more probable by word."""
+    """The longer report has a lower sum of log-probabilities, but a higher mean."""
     script = Script(2, {(): {1: 0.6, 2: 0.4}, (1,): {1: 0.6, 2: 0.4}, (1, 1): {2: 0.9, 1: 0.1}})
     found = search(script, 1, 2, 3, {"bos_id": 4, "eos_id": 2, "pad_id": 0})
     assert found.token_ids[0].tolist() == [1, 1, 2]

@@ -1,4 +1,4 @@
-"""Sentence-level attention: what a row may see, how the answer is fused, and studies without a graph."""
+"""Sentence-level attention: masks, fusion, and studies without a graph."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from models.graph_attention import GraphAttention
-from models.layers.masking import Packing
+from models.layers.packing import Packing
 from models.outputs import SceneGraph
 from tests.support.random_graph import random_graph
 

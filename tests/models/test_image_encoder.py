@@ -1,4 +1,4 @@
-"""The vision encoder: masked patches, no positions, and the graph before self-attention."""
+"""The image encoder: masked patches, no positions, and graph attention before self-attention."""
 
 import pytest
 import torch

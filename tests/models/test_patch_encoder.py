@@ -1,4 +1,4 @@
-"""Trunks by name: grids, views, strides, and weights from where they may come."""
+"""Trunks by name: grids, views, strides, and sources of weights."""
 
 from collections import OrderedDict
 from urllib.error import URLError
@@ -19,7 +19,7 @@ CNNS = {
 
 @pytest.fixture
 def quick_initialisation(monkeypatch):
-    """Weights by torch's defaults are enough where only shapes count: torchvision's own take seconds."""
+    """Skip torchvision's weight initialisation, which takes seconds; these tests depend on shapes only."""
     for name in ("kaiming_normal_", "normal_", "trunc_normal_", "kaiming_uniform_"):
         monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
@@ -80,7 +80,7 @@ def test_swin_trunk(quick_initialisation):
     with torch.no_grad():
         grid = encoder(torch.zeros(1, 1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool)).frontal_grid
     assert grid.shape == (1, 768, 2, 2) and encoder.channels == 768
-    with pytest.raises(ValueError, match="swin_t cannot have a stride of 16: set model.patch_encoder.stride=32"):
+    with pytest.raises(ValueError, match="swin_t does not support a stride of 16: set model.patch_encoder.stride=32"):
         build_patch_encoder("swin_t", stride=16)
 
 
@@ -118,7 +118,7 @@ def classifier() -> nn.Module:
 
 
 def assert_loaded(encoder: PatchEncoder, classifier: nn.Module) -> None:
-    """The trunk of `encoder` gives the patches of `classifier`."""
+    """The trunk of `encoder` computes the patches of `classifier`."""
     images = torch.randn(1, 3, 64, 64)
     encoder.eval()
     classifier.eval()
@@ -137,7 +137,7 @@ def test_weights_of_a_classifier_are_taken_by_name(classifier, tmp_path, stride)
 
 
 def test_order_and_counters_of_older_files_do_not_matter(classifier, tmp_path):
-    """Older files of torchvision put running means before weights, and have no counters of batches."""
+    """Older torchvision files store running means before weights and have no num_batches_tracked."""
     entries = sorted(classifier.state_dict().items())
     state = OrderedDict((name, value) for name, value in entries if not name.endswith("num_batches_tracked"))
     torch.save(state, tmp_path / "old.pth")
@@ -168,7 +168,7 @@ def test_older_names_of_dense_nets_are_understood(tmp_path, quick_initialisation
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(small_resnet(width=16).state_dict(), tmp_path / "narrow.pth")
-    with pytest.raises(ValueError, match=r"narrow.pth does not fit the trunk in \d+ places: 0.weight \(16, 3, 7, 7\)"):
+    with pytest.raises(ValueError, match=r"narrow.pth does not fit the trunk: \d+ mismatches \(0.weight \(16, 3"):
         build_patch_encoder("small_resnet", 32, str(tmp_path / "narrow.pth"))
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "part.pth")
     with pytest.raises(ValueError, match="missing for"):
@@ -179,13 +179,13 @@ def test_files_without_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="No weights at .*nowhere.pth: set model.patch_encoder.weights to"):
         build_patch_encoder("small_resnet", 32, str(tmp_path / "nowhere.pth"))
     (tmp_path / "page.pth").write_text("<html>not found</html>", encoding="utf-8")
-    with pytest.raises(ValueError, match="page.pth is no file of weights"):
+    with pytest.raises(ValueError, match="page.pth is not a file of weights"):
         build_patch_encoder("small_resnet", 32, str(tmp_path / "page.pth"))
     (tmp_path / "empty.pth").touch()
-    with pytest.raises(ValueError, match="empty.pth is no file of weights"):
+    with pytest.raises(ValueError, match="empty.pth is not a file of weights"):
         build_patch_encoder("small_resnet", 32, str(tmp_path / "empty.pth"))
     torch.save({"model": {"weight": torch.zeros(1)}, "epoch": 3}, tmp_path / "nested.pth")
-    with pytest.raises(ValueError, match="save the state dict alone"):
+    with pytest.raises(ValueError, match="save only the state dict"):
         build_patch_encoder("small_resnet", 32, str(tmp_path / "nested.pth"))
 
 

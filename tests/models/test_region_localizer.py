@@ -1,4 +1,4 @@
-"""The region localizer: boxes that start at the mean boxes and move by centre shift and log size."""
+"""The region localizer: mean boxes, moved by a shift of the centre and scaled by the log of the size."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ MEAN_BOXES = torch.tensor([[0.1, 0.2, 0.5, 0.4], [0.6, 0.0, 1.0, 0.9], [0.3, 0.3
 
 
 def localizer(moves: list[float]) -> RegionLocalizer:
-    """A localizer that says `moves` (x, y, log w, log h) of every region, whatever the image."""
+    """A localizer that predicts `moves` (x, y, log w, log h) for every region and any image."""
     torch.manual_seed(0)
     made = RegionLocalizer(8, MEAN_BOXES, squeezed=2, hidden=5)
     torch.nn.init.zeros_(made.shift.weight)

@@ -1,4 +1,4 @@
-"""RoI pooling to one cell, at the edges of the grid too."""
+"""RoI pooling to one cell, including at the edges of the grid."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def pooled(box: list[float], roi: str = "pool") -> float:
         ([32, 64, 96, 128], 31),  # columns 1 to 3, rows 2 to 4
         ([0, 0, 15, 15], 0),  # rounds to cell 0 on both sides
         ([0, 0, 16, 15], 1),  # half a cell rounds up
-        ([0, 0, 15.998, 15], 0),  # and what is less does not
+        ([0, 0, 15.998, 15], 0),  # less than half rounds down
         ([208, 208, 224, 224], 48),  # past the last cell: clamped to it
         ([100, 210, 110, 220], 45),
         ([224, 224, 224, 224], 48),
@@ -34,7 +34,7 @@ def test_pool_takes_the_maximum_of_whole_cells(box, expected):
 
 @pytest.mark.parametrize(("side", "cells"), [(224, 7), (224, 14), (448, 14), (512, 16), (320, 10)])
 def test_half_cells_round_up_whatever_the_side(side, cells):
-    """As in pixels, where halves are exact; in 0..1 some of them cannot be told in fp32."""
+    """The reference works in pixels, where halves are exact; in 0..1 fp32 cannot represent all of them."""
     halves = (torch.arange(cells - 1) + 0.5) * (side / cells)
     boxes = torch.stack([halves, halves, halves, halves], 1) / side
     grid = torch.arange(float(cells)).expand(1, 1, cells, cells)

@@ -1,4 +1,4 @@
-"""The report decoder: teacher forcing, decoding word by word with its cache, and beams."""
+"""The report decoder: teacher forcing, cached decoding token by token, and beams."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SETTINGS = [
 
 
 def decoder(settings: dict | None) -> ReportDecoder:
-    """Two layers; without graph attention where `settings` is None."""
+    """Two layers; without graph attention if `settings` is None."""
     torch.manual_seed(0)
     attentions = None if settings is None else [GraphAttention(WIDTH, 2, **settings) for _ in range(2)]
     return ReportDecoder(WORDS, WIDTH, 2, 12, 2, LONGEST, graph_attentions=attentions).eval()
@@ -49,7 +49,7 @@ def test_words_one_by_one_equal_teacher_forcing(settings, memory, graph):
     state = made.start(memory, MASK, graph, beams=1, longest=LONGEST)
     steps = [made.step(TOKENS[:, i], state) for i in range(LONGEST)]
     torch.testing.assert_close(torch.stack(steps, 1), expected, atol=1e-5, rtol=1e-4)
-    assert expected.shape == (2, LONGEST, WORDS) and state.position == LONGEST
+    assert expected.shape == (2, LONGEST, WORDS) and state.tokens.length == LONGEST
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -130,7 +130,7 @@ def test_region_attention_is_a_distribution_over_the_subgraphs_of_the_study(sett
 
 
 def test_region_attention_is_where_the_answer_comes_from(memory, graph):
-    """With one-hot values the attended answer is the weights themselves."""
+    """With one-hot values the output of attention equals its weights."""
     made = decoder({})
     attention = made.layers[0].graph_attention
     rows = torch.randn(2, 4, WIDTH, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""The scene-graph encoder: which nodes see which, pooling, and slots that hold nothing."""
+"""The scene-graph encoder: which nodes attend to which, pooling, and empty slots."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 def changed_nodes(encode: str, **changes: torch.Tensor) -> torch.Tensor:
-    """Which nodes [B, R, 1 + M] of the encoded graph differ after the inputs are changed."""
+    """The nodes [B, R, E] of the encoded graph that differ after the inputs are changed."""
     made = encoder(encode)
     before, after = made(**inputs()), made(**(inputs() | changes))
     assert torch.equal(before.node_mask, after.node_mask)
@@ -41,7 +41,7 @@ def changed_nodes(encode: str, **changes: torch.Tensor) -> torch.Tensor:
 
 
 def other_attribute_of_region_0() -> torch.Tensor:
-    """The attributes with another one in place of region 0's last, in study 0: as many as before."""
+    """The attributes, with the last one of region 0 in study 0 replaced by another."""
     attributes = inputs()["attributes"].clone()
     attributes[0, 0] = torch.tensor([True, True, False, False])
     return attributes
@@ -70,7 +70,7 @@ def test_graph_fills_the_slots_of_selected_regions(encode, pooling):
 
 
 def test_nodes_are_objects_and_attributes_of_their_region():
-    """Without layers the nodes are what goes in: LayerNorm of each."""
+    """Without layers the nodes are the LayerNorm of their embeddings."""
     made, given = encoder(layers=0), inputs()
     graph = made(**given)
     types, table = made.type_embedding.weight, made.attribute_embedding.weight
@@ -93,7 +93,7 @@ def test_attribute_norm_has_weights_of_its_own():
 
 
 def test_regions_share_the_embedding_of_a_name():
-    """The first attributes of regions 0 and 1 have the same name: where it changes, so do both of their nodes."""
+    """The first attributes of regions 0 and 1 share a name: changing its embedding changes both nodes."""
     torch.manual_seed(0)
     made = SceneGraphEncoder(6, 8, 2, 12, 0, SIZES, names=[[0, 1, 2], [0, 3], [], [4, 5, 6, 7]]).eval()
     given = inputs()
@@ -131,7 +131,7 @@ def rest_of(study: int, region: int, changed: torch.Tensor) -> torch.Tensor:
 def test_subgraphs_of_oa_c_are_independent():
     for change in ({"attributes": other_attribute_of_region_0()}, {"region_features": other_features_of_region_0()}):
         changed = changed_nodes("oa-c", **change)
-        assert changed[0, 0, :3].all()  # its object and two attributes see each other
+        assert changed[0, 0, :3].all()  # its object and two attributes attend to each other
         assert not rest_of(0, 0, changed).any()
 
 
@@ -144,7 +144,7 @@ def test_objects_of_oa_d_interact():
 
 @pytest.mark.parametrize("encode", ["oa-d", "oa-pm"])
 def test_objects_see_other_objects_but_attributes_see_their_own_subgraph(encode):
-    """In one layer: another region's object moves objects alone, another region's attribute nothing at all."""
+    """In one layer, another region's object changes objects only, another region's attribute nothing."""
     made = encoder(encode, layers=1)
     before = made(**inputs()).nodes
     by_object = (made(**(inputs() | {"region_features": other_features_of_region_0()})).nodes - before).abs().amax(-1)
@@ -158,14 +158,14 @@ def test_objects_see_other_objects_but_attributes_see_their_own_subgraph(encode)
 
 
 def test_oa_pm_hands_on_through_objects():
-    """In two layers an attribute reaches other sub-graphs by way of its object."""
+    """In two layers an attribute reaches other sub-graphs through its object."""
     changed = changed_nodes("oa-pm", attributes=other_attribute_of_region_0())
     assert changed[0, 0, :3].all() and changed[0, 1, 0] and changed[0, 2, 0]
     assert not changed[1:].any()
 
 
 def test_without_layers_between_objects_all_three_agree_on_single_regions():
-    """A study of one sub-graph leaves nothing to connect: oa-pm is oa-c."""
+    """With a single sub-graph, oa-pm equals oa-c."""
     given = inputs()
     given["selected"] = torch.tensor([[True, False, False, False], [False, False, False, True], [False] * 4])
     torch.testing.assert_close(encoder("oa-pm")(**given).embeddings, encoder("oa-c")(**given).embeddings)
@@ -185,7 +185,7 @@ def test_studies_do_not_see_each_other(encode):
 
 @pytest.mark.parametrize("encode", ENCODES)
 def test_slots_of_unselected_regions_might_as_well_not_exist(encode):
-    """Study 0 lacks region 3: an encoder of three regions gives the same sub-graphs."""
+    """Study 0 lacks region 3: an encoder with three regions returns the same sub-graphs."""
     made, given = encoder(encode), inputs()
     smaller = SceneGraphEncoder(6, 8, 2, 12, 2, SIZES[:3], encode=encode).eval()
     weights = made.state_dict()

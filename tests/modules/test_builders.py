@@ -1,4 +1,4 @@
-"""From settings to objects: sizes, first weights, every backbone, and errors that a user can mend."""
+"""From settings to objects: sizes, initial weights, every backbone, and errors that the user can fix."""
 
 from pathlib import Path
 
@@ -87,15 +87,15 @@ def test_built_model_reads_built_data(data_config):
     output = model(inputs, batch.token_ids, batch.token_mask, GraphSource.ORACLE, BoxSource.LOCALIZER)
     losses = criterion(output, batch, criterion.counts(batch))
     losses.total.backward()
-    # Grounding is off unless it is asked for, and then no token is asked for its regions.
+    # Grounding is off by default; the regions of tokens are then not computed.
     assert set(losses.terms) == set(criterion.TERMS) - {"grounding"} and torch.isfinite(losses.total)
     assert batch.token_regions is None
-    asked = load_config(None, [f"data.root={data_config.data.root}", "loss.grounding=0.5"])
-    assert builders.build_dataset(asked, vocabularies, "train", train=True)[0].token_regions is not None
-    assert builders.build_dataset(asked, vocabularies, "train")[0].token_regions is None
+    with_grounding = load_config(None, [f"data.root={data_config.data.root}", "loss.grounding=0.5"])
+    assert builders.build_dataset(with_grounding, vocabularies, "train", train=True)[0].token_regions is not None
+    assert builders.build_dataset(with_grounding, vocabularies, "train")[0].token_regions is None
 
 
-# First weights
+# Initial weights
 
 
 def test_weights_start_as_in_the_release(model):
@@ -105,7 +105,7 @@ def test_weights_start_as_in_the_release(model):
         if name == "graph.localizer.shift":
             assert (module.weight == 0).all() and (module.bias == 0).all()
             continue
-        # The spread of n draws lies within 4 / sqrt(2 n) of the true one, and their mean within 4 / sqrt(n).
+        # The standard deviation of n draws is within 4 / sqrt(2 n) of the true one, and their mean within 4 / sqrt(n).
         draws = module.weight.numel()
         assert module.weight.std().item() == pytest.approx(0.02, rel=4 / (2 * draws) ** 0.5), name
         assert abs(module.weight.mean().item()) < 0.02 * 4 / draws**0.5, name
@@ -129,7 +129,7 @@ def test_fresh_weights_spread_as_they_are_told_to():
 def test_attributes_share_their_names_weights_where_told_to():
     attributes = tiny_vocabularies().attributes
     graph = tiny_model("model.share_attribute_names=true").graph
-    assert graph.encoder.name_of_attribute.tolist() == sum(attributes.name_numbers, [])
+    assert graph.encoder.name_of_attribute.tolist() == sum(attributes.name_ids, [])
     assert torch.equal(
         graph.attribute_predictor.name_of_slot[attributes.slots()], graph.encoder.name_of_attribute
     )
@@ -193,15 +193,15 @@ def test_criterion_has_the_configured_weights():
         tiny_config("loss.regions=0.7", "loss.boxes=0", "loss.contrast_margin=0.1"), tiny_vocabularies()
     )
     assert criterion.weights["regions"] == 0.7 and "boxes" not in criterion.weights
-    assert criterion.contrast_margin == 0.1
-    assert torch.equal(criterion.attribute_slots, tiny_vocabularies().attributes.slots())
+    assert criterion.terms["contrast"].contrast_margin == 0.1
+    assert torch.equal(criterion.terms["attributes"].attribute_slots, tiny_vocabularies().attributes.slots())
 
 
-# Data that lack things
+# Missing annotation
 
 
 def test_vocabulary_without_any_attribute_trains_and_generates():
-    """IU X-Ray has no graphs: no region has an attribute."""
+    """As on IU X-Ray, which has no graphs, so no region has an attribute."""
     full = tiny_vocabularies()
     bare = Vocabularies(full.anatomy, AttributeVocabulary(((),) * 29, "default"), full.observations, full.tokenizer)
     model, batch = tiny_model("model.graph_in=both", vocabularies=bare), tiny_batch(2, vocabularies=bare)
@@ -255,12 +255,12 @@ def test_small_resnet_trains(model):
     assert model.patch_encoder.trunk[0].weight.grad.abs().sum() > 0
 
 
-# The shipped experiments
+# The configurations in configs/
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_builds(path):
-    """Model (its trunk's weights random: no internet here), criterion and optimiser; nothing is trained."""
+    """Model (with a random trunk, as tests have no internet), criterion and optimiser, without training."""
     config = load_config(path, ["model.patch_encoder.weights=none"])
     vocabularies = tiny_vocabularies()
     model = builders.build_model(config, vocabularies)
@@ -278,7 +278,7 @@ def test_every_experiment_builds(path):
         ("model.patch_encoder.backbone=resnet1001", "No backbone 'resnet1001'"),
         ("model.patch_encoder.weights=imagenet", "small_resnet has no ImageNet weights"),
         ("model.patch_encoder.weights=nowhere.pth", "No weights at nowhere.pth"),
-        ("model.memory_heads=3", "model.memory_heads=3 does not divide the 256 channels of small_resnet"),
+        ("model.memory_heads=3", "model.memory_heads=3: must divide the 256 channels of small_resnet"),
     ],
 )
 def test_what_cannot_be_built_is_an_error_for_the_user(override, message):
@@ -287,7 +287,7 @@ def test_what_cannot_be_built_is_an_error_for_the_user(override, message):
 
 
 def test_stride_that_a_trunk_cannot_have_is_an_error_for_the_user():
-    with pytest.raises(UserError, match="swin_t cannot have a stride of 16"):
+    with pytest.raises(UserError, match="swin_t does not support a stride of 16"):
         builders.build_model(
             tiny_config("model.patch_encoder.backbone=swin_t", "model.patch_encoder.stride=16",
                         "model.patch_encoder.weights=none"),

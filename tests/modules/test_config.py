@@ -1,4 +1,4 @@
-"""Settings from YAML and arguments; every mistake is one line that names its key."""
+"""Settings from YAML and arguments; every error is one line that names the key."""
 
 from dataclasses import asdict, fields, is_dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ from modules.config import Config, Precision, Schedule, config_to_yaml, load_con
 from modules.training.losses import ReportCriterion
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_yaml(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "experiment.yaml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -20,11 +20,11 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_nothing_given_gives_the_defaults(tmp_path):
     assert load_config(None) == Config()
-    assert load_config(written(tmp_path, "")) == Config()
+    assert load_config(write_yaml(tmp_path, "")) == Config()
 
 
 def test_arguments_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
-    path = written(tmp_path, "name: mine\ndata: {views: 2, batch_size: 4}\nmodel:\n  patch_encoder: {stride: 16}\n")
+    path = write_yaml(tmp_path, "name: mine\ndata: {views: 2, batch_size: 4}\nmodel:\n  patch_encoder: {stride: 16}\n")
     config = load_config(path, ["data.batch_size=8", "model.patch_encoder.backbone=resnet18", "data.batch_size=9"])
     assert (config.name, config.data.views, config.data.batch_size) == ("mine", 2, 9)
     assert (config.model.patch_encoder.stride, config.model.patch_encoder.backbone) == (16, "resnet18")
@@ -49,7 +49,7 @@ def test_yaml_of_a_configuration_reads_back(tmp_path):
         "name=x", "train.graph_source=mixed", "optim.schedule=cosine", "train.precision=fp16", "train.patience=null",
         "train.freeze=[a, b.c]", "data.boxes_file=some/file.jsonl", "loss.contrast=0", "data.root=a b",
     ])
-    assert load_config(written(tmp_path, config_to_yaml(config))) == config
+    assert load_config(write_yaml(tmp_path, config_to_yaml(config))) == config
 
 
 def test_run_folder_is_below_results():
@@ -72,16 +72,16 @@ def test_run_folder_is_below_results():
 )
 def test_mistakes_in_the_file_are_named(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
-        load_config(written(tmp_path, text))
+        load_config(write_yaml(tmp_path, text))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_or_unreadable_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="No configuration at .*nowhere.yaml: give one of configs"):
+    with pytest.raises(UserError, match="No configuration at .*nowhere.yaml: use one of configs"):
         load_config(tmp_path / "nowhere.yaml")
-    (tmp_path / "picture.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="picture.yaml"):
-        load_config(tmp_path / "picture.yaml")
+    (tmp_path / "image.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="image.yaml"):
+        load_config(tmp_path / "image.yaml")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_missing_or_unreadable_file_is_named(tmp_path):
         ("seed=-1", "seed=-1: must be at least 0"),
         ("model.heads=0", "model.heads=0: must be at least 1"),
         ("model.dropout=1", "model.dropout=1.0: must be below 1"),
-        ("model.width=510", "model.width=510 is not a multiple of model.heads=8"),
-        ("model.memory_top=600", "model.memory_top=600 is more than model.memory_slots=512"),
-        ("eval.box_source=file", "name a detector's file as data.boxes_file"),
+        ("model.width=510", "model.width=510: must be a multiple of model.heads=8"),
+        ("model.memory_top=600", "model.memory_top=600: must be at most model.memory_slots=512"),
+        ("eval.box_source=file", "eval.box_source=file needs a detector's file: set data.boxes_file"),
         ("model.localizer=false", "no boxes for eval.box_source=localizer: choose atlas or file"),
     ],
 )
@@ -132,9 +132,9 @@ def test_model_without_graph_needs_no_boxes():
 
 
 def groups(config: object) -> list[object]:
-    """The dataclasses of the configuration, itself included."""
+    """All dataclasses of the configuration, including itself."""
     inner = [getattr(config, field.name) for field in fields(config)]
-    return [config, *(found for value in inner if is_dataclass(value) for found in groups(value))]
+    return [config, *(group for value in inner if is_dataclass(value) for group in groups(value))]
 
 
 @pytest.mark.parametrize("group", groups(Config()), ids=lambda group: type(group).__name__)
@@ -145,7 +145,7 @@ def test_every_setting_is_explained(group):
 
 
 def test_configuration_holds_plain_values_alone():
-    """So that it can be written as YAML and read without executing anything."""
+    """So it can be written as YAML and read without executing code."""
 
     def leaves(value: object) -> list[object]:
         return [leaf for inner in value.values() for leaf in leaves(inner)] if isinstance(value, dict) else [value]

@@ -1,4 +1,4 @@
-"""Exported models: the same weights, the same programs, a card that says how good they are, nothing of this machine."""
+"""The export command: the same weights and programs, a card with the scores, and no local paths."""
 
 import json
 import shutil
@@ -14,33 +14,26 @@ from data.errors import UserError
 from data.images.transforms import normalise
 from modules import export
 from modules.checkpoint import load_checkpoint
+from modules.inference import export_folder, exported_programs
+from modules.inference.exported_programs import DECODER_STEP, ENCODER
 from modules.inference.predictor import Predictor
-from tests.support.tiny_run import write_tiny_run
+from tests.support.tested_run import METRICS, write_tested_run
 
 FILES = {
     "README.md", "config.json", "config.yaml", "vocabularies.json", "model.safetensors", "metrics.json", "encoder.pt2",
     "decoder_step.pt2",
 }
-METRICS = {
-    "split": "test", "graph_in": "decoder", "intervals": {},
-    "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
-    "seed": 5, "studies": 3, "checkpoint": "results/run/best", "dataset": "tiny",
-    "scores": {"bleu_4": 0.25, "meteor": None}, "absent": {"meteor": "no Java"},
-    "baselines": {"blind": {"bleu_4": 0.125}}, "absent_baselines": {"blind": {}},
-}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder with scores, and its data set's root."""
-    run_folder, root = write_tiny_run(tmp_path_factory.mktemp("export"), lively=True)
-    (run_folder / "metrics.json").write_text(json.dumps(METRICS))
-    return run_folder, root
+    """A run folder with scores, and the root of its data set."""
+    return write_tested_run(tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture(scope="module")
 def exported(run):
-    """What the command writes for it, programs and all."""
+    """The folder that the command writes for `run`, including the programs."""
     out = run[0].parent / "exported"
     assert export.main(["--checkpoint", str(run[0]), "--out", str(out)]) == 0
     return out
@@ -48,8 +41,8 @@ def exported(run):
 
 @pytest.fixture
 def without_programs(monkeypatch):
-    """Tracing takes seconds, and not all tests need it."""
-    monkeypatch.setattr(export, "export_programs", lambda folder, checkpoint: {})
+    """Skip the programs, since tracing takes seconds."""
+    monkeypatch.setattr(export_folder, "export_programs", lambda folder, checkpoint: {})
 
 
 def test_folder_is_a_checkpoint_with_the_same_weights(run, exported):
@@ -78,11 +71,11 @@ def test_nothing_names_a_folder_of_this_machine(run, exported):
 
 
 def test_programs_write_a_report_on_their_own(run, exported):
-    """Greedily: row 0 of each study's beams, batch of another size than the traced one."""
+    """Greedy decoding with the first of each study's beams, in a batch of another size than the traced one."""
     predictor = Predictor(run[0], device="cpu", beam_size=1)
     images = sorted((run[1] / "images").glob("t*"))[:4]
     expected = [prediction.report for prediction in predictor.predict(images[:2]) + predictor.predict(images[2:])]
-    encoder, step = (torch.export.load(exported / name).module() for name in (export.ENCODER, export.DECODER_STEP))
+    encoder, step = (torch.export.load(exported / name).module() for name in (ENCODER, DECODER_STEP))
     pixels = torch.stack([predictor.read(image).pixels for image in images])
     normalised = torch.stack([normalise(image.float() / 255) for image in pixels])
     state = encoder(normalised, torch.ones(4, 1, dtype=torch.bool), torch.ones(4, dtype=torch.bool))["state"]
@@ -108,71 +101,33 @@ def test_card_has_front_matter_for_the_hub_and_the_scores(exported):
     assert json.loads((exported / "config.json").read_text())["model_type"] == "sgrrg"
 
 
-def test_scores_of_another_checkpoint_are_not_claimed(run, tmp_path, without_programs):
-    shutil.copytree(run[0], tmp_path / "run")
-    shutil.move(tmp_path / "run/best", tmp_path / "run/last")
-    export.export(tmp_path / "run/last", tmp_path / "out")
-    assert "was not tested" in (tmp_path / "out/README.md").read_text()
-    assert not (tmp_path / "out/metrics.json").exists()
-
-
 def test_exported_model_can_be_exported_again(exported, tmp_path, without_programs):
-    export.export(exported, tmp_path / "again")
+    export_folder.export_checkpoint(exported, tmp_path / "again")
     for name in ("README.md", "config.json", "model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
 
 
-def complaint(capsys, *arguments):
-    """The one line that the command ends with."""
+def export_error(capsys, *arguments):
+    """The last line on stderr of a command that fails."""
     assert export.main([str(argument) for argument in arguments]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "Traceback" not in last
     return last
 
 
-def test_what_differs_is_not_exported(run, tmp_path, monkeypatch, capsys, without_programs):
-    monkeypatch.setattr(export, "save_file", lambda weights, path, metadata: save_another(weights, path))
-    assert "reads otherwise" in complaint(capsys, "--checkpoint", run[0], "--out", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def save_another(weights, path):
-    """The weights with one number of them changed in its last bit."""
-    changed = {name: value.clone() for name, value in weights.items()}
-    bias = changed["decoder.word_head.bias"]
-    bias[0] = torch.nextafter(bias[0], torch.tensor(torch.inf))
-    save_file(changed, path)
-
-
-def test_programs_that_differ_are_not_exported(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "_trace", lambda *_: None)
-    monkeypatch.setattr(export, "compare", lambda *_: {"encoder.pt2": 0.0, "decoder_step.pt2": 0.5})
-    assert "decoder_step.pt2 differs from the model by 0.5" in complaint(
-        capsys, "--checkpoint", run[0], "--out", tmp_path / "out"
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_difference_is_the_largest_of_all_and_infinite_for_other_shapes():
-    one = {"a": torch.zeros(2), "b": [torch.tensor([True, False])]}
-    other = {"a": torch.tensor([0.0, -0.25]), "b": [torch.tensor([True, False])]}
-    assert export._difference(one, other) == 0.25
-    assert export._difference(one, other | {"b": [torch.tensor([False, False])]}) == 1
-    assert export._difference(one, other | {"a": torch.zeros(3)}) == float("inf")
-
-
 def test_refusals(run, tmp_path, capsys, without_programs):
     (tmp_path / "there").mkdir()
-    assert "exists" in complaint(capsys, "--checkpoint", run[0], "--out", tmp_path / "there")
-    assert "No checkpoint" in complaint(capsys, "--checkpoint", tmp_path / "none", "--out", tmp_path / "out")
+    assert "exists" in export_error(capsys, "--checkpoint", run[0], "--out", tmp_path / "there")
+    assert "No checkpoint" in export_error(capsys, "--checkpoint", tmp_path / "none", "--out", tmp_path / "out")
     (tmp_path / "file").write_text("")
-    assert "Cannot write" in complaint(capsys, "--checkpoint", run[0], "--out", tmp_path / "file/out")
+    assert "Cannot write" in export_error(capsys, "--checkpoint", run[0], "--out", tmp_path / "file/out")
     shutil.copytree(run[0], tmp_path / "run")
     (tmp_path / "run/metrics.json").write_text("{}")
-    assert "metrics.json is damaged" in complaint(capsys, "--checkpoint", tmp_path / "run", "--out", tmp_path / "out")
+    arguments = ("--checkpoint", tmp_path / "run", "--out", tmp_path / "out")
+    assert "metrics.json is damaged" in export_error(capsys, *arguments)
     old = {name: value for name, value in METRICS.items() if name != "graph_in"}
     (tmp_path / "run/metrics.json").write_text(json.dumps(old))
-    assert "older than the program" in complaint(capsys, "--checkpoint", tmp_path / "run", "--out", tmp_path / "out")
+    assert "from an older version" in export_error(capsys, *arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -181,3 +136,26 @@ def test_damaged_weights_are_one_line(exported, tmp_path):
     (damaged / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(UserError, match="model.safetensors is damaged"):
         load_checkpoint(damaged)
+
+
+def test_what_differs_is_not_exported(run, tmp_path, monkeypatch, capsys, without_programs):
+    monkeypatch.setattr(export_folder, "save_file", lambda weights, path, metadata: save_modified(weights, path))
+    assert "when read back" in export_error(capsys, "--checkpoint", run[0], "--out", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_modified(weights, path):
+    """Save the weights with the last bit of one number changed."""
+    changed = {name: value.clone() for name, value in weights.items()}
+    bias = changed["decoder.word_head.bias"]
+    bias[0] = torch.nextafter(bias[0], torch.tensor(torch.inf))
+    save_file(changed, path)
+
+
+def test_programs_that_differ_are_not_exported(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exported_programs, "_write_program", lambda *_: None)
+    monkeypatch.setattr(exported_programs, "compare_programs", lambda *_: {"encoder.pt2": 0.0, "decoder_step.pt2": 0.5})
+    assert "decoder_step.pt2 differs from the model by 0.5" in export_error(
+        capsys, "--checkpoint", run[0], "--out", tmp_path / "out"
+    )
+    assert list(tmp_path.iterdir()) == []

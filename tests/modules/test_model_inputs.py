@@ -1,4 +1,4 @@
-"""The door between a batch and the model: what passes under which sources."""
+"""Which batch fields reach the model with which sources."""
 
 from dataclasses import fields
 
@@ -12,15 +12,15 @@ from tests.support.tiny_model import tiny_batch, with_regions
 
 
 def tensors_of(inputs: ModelInputs) -> dict[str, Tensor]:
-    """All tensors that the model would get, the annotation's as annotation.NAME."""
-    found = {}
+    """All tensors of the inputs by name; those of the annotation as annotation.NAME."""
+    tensors = {}
     for field in fields(inputs):
         value = getattr(inputs, field.name)
         if isinstance(value, Tensor):
-            found[field.name] = value
+            tensors[field.name] = value
         elif value is not None:
-            found |= {f"{field.name}.{name}": tensor for name, tensor in vars(value).items()}
-    return found
+            tensors |= {f"{field.name}.{name}": tensor for name, tensor in vars(value).items()}
+    return tensors
 
 
 IMAGES_ALONE = {"images", "view_mask", "frontal"}
@@ -40,17 +40,17 @@ def test_images_alone_pass_outside_of_training(graph_source, box_source):
 @pytest.mark.parametrize("graph_source", [GraphSource.PREDICTED, GraphSource.NONE])
 def test_boxes_of_a_file_pass_with_the_images(graph_source):
     batch = tiny_batch(2)
-    found = tensors_of(model_inputs(batch, graph_source, BoxSource.FILE))
-    assert set(found) == IMAGES_ALONE | BOXES
-    assert found["detector_boxes"] is batch.detector_boxes and found["detector_visible"] is batch.detector_visible
+    tensors = tensors_of(model_inputs(batch, graph_source, BoxSource.FILE))
+    assert set(tensors) == IMAGES_ALONE | BOXES
+    assert tensors["detector_boxes"] is batch.detector_boxes and tensors["detector_visible"] is batch.detector_visible
 
 
 @pytest.mark.parametrize("graph_source", [GraphSource.PREDICTED, GraphSource.NONE])
 def test_oracle_boxes_show_boxes_and_nothing_else(graph_source):
     batch = tiny_batch(2)
-    found = tensors_of(model_inputs(batch, graph_source, BoxSource.ORACLE_BOXES))
-    assert set(found) == IMAGES_ALONE | BOXES
-    assert found["detector_boxes"] is batch.regions.boxes and found["detector_visible"] is batch.regions.visible
+    tensors = tensors_of(model_inputs(batch, graph_source, BoxSource.ORACLE_BOXES))
+    assert set(tensors) == IMAGES_ALONE | BOXES
+    assert tensors["detector_boxes"] is batch.regions.boxes and tensors["detector_visible"] is batch.regions.visible
 
 
 @pytest.mark.parametrize("graph_source", [GraphSource.ORACLE, GraphSource.MIXED])

@@ -1,104 +1,46 @@
-"""Published names and ours: there and back."""
+"""The command that converts a release checkpoint."""
+
+import json
 
 import pytest
-import torch
-from torchvision.models.swin_transformer import SwinTransformer
 
-from data.errors import UserError
-from models.patch_encoder import PatchEncoder, SwinTrunk
-from models.sgrrg import SGRRG
-from modules.official_checkpoint import from_official, to_official
-from tests.support.tiny_model import ATTRIBUTES_PER_REGION, tiny_model, tiny_vocabularies
-
-SIZES = list(ATTRIBUTES_PER_REGION)
-OURS_ALONE = ("graph.localizer.", "graph.atlas")
+import main_test
+from modules.official_checkpoint import main
+from tests.support.release_files import OVERRIDES, UNUSED
+from tests.support.tiny_dataset import write_tiny_dataset
 
 
-def with_swin(model: SGRRG) -> SGRRG:
-    """`model` with a small Swin of random weights as its trunk."""
-    swin = SwinTransformer([4, 4], 8, [1, 1, 2, 1], [1, 2, 2, 2], [2, 2], num_classes=1)
-    model.patch_encoder = PatchEncoder(SwinTrunk(swin), 64)
-    return model
+def test_the_command_lists_what_it_did_not_use_and_the_result_is_tested(
+    small_trunk, release, tokens, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    assert main([str(release), "--vocabulary", str(tokens), "--out", str(out), *OVERRIDES, "data.image_size=64"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}\n" in printed for name in UNUSED)
+    assert f"Written: {out}" in printed
+    root = write_tiny_dataset(tmp_path / "tiny", test=2)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Java, which takes seconds to start
+    results = tmp_path / "results"
+    arguments = ["--checkpoint", str(out), "--data", str(root), "--out", str(results), "data.workers=0"]
+    assert main_test.main([*arguments, "eval.beam_size=2", "train.device=cpu"]) == 0
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert (metrics["studies"], metrics["graph_source"], metrics["box_source"]) == (2, "predicted", "atlas")
+    assert metrics["scores"]["bleu_1"] is not None
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (), ("model.encode=oa-d",), ("model.encode=oa-pm", "model.sentence_attention=node"), ("model.memory=false",),
-        ("model.graph_in=none", "model.observation_head=false"), ("model.graph_in=encoder",),
-        ("model.graph_in=both", "model.sentence_attention=hierarchical", "model.fuse=concat", "model.gate=true"),
-    ],
-    ids=str,
-)
-def test_weights_go_there_and_back(overrides):
-    model = with_swin(tiny_model(*overrides))
-    weights = model.state_dict()
-    official = to_official(weights, SIZES)
-    back, unused = from_official(official, list(weights), SIZES)
-    kept = [name for name in weights if not name.startswith(OURS_ALONE) and "relative_position_index" not in name]
-    assert unused == [] and sorted(back) == sorted(kept)
-    slots = tiny_vocabularies().attributes.slots()
-    for name in kept:
-        expected = weights[name]
-        if name.startswith("graph.attribute_predictor."):
-            expected = torch.where(slots.view(*slots.shape, *[1] * (expected.dim() - 2)), expected, 0.0)
-        assert torch.equal(back[name], expected), name
-
-
-def test_names_are_the_published_ones():
-    model = with_swin(tiny_model("model.encode=oa-d"))
-    official = to_official(model.state_dict(), SIZES)
-    expected = {
-        "att_embed.0.weight", "att_embed.1.bias", "word_embedding.word_embedding.lut.weight", "rrg_head.weight",
-        "dis_head.disease_head.weight", "region_selector.memory", "region_selector.cmn.linears.3.weight",
-        "region_selector.fuse_proj.0.weight", "attribute_predictor.ff.0.weight", "attribute_predictor.ff.1.weight",
-        "attribute_predictor.attribute_heads.28.bias", "scene_graph_encoder.token_type_embeddings.weight",
-        "vision_encoder.layers.0.self_attn.linears.0.weight", "vision_encoder.layers.0.sublayer.1.norm.weight",
-        "scene_graph_encoder.sg_encoder.layers.1.cross_attn.linears.2.bias",
-        "scene_graph_encoder.sg_encoder.layers.1.sublayer.2.norm.weight",
-        "decoder.layers.1.cross_attn_img.linears.1.weight", "decoder.layers.1.cross_attn_sg.linears.1.weight",
-        "decoder.layers.1.sublayer.3.norm.bias", "decoder.layers.0.feed_forward.w_2.weight", "decoder.norm.weight",
-        "visual_extractor.model.patch_embed.proj.weight", "visual_extractor.model.layers.2.blocks.1.mlp.fc2.bias",
-        "visual_extractor.model.layers.0.downsample.reduction.weight", "visual_extractor.model.norm.weight",
-    }
-    assert expected - set(official) == set()
-    assert not any(name.startswith(("graph.", "patch_encoder.", "image_encoder.")) for name in official)
-
-
-def test_layer_norms_are_numbered_by_the_parts_of_their_layer():
-    plain = to_official(tiny_model("model.graph_in=none").state_dict(), [])
-    assert "decoder.layers.0.sublayer.2.norm.weight" in plain and "decoder.layers.0.sublayer.3.norm.weight" not in plain
-    assert "decoder.layers.0.cross_attn.linears.0.weight" in plain
-    independent = to_official(tiny_model("model.encode=oa-c").state_dict(), SIZES)
-    assert "scene_graph_encoder.sg_encoder.layers.0.sublayer.1.norm.weight" in independent
-    assert "scene_graph_encoder.sg_encoder.layers.0.sublayer.2.norm.weight" not in independent
-
-
-def test_heads_and_embeddings_have_the_published_shapes():
-    weights = tiny_model().state_dict()
-    official = to_official(weights, SIZES)
-    for region, size in enumerate(SIZES):
-        assert official[f"attribute_predictor.attribute_heads.{region}.weight"].shape == (size, 16)
-    padded = official["scene_graph_encoder.att_embedding.weight"]
-    assert padded.shape == (sum(SIZES) + 1, 16) and (padded[-1] == 0).all()
-
-
-def test_trunks_other_than_swin_stay_at_home():
-    weights = tiny_model().state_dict()
-    assert not any(name.startswith("visual_extractor") for name in to_official(weights, SIZES))
-    back, _ = from_official(to_official(weights, SIZES), list(weights), SIZES)
-    assert not any(name.startswith("patch_encoder") for name in back)
-
-
-def test_missing_and_unused_weights_are_named():
-    weights = tiny_model().state_dict()
-    official = to_official(weights, SIZES) | {"word_embedding.pe": torch.zeros(1)}
-    assert from_official(official, list(weights), SIZES)[1] == ["word_embedding.pe"]
-    del official["rrg_head.bias"]
-    with pytest.raises(UserError, match="The published weights lack rrg_head.bias"):
-        from_official(official, list(weights), SIZES)
-
-
-def test_shared_names_have_no_published_weights():
-    with pytest.raises(ValueError, match="share_attribute_names"):
-        to_official(tiny_model("model.share_attribute_names=true").state_dict(), SIZES)
+@pytest.mark.parametrize("out, said", [
+    ("mydata", "holds sub, which a checkpoint there would replace"), (".", "which a checkpoint there would replace"),
+    ("mydata/sub/..", "holds sub, which"), ("/", "which a checkpoint there would replace"),
+    ("mydata/thesis.txt", "thesis.txt (Not a directory): choose another folder"),
+    ("mydata/thesis.txt/out", "or choose another folder with --out"),
+])
+def test_nothing_of_others_is_replaced(out, said, small_trunk, release, tokens, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mydata/sub").mkdir(parents=True)
+    (tmp_path / "mydata/sub/run.txt").write_text("precious")
+    (tmp_path / "mydata/thesis.txt").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert main([str(release), "--vocabulary", str(tokens), "--out", out, *OVERRIDES]) == 1
+    printed = capsys.readouterr().err
+    assert said in printed and printed.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before

@@ -51,7 +51,7 @@ def test_processes_draw_different_numbers():
 
 def test_random_state_survives_a_file_that_executes_nothing(tmp_path):
     seed_everything(0)
-    random.gauss(0, 1), np.random.randn()  # leave a half-used pair of normal numbers behind
+    random.gauss(0, 1), np.random.randn()  # leaves the second number of a pair cached
     torch.save(random_state(), tmp_path / "state.pt")
     expected = draws(), random.gauss(0, 1), float(np.random.randn())
     draws()
@@ -59,8 +59,8 @@ def test_random_state_survives_a_file_that_executes_nothing(tmp_path):
     assert (draws(), random.gauss(0, 1), float(np.random.randn())) == expected
 
 
-class Speaker(nn.Module):
-    """What `quantise_decoder` needs of a model."""
+class WithDecoder(nn.Module):
+    """A model as `quantise_decoder` needs it."""
 
     def __init__(self):
         super().__init__()
@@ -70,25 +70,25 @@ class Speaker(nn.Module):
 
 def test_int8_is_near_fp32_and_in_the_decoder_alone(recwarn):
     torch.manual_seed(0)
-    model, rows = Speaker(), torch.randn(50, 64)
+    model, rows = WithDecoder(), torch.randn(50, 64)
     expected = model.decoder(rows)
     quantise_decoder(model, torch.device("cpu"))
     assert not list(recwarn)
-    given = model.decoder(rows)
-    assert 0 < (given - expected).abs().max() < 0.05
+    quantised = model.decoder(rows)
+    assert 0 < (quantised - expected).abs().max() < 0.05
     assert type(model.encoder) is nn.Linear and not any(type(part) is nn.Linear for part in model.decoder)
 
 
 def test_int8_is_refused_on_a_gpu():
-    with pytest.raises(UserError, match="eval.int8=true is for CPUs, and this run is on cuda: choose train.device=cpu"):
-        quantise_decoder(Speaker(), torch.device("cuda"))
+    with pytest.raises(UserError, match="eval.int8=true needs a CPU, but the device is cuda: use train.device=cpu"):
+        quantise_decoder(WithDecoder(), torch.device("cuda"))
 
 
 def test_device_by_name(monkeypatch):
     assert select_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert select_device("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match="train.device=cuda, but torch finds no GPU"):
+    with pytest.raises(UserError, match="train.device=cuda, but PyTorch finds no GPU: use train.device=cpu"):
         select_device("cuda")
 
 
@@ -96,7 +96,7 @@ def test_a_process_without_a_gpu_of_its_own_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="Process 2 of this machine has no GPU of its own: there are 2"):
+    with pytest.raises(UserError, match="No GPU for process 2 of this machine, which has 2: start as many"):
         select_device("auto")
 
 
@@ -120,11 +120,11 @@ def test_one_process_is_the_ordinary_case(monkeypatch):
 
 
 def test_an_error_in_the_first_process_keeps_its_line():
-    def complain() -> None:
-        raise UserError("no room")
+    def fail() -> None:
+        raise UserError("no space")
 
-    with pytest.raises(UserError, match="^no room$"):
-        run_on_rank_zero(complain)
+    with pytest.raises(UserError, match="^no space$"):
+        run_on_rank_zero(fail)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,10 +1,10 @@
-"""Hand-made prepared data sets with graphs and without images."""
+"""Prepared data sets with hand-made graphs, without images."""
 
 import json
 
 
 def write_records(root, graphs, reports=None, split="train"):
-    """A prepared data set without images, one study a graph."""
+    """Write a prepared data set without images, one study per graph; appends to an existing one."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "dataset.yaml").write_text("name: hand-made\n", encoding="utf-8")
     lines = []
@@ -20,4 +20,5 @@ def write_records(root, graphs, reports=None, split="train"):
 
 
 def region(box=None, attributes=(), mentioned=True, abnormal=False):
+    """The entry of a region in a graph."""
     return {"box": box, "mentioned": mentioned, "abnormal": abnormal, "attributes": list(attributes)}

@@ -1,4 +1,4 @@
-"""A scene graph of random vectors, as the encoder would hand it on."""
+"""A scene graph of random vectors, in the form that the encoder returns."""
 
 import torch
 from torch import Tensor

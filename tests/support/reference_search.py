@@ -1,15 +1,15 @@
-"""Beam search on plain lists, one study at a time, every prefix scored from its beginning."""
+"""Beam search on plain lists, one study at a time, every prefix scored from scratch."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Logits = Callable[[list[int]], Tensor]  # the words so far, without BOS -> next-word logits [W]
+Logits = Callable[[list[int]], Tensor]  # the tokens so far, without BOS -> next-token logits [W]
 
 
 def allowed_log_probs(logits: Tensor, forbidden: set[int]) -> Tensor:
-    """Log-probabilities when the words of `forbidden` cannot be written."""
+    """Log-probabilities with the tokens of `forbidden` excluded."""
     allowed = torch.tensor([word not in forbidden for word in range(len(logits))])
     return torch.log_softmax(logits.double().masked_fill(~allowed, -torch.inf), -1)
 
@@ -17,7 +17,7 @@ def allowed_log_probs(logits: Tensor, forbidden: set[int]) -> Tensor:
 def reference_search(
     logits: Logits, beams: int, longest: int, eos_id: int, forbidden: set[int]
 ) -> tuple[list[int], float, list[float]]:
-    """The words of the best hypothesis, its score, and the log-probability of each word."""
+    """The tokens of the best hypothesis, its score, and the log-probability of each token."""
     hypotheses: list[tuple[list[int], list[float]]] = [([], [])]
 
     def finished(words: list[int]) -> bool:
@@ -44,7 +44,7 @@ def reference_search(
 
 
 def greedy(logits: Logits, longest: int, eos_id: int, forbidden: set[int]) -> list[int]:
-    """The most probable word, again and again."""
+    """Greedy decoding: the most probable token at every step."""
     words: list[int] = []
     while len(words) < longest and (not words or words[-1] != eos_id):
         words.append(int(allowed_log_probs(logits(words), forbidden).argmax()))

@@ -19,11 +19,11 @@ _FINDINGS = ("anatomicalfinding|yes|pleural effusion", "anatomicalfinding|no|pne
 def write_tiny_dataset(
     root: str | Path, train: int = 8, val: int = 3, test: int = 3, image_size: int = 64, views: int = 1, seed: int = 0
 ) -> Path:
-    """Write a prepared data set into the folder `root` and return it.
+    """Write a prepared data set to the folder `root` and return it.
 
-    Pictures are noise with a bright rectangle where the left lung's box is. Some regions lack a box. Of the training
-    split, the second study has no graph, the third no observations, the fourth a graph without any box. With
-    `views=2` every other study has a lateral image as well.
+    Images are noise with a bright rectangle in the left lung's box. Some regions have no box. In the training split,
+    the second study has no graph, the third no observations, the fourth a graph without boxes. With `views=2` every
+    other study also has a lateral image.
     """
     root = Path(root)
     (root / "images").mkdir(parents=True)
@@ -36,7 +36,7 @@ def write_tiny_dataset(
             for number in range(count):
                 record = _record(f"{split}{number}", split, regions, observations, generator)
                 if split == "train":
-                    _spoil(record, number)
+                    _remove_annotation(record, number)
                 record["views"] = ["PA", "LATERAL"][: 1 + number % 2] if views == 2 else ["PA"]
                 for view in range(len(record["views"])):
                     name = f"images/{record['id']}_{view}.png"
@@ -49,7 +49,7 @@ def write_tiny_dataset(
 
 
 def _record(study_id: str, split: str, regions: list[dict], observations: list[str], generator) -> dict:
-    """A study whose images are still to be written."""
+    """A study without images yet."""
     graph = {}
     for region in regions:
         if generator.random() < 0.05:
@@ -69,8 +69,8 @@ def _record(study_id: str, split: str, regions: list[dict], observations: list[s
             "graph": {"regions": graph}}
 
 
-def _spoil(record: dict, number: int) -> None:
-    """Take one kind of annotation from some studies of the training split."""
+def _remove_annotation(record: dict, number: int) -> None:
+    """Remove one kind of annotation from some studies of the training split."""
     if number == 1:
         record["graph"] = None
     elif number == 2:
@@ -81,7 +81,7 @@ def _spoil(record: dict, number: int) -> None:
 
 
 def _write_image(path: Path, image_size: int, graph: dict | None, generator) -> None:
-    """Dark noise with a bright rectangle for the left lung where the graph has its box."""
+    """Write dark noise with a bright rectangle in the left lung's box, if the graph has it."""
     pixels = generator.integers(0, 80, size=(image_size, image_size), dtype=np.uint8)
     box = graph and graph["regions"].get("left lung", {}).get("box")
     if box:

@@ -1,4 +1,4 @@
-"""A whole SGRRG of a few thousand weights, and random batches for it; no data on disk."""
+"""An SGRRG with a few thousand weights, and random batches for it; needs no files."""
 
 import math
 from copy import deepcopy
@@ -35,7 +35,7 @@ _SETTINGS = [
 
 @cache
 def tiny_vocabularies(distinct_special_tokens: bool = True) -> Vocabularies:
-    """The shipped anatomy, 0 to 4 attributes a region, 14 observations, 23 ids (21 if special tokens share one)."""
+    """The shipped anatomy, 0 to 4 attributes per region, 14 observations, 23 token ids (21 if special ones share)."""
     anatomy = Anatomy.load()
     by_region = tuple(
         tuple(f"anatomicalfinding|yes|finding {number}" for number in range(count)) for count in ATTRIBUTES_PER_REGION
@@ -55,14 +55,14 @@ def _merged_config(overrides: tuple[str, ...]) -> Config:
 
 
 def tiny_trunk() -> nn.Module:
-    """Two convolutions: [B, 3, 32, 32] -> [B, 16, 4, 4]; without BatchNorm, so studies never mix."""
+    """Two convolutions, [B, 3, 32, 32] -> [B, 16, 4, 4], without BatchNorm: studies do not affect each other."""
     return nn.Sequential(nn.Conv2d(3, CHANNELS, 4, 4), nn.GELU(), nn.Conv2d(CHANNELS, CHANNELS, 2, 2))
 
 
 def tiny_model(*overrides: str, seed: int = 0, vocabularies: Vocabularies | None = None) -> SGRRG:
     """The tiny model with `tiny_trunk`, in training mode.
 
-    Its weights are larger than a fresh model's: regions, attributes and words differ from study to study.
+    Its weights are larger than initial ones, so that regions, attributes and tokens differ between studies.
     """
     torch.manual_seed(seed)
     with (
@@ -76,21 +76,21 @@ def tiny_model(*overrides: str, seed: int = 0, vocabularies: Vocabularies | None
 
 @torch.no_grad()
 def enliven(model: SGRRG) -> None:
-    """Draw larger weights than a fresh model's."""
+    """Replace the weights by larger random ones."""
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
-            fan_in = math.prod(parameter.shape[2 if parameter.dim() == 3 else 1 :])  # 3: a matrix a region
+            fan_in = math.prod(parameter.shape[2 if parameter.dim() == 3 else 1 :])  # 3: one matrix per region
             scale = {"decoder.word_head.weight": 3.0, "graph.localizer.shift.weight": 0.1}.get(name, 1.5)
             parameter.normal_(0, scale * fan_in**-0.5)
         elif name.endswith("bias"):
             parameter.normal_(0, 0.1)
-    model.decoder.word_head.bias[model.eos_id] += 2  # or hardly any report would end
+    model.decoder.word_head.bias[model.eos_id] += 2  # otherwise hardly any report would end
 
 
 def tiny_batch(
     studies: int = 2, views: int = 1, seed: int = 0, tokens: int = 8, vocabularies: Vocabularies | None = None
 ) -> Batch:
-    """Random studies, fully annotated, with reports of `tokens` ids and fewer, study by study."""
+    """Random, fully annotated studies; reports have `tokens` ids or fewer, decreasing over the studies."""
     vocabularies = vocabularies or tiny_vocabularies()
     tokenizer, slots = vocabularies.tokenizer, vocabularies.attributes.slots()
     generator = torch.Generator().manual_seed(seed)
@@ -139,7 +139,7 @@ def tiny_batch(
 
 
 def studies_of(batch: Batch, indices: list[int]) -> Batch:
-    """The batch of some studies of `batch`, padded as before."""
+    """The studies of `batch` with the given indices, padded as before."""
 
     def pick(record):
         picked = {}
@@ -158,18 +158,18 @@ def studies_of(batch: Batch, indices: list[int]) -> Batch:
 
 
 def with_regions(batch: Batch, **changes: Tensor) -> Batch:
-    """`batch` with other fields of its region annotation."""
+    """`batch` with changed fields of its region annotation."""
     return replace(batch, regions=replace(batch.regions, **changes))
 
 
 def without_regions(batch: Batch) -> Batch:
-    """`batch` as annotated with graphs that hold no region."""
+    """`batch` with empty annotated graphs."""
     nothing = {name: torch.zeros_like(getattr(batch.regions, name)) for name in _REGION_FIELDS}
     return with_regions(batch, **nothing)
 
 
 def without_annotation(batch: Batch) -> Batch:
-    """`batch` with its report alone: no graph, no boxes, no observations."""
+    """`batch` with reports only: without graph, boxes and observations."""
     unknown = torch.zeros_like(batch.regions.graph_known)
     bare = with_regions(without_regions(batch), graph_known=unknown, boxes_known=unknown)
     labels = {name: torch.zeros_like(getattr(batch, name)) for name in ("observations", "observations_known")}
@@ -195,7 +195,7 @@ def losses_of(
     model: SGRRG, batch: Batch, graph_source: GraphSource = GraphSource.ORACLE,
     box_source: BoxSource = BoxSource.LOCALIZER, mixing_probability: float = 0.0, config: Config | None = None,
 ) -> Losses:
-    """The losses of `batch` on its own."""
+    """The losses of a single batch."""
     criterion = builders.build_criterion(config or tiny_config(), tiny_vocabularies())
     output = teacher_forced(model, batch, graph_source, box_source, mixing_probability)
     return criterion(output, batch, criterion.counts(batch))

@@ -1,4 +1,4 @@
-"""A run folder with an untrained model of a few thousand weights, and its data set."""
+"""A run folder with an untrained model of a few thousand weights, and a data set for it."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ TINY = [
 
 
 def write_tiny_run(folder: Path, *overrides: str, lively: bool = False, views: int = 1) -> tuple[Path, Path]:
-    """Write both into `folder`; returns the run folder, which has a checkpoint `best`, and the data set's root.
+    """Write both into `folder`. Return the run folder, with a checkpoint `best`, and the root of the data set.
 
-    overrides: other settings, key=value. lively: the model's reports and graphs differ from image to image. views: as
-    of `write_tiny_dataset`.
+    overrides: key=value settings; lively: make reports and graphs differ between images; views: as in
+    `write_tiny_dataset`.
     """
     root = write_tiny_dataset(folder / "tiny", image_size=32, views=views)
     save_tiny_run(folder / "run", root, *overrides, lively=lively)
@@ -31,7 +31,7 @@ def write_tiny_run(folder: Path, *overrides: str, lively: bool = False, views: i
 
 
 def save_tiny_run(run_folder: Path, root: Path, *overrides: str, lively: bool = False) -> None:
-    """Write a checkpoint `best` of an untrained model for the data set `root` into `run_folder`."""
+    """Write the checkpoint `run_folder`/best of an untrained model for the data set `root`."""
     config = load_config(None, [*TINY, f"data.root={root}", *overrides])
     vocabularies = builders.build_vocabularies(config)
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""A trainer on a few invented studies with a model of a few hundred weights, and the whole SGRRG at its smallest."""
+"""Trainers on a few invented studies: of a model with a few hundred weights, and of the smallest SGRRG."""
 
 import os
 import signal
@@ -13,7 +13,8 @@ from data.vocabulary import Vocabularies
 from models.outputs import BoxSource, Encoded, GraphSource, ModelInputs, SGRRGOutput
 from modules.builders import build_criterion, build_dataset, build_model, build_vocabularies
 from modules.config import Config, load_config
-from modules.evaluation.evaluator import SCORE_NAMES, Evaluation
+from modules.evaluation.records import Evaluation
+from modules.evaluation.scoring import SCORE_NAMES
 from modules.training.losses import Losses, ReportCriterion
 from modules.training.trainer import Trainer
 from modules.training.validation import EvaluationStopped
@@ -21,7 +22,7 @@ from tests.support.tiny_dataset import write_tiny_dataset
 
 CPU = torch.device("cpu")
 
-# The smallest SGRRG that has every part.
+# The smallest SGRRG with all parts.
 SMALLEST_SGRRG = [
     "model.patch_encoder.backbone=small_resnet", "model.patch_encoder.weights=none", "model.patch_encoder.stride=16",
     "model.width=32", "model.heads=4", "model.feedforward=32", "model.image_layers=1", "model.graph_layers=1",
@@ -30,7 +31,7 @@ SMALLEST_SGRRG = [
 
 
 def tiny_settings(folder: Path) -> list[str]:
-    """Overrides for a run in `folder` on the data set `folder`/data, which is written if it is not there."""
+    """Overrides for a run in `folder` on the data set `folder`/data, which is written if absent."""
     if not (folder / "data").exists():
         write_tiny_dataset(folder / "data", train=7, val=3, test=1, image_size=32)
     return [
@@ -42,7 +43,7 @@ def tiny_settings(folder: Path) -> list[str]:
 
 
 class TinyModel(nn.Module):
-    """Words from the words before and from the mean of the image; with BatchNorm and dropout."""
+    """Predicts tokens from the preceding token and the pooled image; with BatchNorm and dropout."""
 
     def __init__(self, words: int, observations: int, width: int = 6):
         super().__init__()
@@ -69,10 +70,10 @@ class TinyModel(nn.Module):
 
 @dataclass
 class ScriptedEvaluator:
-    """Reads the validation split, draws a random number, and gives the scores that it was told.
+    """Reads the validation split, draws a random number, and returns given scores.
 
-    scores   BLEU-4 of each validation; the last one again when they are used up
-    stop_in  number of the validation (from 1) in which SIGTERM comes
+    scores   BLEU-4 of each validation; the last one is repeated
+    stop_in  number of the validation (from 1) in which SIGTERM is sent
     """
 
     scores: list[float | None] = field(default_factory=lambda: [0.5])
@@ -91,11 +92,11 @@ class ScriptedEvaluator:
             if should_stop():
                 raise EvaluationStopped
         score = self.scores[min(self.calls, len(self.scores)) - 1]
-        return Evaluation({"bleu_4": score}, {"bleu_4": "no words"} if score is None else {}, [])
+        return Evaluation({"bleu_4": score}, {"bleu_4": "no words"} if score is None else {}, records=[])
 
 
 class WatchedCriterion:
-    """A criterion that can send SIGTERM, or spoil a loss, at the micro-batch with a given number (from 1)."""
+    """A criterion that sends SIGTERM, or returns NaN, at the micro-batch with a given number (from 1)."""
 
     def __init__(self, criterion: ReportCriterion, stop_at: int | None = None, spoil_at: int | None = None):
         self.criterion, self.stop_at, self.spoil_at = criterion, stop_at, spoil_at
@@ -129,7 +130,7 @@ def tiny_trainer(
 
 
 def smallest_sgrrg_trainer(folder: Path, *overrides: str) -> Trainer:
-    """A trainer of the smallest SGRRG, dropout off and its BatchNorm at rest: gradients are functions of the batch."""
+    """A trainer of the smallest SGRRG without dropout and with BatchNorm in eval mode: gradients are deterministic."""
     settings = [*tiny_settings(folder), *SMALLEST_SGRRG, "model.dropout=0", "model.image_dropout=0", *overrides]
     config = load_config(None, settings)
     vocabularies = build_vocabularies(config)
@@ -153,18 +154,18 @@ def _trainer(
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """The gradients by name of the parameter."""
+    """The gradient of each parameter that has one."""
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """The largest relative difference (L2) between gradients of the same parameter.
+    """The largest relative L2 difference between gradients of the same parameter.
 
-    Parameters whose gradients are rounding errors around an exact zero (the bias of attention keys) are measured
-    against a millionth of the whole gradient.
+    For parameters whose gradient is only rounding error around zero (the bias of attention keys), the difference is
+    relative to a millionth of the norm of the full gradient.
     """
     assert first.keys() == second.keys()
-    whole = torch.stack([gradient.norm() for gradient in first.values()]).norm()
+    total = torch.stack([gradient.norm() for gradient in first.values()]).norm()
     return max(
-        float((first[name] - second[name]).norm() / torch.maximum(first[name].norm(), 1e-6 * whole)) for name in first
+        float((first[name] - second[name]).norm() / torch.maximum(first[name].norm(), 1e-6 * total)) for name in first
     )

@@ -1,8 +1,10 @@
-"""`python -m data.sources.chest_imagenome.attribute_calibration FOLDER`: which rule makes the attribute vocabulary of the SGRRG release?
+"""Searches for the rule that selected the attributes of the SGRRG release.
 
-The release has 849 attributes over the 29 regions, but not their names. This counts, on the training split of a
-prepared data set, how many attributes each region has under every rule that could have chosen them, and prints the
-sizes beside the release's, the nearest rule first. For an answer, the data set must be the whole of Chest ImaGenome.
+    python -m data.sources.chest_imagenome.attribute_calibration FOLDER
+
+The release has 849 attributes over the 29 regions, but not their names. This command counts, on the training split of
+the prepared data set FOLDER, the attributes per region under every candidate rule, and prints the counts beside the
+release's, best rule first. The result is meaningful only for the complete Chest ImaGenome.
 """
 
 import argparse
@@ -19,47 +21,47 @@ from data.errors import UserError
 from data.ontology import Anatomy
 from data.records import MALFORMED_GRAPH, is_frontal, malformed_graph, read_records
 
-# Attributes of each region in the release's configuration for Chest ImaGenome, 849 in all, in the order of the regions.
+# Attributes per region in the release's configuration for Chest ImaGenome, 849 in total, in the order of the regions.
 RELEASE_SIZES = (
     67, 67, 33, 39, 57, 56, 46, 46, 28, 32, 32, 45, 47, 12, 46, 43, 13, 15, 15, 12, 22, 10, 21, 4, 9, 7, 4, 9, 12,
 )  # fmt: skip
-# What `files/attributes.yaml` calls "default" and the trainer's smallest count.
-DEFAULT_RULE = "no modifiers, yes and no apart, at least 10"
+# The rule "default" of `files/attributes.yaml` with the trainer's minimum count.
+DEFAULT_RULE = "no modifiers, yes and no separate, at least 10"
 
 _MODIFIERS = frozenset({"temporal", "severity", "laterality"})
-_LEFT_OUT = {
+_EXCLUDED_CATEGORIES = {
     "all categories": frozenset(),
     "no modifiers": _MODIFIERS,
     "no modifiers or texture": _MODIFIERS | {"texture"},
     "no modifiers or nlp": _MODIFIERS | {"nlp"},
-    "clinical alone": _MODIFIERS | {"texture", "nlp"},
+    "clinical only": _MODIFIERS | {"texture", "nlp"},
 }
-_POLARITIES: dict[str, Callable[[str, str, str], str | None]] = {
-    "yes and no apart": lambda category, polarity, label: f"{category}|{polarity}|{label}",
-    "yes alone": lambda category, polarity, label: f"{category}|{label}" if polarity == "yes" else None,
-    "yes and no as one": lambda category, polarity, label: f"{category}|{label}",
+_NAMING: dict[str, Callable[[str, str, str], str | None]] = {
+    "yes and no separate": lambda category, polarity, label: f"{category}|{polarity}|{label}",
+    "yes only": lambda category, polarity, label: f"{category}|{label}" if polarity == "yes" else None,
+    "yes and no merged": lambda category, polarity, label: f"{category}|{label}",
 }
-_LEAST_COUNTS = (1, 10, 100)
-_SHOWN = 5
+_MIN_COUNTS = (1, 10, 100)
+_MAX_COLUMNS = 5
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A rule, and how many attributes it gives to each region."""
+    """A rule, and the number of attributes that it selects for each region."""
 
     rule: str
     sizes: tuple[int, ...]
 
     @property
     def difference(self) -> int:
-        """The sum over regions of how far the sizes are from the release's."""
+        """The sum over regions of the absolute difference to the release's sizes."""
         return sum(abs(size - release) for size, release in zip(self.sizes, RELEASE_SIZES, strict=True))
 
 
 def count_attributes(root: Path) -> list[Counter]:
-    """For each region, how many training studies have each `category|polarity|label`.
+    """Return, for each region, the number of training studies with each `category|polarity|label`.
 
-    Raises UserError as `read_records` does, for a malformed graph, and where attributes have no names.
+    Raises UserError as `read_records` does, for malformed graphs, and if attributes have no names.
     """
     anatomy = Anatomy.load()
     counts = [Counter() for _ in anatomy.regions]
@@ -76,50 +78,52 @@ def count_attributes(root: Path) -> list[Counter]:
     return counts
 
 
-def hypotheses(counts: Sequence[Counter]) -> list[Hypothesis]:
-    """The sizes under every combination of categories, polarities and smallest count, nearest to the release first."""
-    found = []
-    for (categories, left_out), (polarities, name), least in product(
-        _LEFT_OUT.items(), _POLARITIES.items(), _LEAST_COUNTS
+def rank_hypotheses(counts: Sequence[Counter]) -> list[Hypothesis]:
+    """Return every combination of categories, polarities and minimum count, closest to the release first."""
+    candidates = []
+    for (categories, excluded), (polarities, name), minimum in product(
+        _EXCLUDED_CATEGORIES.items(), _NAMING.items(), _MIN_COUNTS
     ):
-        rule = f"{categories}, {polarities}, at least {least}"
-        found.append(Hypothesis(rule, tuple(map(partial(_size, left_out=left_out, name=name, least=least), counts))))
-    return sorted(found, key=lambda hypothesis: hypothesis.difference)
+        rule = f"{categories}, {polarities}, at least {minimum}"
+        count_selected = partial(_count_selected, excluded=excluded, name=name, minimum=minimum)
+        candidates.append(Hypothesis(rule, tuple(map(count_selected, counts))))
+    return sorted(candidates, key=lambda hypothesis: hypothesis.difference)
 
 
-def _size(counts: Counter, left_out: frozenset[str], name: Callable[[str, str, str], str | None], least: int) -> int:
-    """How many attributes of one region a rule keeps."""
+def _count_selected(
+    counts: Counter, excluded: frozenset[str], name: Callable[[str, str, str], str | None], minimum: int
+) -> int:
+    """Return the number of attributes of one region that a rule selects."""
     merged = Counter()
     for attribute, count in counts.items():
         category, polarity, label = attribute.split("|", 2)
         merged_name = name(category, polarity, label)
-        if category not in left_out and merged_name is not None:
+        if category not in excluded and merged_name is not None:
             merged[merged_name] += count
-    return sum(count >= least for count in merged.values())
+    return sum(count >= minimum for count in merged.values())
 
 
-def table(found: Sequence[Hypothesis]) -> str:
-    """The rules with their sums, then the sizes by region of the release, of the default rule and of the nearest."""
+def format_table(ranked: Sequence[Hypothesis]) -> str:
+    """Format the ranked rules, then the sizes per region of the release, the default rule and the best rules."""
     lines = ["difference  attributes  rule"]
-    lines += [f"{rule.difference:10}  {sum(rule.sizes):10}  {rule.rule}" for rule in found]
-    default = next(rule for rule in found if rule.rule == DEFAULT_RULE)
-    shown = [default, *(rule for rule in found if rule is not default)][:_SHOWN]
-    lines += ["", *(f"{letter}: {rule.rule}" for letter, rule in zip("abcde", shown, strict=False))]
-    lines.append(
-        f"{'region':26}{'release':>8}" + "".join(f"{letter:>6}" for letter, _ in zip("abcde", shown, strict=False))
-    )
-    rows = zip(Anatomy.load().names, RELEASE_SIZES, *(rule.sizes for rule in shown), strict=True)
-    rows = [*rows, ("sum", sum(RELEASE_SIZES), *(sum(rule.sizes) for rule in shown))]
+    lines += [f"{rule.difference:10}  {sum(rule.sizes):10}  {rule.rule}" for rule in ranked]
+    default = next(rule for rule in ranked if rule.rule == DEFAULT_RULE)
+    columns = [default, *(rule for rule in ranked if rule is not default)][:_MAX_COLUMNS]
+    letters = "abcde"[: len(columns)]
+    lines += ["", *(f"{letter}: {rule.rule}" for letter, rule in zip(letters, columns, strict=True))]
+    lines.append(f"{'region':26}{'release':>8}" + "".join(f"{letter:>6}" for letter in letters))
+    rows = zip(Anatomy.load().names, RELEASE_SIZES, *(rule.sizes for rule in columns), strict=True)
+    rows = [*rows, ("sum", sum(RELEASE_SIZES), *(sum(rule.sizes) for rule in columns))]
     lines += [f"{name:26}{release:8}" + "".join(f"{size:6}" for size in sizes) for name, release, *sizes in rows]
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 1 after one line on stderr that says what the user can mend."""
+    """Run the command. Return 0, or 1 after printing a user error to stderr."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="FOLDER", help="a prepared data set")
     try:
-        print_to_reader(table(hypotheses(count_attributes(parser.parse_args(arguments).root))))
+        print_to_reader(format_table(rank_hypotheses(count_attributes(parser.parse_args(arguments).root))))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

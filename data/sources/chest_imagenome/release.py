@@ -1,8 +1,8 @@
-"""The files that the authors of SGRRG made of Chest ImaGenome and MIMIC-CXR: annotations, boxes, images.
+"""The files that the authors of SGRRG made from Chest ImaGenome and MIMIC-CXR: annotations, boxes, images.
 
-A folder has `annotations/` with `report_ann.json` (reports and splits), `box_*.json` (COCO's form),
-`attribute_anns_id_mhead_ds.json` and `disease_labels.json`, and `images/` or Arrow files. Attributes are numbers there,
-without names: they are called `region/number`, as in a converted checkpoint (docs/differences.md).
+Their folder has `annotations/` with `report_ann.json` (reports and splits), `box_*.json` (COCO format),
+`attribute_anns_id_mhead_ds.json` and `disease_labels.json`, and `images/` or Arrow files. Attributes are numbers
+without names there; here they are called `region/number`, as in a converted checkpoint (docs/differences.md).
 """
 
 import json
@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, missing, unknown_name, wrong_format
 from data.images.radiograph import read_radiograph
 from data.ontology import Anatomy
+from data.records import SPLITS
 from data.sources.distributions import Contents
 from data.sources.fingerprints import path_fingerprint
 from data.sources.json_stream import JsonStream
-from data.sources.preparation import Dropped, PreparedImage, Study
 from data.sources.r2gen import SPLIT_NAMES, read_annotation
+from data.sources.source import Dropped, PreparedImage, Study
 from data.text.label_tables import read_label_table
 from data.text.report_labels import label_report
 
 _REPORTS, _ATTRIBUTES, _OBSERVATIONS = "report_ann.json", "attribute_anns_id_mhead_ds.json", "disease_labels.json"
-# What damaged or invented documents lead to.
+# Exceptions that malformed documents can cause.
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
@@ -35,9 +36,9 @@ class ReleasePlan:
     """An image with its report and annotations.
 
     image       path below `images/`
-    row         file, batch and row of an Arrow file that holds it; None: it is a file
-    boxes       [N, 5] float32: region and xyxy in 0..1; None: the image stands in no file of boxes
-    attributes  JSON of the image's entry in the file of attributes; None: it has none
+    row         file, batch and row if it is in an Arrow file; None if it is a file in `images/`
+    boxes       [N, 5] float32: region and xyxy in 0..1; None if no box file lists the image
+    attributes  JSON of the image's entry in the attribute file; None if absent
     """
 
     id: str
@@ -49,42 +50,44 @@ class ReleasePlan:
     attributes: bytes | None
 
 
-def lies_in(contents: Contents) -> bool:
-    """Whether the sources hold the authors' files."""
+def has_release(contents: Contents) -> bool:
+    """Return whether the sources include the authors' files."""
     return contents.file(_REPORTS) is not None
 
 
 class ReleaseSource:
-    """The images of the authors' files, as `data.sources.preparation.prepare` wants them."""
+    """The images of the authors' files, a `data.sources.source.Source`."""
 
     name = "chest_imagenome"
 
     def __init__(self, paths: Sequence[Path], contents: Contents, labels: Path | None = None, image_size: int = 256):
-        """Find the files; they are read when the plans are made.
+        """Find the files; they are read later, by `plans`.
 
-        labels      a label table instead of the authors' file, see `data.text.label_tables`
-        image_size  so many pixels of an image's shorter side will be needed
+        labels      label table that replaces the authors' file, see `data.text.label_tables`
+        image_size  images may be read at a lower resolution, with at least this short side in pixels
 
-        Raises UserError for sources that lack images or annotations, and for Arrow files without pyarrow.
+        Raises UserError if images or annotations are missing, and if Arrow files need pyarrow, which is not installed.
         """
         self.paths = tuple(paths)
         self._image_size = image_size
         self._reports = contents.file(_REPORTS)
         self._attributes = contents.file(_ATTRIBUTES)
         if self._attributes is None:
-            raise UserError(f"There is no {_ATTRIBUTES} beside {self._reports}: add its folder as a --source")
+            raise missing(_ATTRIBUTES, self._reports.parent, "add its folder as a --source")
         self._boxes = _box_files(contents)
         self._labels_path = contents.file(_OBSERVATIONS) if labels is None else labels
         self._labels = None if self._labels_path is None else read_label_table(self._labels_path)
         self._images = next((folder for folder in contents.folders if folder.name == "images"), None)
         self._arrows = [path for path in contents.files if path.suffix == ".arrow"]
         if self._images is None and not self._arrows:
-            raise UserError(f"There is neither a folder images/ nor an Arrow file beside {self._reports}")
+            raise UserError(
+                f"The sources have neither a folder images/ nor an Arrow file for {self._reports}: add one to --source"
+            )
         if self._images is None:
             _import_pyarrow(self._arrows[0])
 
     def describe(self) -> dict:
-        """See `data.sources.preparation.Source`."""
+        """See `Source`."""
         images = "images/" if self._images is not None else ", ".join(path.name for path in self._arrows)
         return {
             "distributions": [
@@ -98,15 +101,15 @@ class ReleaseSource:
         }
 
     def plans(self) -> Iterator[ReleasePlan]:
-        """See `data.sources.preparation.Source`."""
+        """See `Source`."""
         attributes = read_attributes(self._attributes)
-        rows = {} if self._images is not None else _arrow_rows(self._arrows)
+        rows = {} if self._images is not None else _index_arrow_files(self._arrows)
         boxes: dict[str, np.ndarray] = {}
         split = ""
         for sample in read_annotation(self._reports):
             if sample.split != split:
                 split = sample.split
-                boxes = read_boxes(self._boxes[split]) if split in self._boxes else {}
+                boxes = read_coco_boxes(self._boxes[split]) if split in self._boxes else {}
             yield ReleasePlan(
                 id=sample.id,
                 split=split,
@@ -118,7 +121,7 @@ class ReleaseSource:
             )
 
     def build(self, plan: ReleasePlan) -> Study | Dropped:
-        """See `data.sources.preparation.Source`."""
+        """See `Source`."""
         if self._images is None and plan.row is None:
             return Dropped(plan.id, "missing image")
         path = None if self._images is None else self._images / plan.image
@@ -127,28 +130,28 @@ class ReleaseSource:
         if not plan.report.strip():
             return Dropped(plan.id, "no report")
         try:
-            radiograph = read_radiograph(path or _arrow_image(plan.row), plan.id, at_least=self._image_size)
+            radiograph = read_radiograph(path or _read_arrow_image(plan.row), plan.id, min_side=self._image_size)
         except UserError:
             return Dropped(plan.id, "damaged image")
         warnings: list[str] = []
         return Study(
             id=plan.id,
             split=plan.split,
-            # The file does not tell views; Chest ImaGenome has frontal images only.
+            # The file does not state views; Chest ImaGenome contains only frontal images.
             images=(PreparedImage(radiograph.pixels, "FRONTAL"),),
             report=plan.report,
-            observations=self._observations(plan),
-            graph=self._graph(plan, warnings),
+            observations=self._find_observations(plan),
+            graph=self._build_graph(plan, warnings),
             warnings=tuple(warnings),
         )
 
-    def _observations(self, plan: ReleasePlan) -> dict[str, int] | None:
+    def _find_observations(self, plan: ReleasePlan) -> dict[str, int] | None:
         if self._labels is None:
             return label_report(plan.report)
         return self._labels.find(plan.id, plan.report)
 
-    def _graph(self, plan: ReleasePlan, warnings: list[str]) -> dict | None:
-        """The image's graph; None for one that stands in no file of boxes and has no attributes either."""
+    def _build_graph(self, plan: ReleasePlan, warnings: list[str]) -> dict | None:
+        """Return the image's graph; None if the image has neither an entry in a box file nor attributes."""
         if plan.boxes is None and plan.attributes is None:
             warnings.append("no scene graph")
             return None
@@ -160,22 +163,22 @@ class ReleaseSource:
             warnings.append("damaged attributes")
         names = Anatomy.load().names
         for region, *corners in () if plan.boxes is None else plan.boxes.tolist():
-            entry = regions.setdefault(names[int(region)], _region())
-            known = entry["box"] or corners
-            joined = [*map(min, known[:2], corners[:2]), *map(max, known[2:], corners[2:])]
+            entry = regions.setdefault(names[int(region)], _region_entry())
+            other = entry["box"] or corners
+            joined = [*map(min, other[:2], corners[:2]), *map(max, other[2:], corners[2:])]
             entry["box"] = [round(corner, 5) for corner in joined]
         predicted = plan.split in self._boxes and "dino" in self._boxes[plan.split].name
         return {"box_source": "file" if predicted else "annotated", "regions": regions}
 
 
-def _region(mentioned: bool = False, abnormal: bool = False, attributes: Sequence[str] = ()) -> dict:
+def _region_entry(mentioned: bool = False, abnormal: bool = False, attributes: Sequence[str] = ()) -> dict:
     return {"box": None, "mentioned": mentioned, "abnormal": abnormal, "attributes": list(attributes)}
 
 
 def _box_files(contents: Contents) -> dict[str, Path]:
-    """Split -> the file of its boxes, annotated ones rather than a detector's."""
+    """Return split -> its box file, preferring annotated boxes to a detector's."""
     found = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         path = contents.file(f"box_{split}.json", f"box_{split}_dino_th05.json")
         if path is not None:
             found[split] = path
@@ -186,9 +189,9 @@ def _box_files(contents: Contents) -> dict[str, Path]:
 
 
 def read_attributes(path: Path) -> dict[tuple[str, str], bytes]:
-    """Split and image id -> the image's entry in the file of attributes, as compact JSON.
+    """Read the attribute file; return (split, image id) -> the image's entry as compact JSON.
 
-    Raises UserError, naming the file, for one that is not of the expected form.
+    Raises UserError, naming the file, if it is malformed.
     """
     entries: dict[tuple[str, str], bytes] = {}
     with JsonStream(path) as stream:
@@ -198,90 +201,126 @@ def read_attributes(path: Path) -> dict[tuple[str, str], bytes]:
                 continue
             for split in stream.members():
                 if split not in SPLIT_NAMES:
-                    raise UserError(f"{path}: '{split[:40]}' is no split: expected train, val, test")
+                    raise unknown_name("split", split[:40], SPLITS, str(path))
                 for image in stream.members():
                     entries[SPLIT_NAMES[split], image] = json.dumps(stream.value(), separators=(",", ":")).encode()
     return entries
 
 
 def region_attributes(entry: Any, where: str) -> dict[str, dict]:
-    """Regions with mentioned, abnormal and attributes, without boxes, of an image's entry in the file of attributes.
+    """Convert an image's entry in the attribute file to regions with mentioned, abnormal and attributes, without boxes.
 
-    Raises UserError, naming `where`, for an entry of another form.
+    Raises UserError, naming `where`, if the entry is malformed.
     """
     names = Anatomy.load().names
     regions = {}
     try:
         listed = entry["region_label"]
         for region, abnormal in zip(listed["region_label"], listed["region_abnormal_labels"], strict=True):
-            name = names[_number(region, len(names))]
-            numbers = dict.fromkeys(_number(number) for number in entry[name]["att_labels"])
-            regions[name] = _region(True, bool(abnormal), [f"{name}/{number}" for number in numbers])
+            name = names[_check_index(region, len(names))]
+            numbers = dict.fromkeys(_check_index(number) for number in entry[name]["att_labels"])
+            regions[name] = _region_entry(True, bool(abnormal), [f"{name}/{number}" for number in numbers])
     except _MALFORMED as error:
         raise UserError(
-            f"The attributes of {where} are malformed ({type(error).__name__}: {error}): fetch the file again"
+            f"The attributes of {where} are malformed ({type(error).__name__}: {error}): download the file again"
         ) from error
     return regions
 
 
-def _number(value: Any, below: int | None = None) -> int:
-    """A number that counts from 0. Raises ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (below is not None and value >= below):
-        raise ValueError(f"{str(value)[:40]} is no number of a region or attribute")
+def _check_index(value: Any, size: int | None = None) -> int:
+    """Return `value` if it is an index, less than `size` if given. Raises ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (size is not None and value >= size):
+        raise ValueError(f"{str(value)[:40]} is not an index of a region or attribute")
     return value
 
 
-def read_boxes(path: Path) -> dict[str, np.ndarray]:
-    """Image id -> boxes [N, 5] float32 of a file in COCO's form: region, and xyxy in 0..1 of the image.
+def read_coco_boxes(path: Path) -> dict[str, np.ndarray]:
+    """Read a box file in COCO format; return image id -> boxes [N, 5] float32: region, and xyxy in 0..1 of the image.
 
-    Left out are boxes that are ignored, smaller than a pixel, outside the image or of no region, as the authors do.
-    Raises UserError, naming file and place, for a file of another form.
+    As in the authors' code, boxes that are ignored, smaller than a pixel, outside the image, or not of one of the
+    regions are left out. Raises UserError, naming file and position, if the file is malformed.
     """
-    images: dict[str, tuple[float, float, array]] = {}
-    # Region, x, y, width and height of each annotation, in the file's order; a region of -1 is left out.
-    annotations = array("f")
-    names = Anatomy.load().names
-    regions: dict[Any, int] = {}
-    categories = array("i")
-    category_ids: dict[str, int] = {}
+    content = _CocoBoxes(len(Anatomy.load().names))
     place = ""
     try:
         with JsonStream(path) as stream:
             for part in stream.members():
-                if part not in ("images", "annotations", "categories"):
+                add = content.readers.get(part)
+                if add is None:
                     stream.value()
                     continue
                 for position in stream.items():
                     place, entry = f"{part}[{position}]", stream.value()
-                    if part == "images":
-                        size = float(entry["width"]), float(entry["height"])
-                        images[str(entry["id"])] = (*size, array("q", entry["ann_ids"]))
-                    elif part == "annotations":
-                        categories.append(category_ids.setdefault(json.dumps(entry["category_id"]), len(category_ids)))
-                        usable = entry["area"] > 0 and not entry.get("ignore")
-                        annotations.extend(float(number) for number in (entry["bbox"] if usable else (0, 0, 0, 0)))
-                        if len(annotations) != 4 * len(categories):
-                            raise ValueError("a box needs four numbers")
-                    elif position < len(names):
-                        # Some files have other names than ours: the release itself goes by position.
-                        regions[category_ids.setdefault(json.dumps(entry["id"]), len(category_ids))] = position
+                    add(entry, position)
         place = "images"
-        boxes = np.frombuffer(annotations, dtype=np.float32).reshape(-1, 4)
-        lookup = np.array([regions.get(number, -1) for number in range(len(category_ids))], dtype=np.int64)
-        region_of = lookup[np.array(categories, dtype=np.int64)]
-        return {image: _relative(boxes, region_of, *rest) for image, rest in images.items()}
+        return content.by_image()
     except _MALFORMED as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: {place} is malformed ({reason}): fetch the file again") from error
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: {place} is malformed ({why}): download the file again") from error
 
 
-def _relative(boxes: np.ndarray, regions: np.ndarray, width: float, height: float, positions: array) -> np.ndarray:
-    """[N, 5]: region and xyxy in 0..1 of an image's usable boxes. Raises ValueError for a size that is none."""
+class _CocoBoxes:
+    """Collects the entries of a box file in compact arrays. Malformed entries raise one of `_MALFORMED`."""
+
+    def __init__(self, region_count: int):
+        self.readers = {
+            "images": self._add_image,
+            "annotations": self._add_annotation,
+            "categories": self._add_category,
+        }
+        self._region_count = region_count
+        # Image id -> width, height, and positions of its annotations.
+        self._images: dict[str, tuple[float, float, array]] = {}
+        # Of each annotation: x, y, width, height; and the number of its category.
+        self._boxes = array("f")
+        self._categories = array("i")
+        # JSON of a category's id -> its number; number -> region.
+        self._category_numbers: dict[str, int] = {}
+        self._regions: dict[int, int] = {}
+
+    def _add_image(self, entry: dict, _: int) -> None:
+        size = float(entry["width"]), float(entry["height"])
+        self._images[str(entry["id"])] = (*size, array("q", entry["ann_ids"]))
+
+    def _add_annotation(self, entry: dict, _: int) -> None:
+        self._categories.append(self._number_of(entry["category_id"]))
+        usable = entry["area"] > 0 and not entry.get("ignore")
+        self._boxes.extend(float(number) for number in (entry["bbox"] if usable else (0, 0, 0, 0)))
+        if len(self._boxes) != 4 * len(self._categories):
+            raise ValueError("a box must have four numbers")
+
+    def _add_category(self, entry: dict, position: int) -> None:
+        # Some files use other names than ours. The authors' code identifies regions by position.
+        if position < self._region_count:
+            self._regions[self._number_of(entry["id"])] = position
+
+    def _number_of(self, category_id: Any) -> int:
+        return self._category_numbers.setdefault(json.dumps(category_id), len(self._category_numbers))
+
+    def by_image(self) -> dict[str, np.ndarray]:
+        """Return the boxes of each image, see `read_coco_boxes`."""
+        boxes = np.frombuffer(self._boxes, dtype=np.float32).reshape(-1, 4)
+        lookup = [self._regions.get(number, -1) for number in range(len(self._category_numbers))]
+        regions = np.array(lookup, dtype=np.int64)[np.array(self._categories, dtype=np.int64)]
+        return {image: _normalise_boxes(boxes, regions, *rest) for image, rest in self._images.items()}
+
+
+def _normalise_boxes(
+    boxes: np.ndarray, regions: np.ndarray, width: float, height: float, positions: array
+) -> np.ndarray:
+    """Return region and xyxy in 0..1 of an image's usable boxes, [N, 5] float32.
+
+    boxes      x, y, width and height of all annotations, [A, 4], in pixels
+    regions    of all annotations, [A]; -1 if it is not one of the regions
+    positions  of the image's annotations
+
+    Raises ValueError for an impossible image size and for negative positions.
+    """
     if not (0 < width < float("inf") and 0 < height < float("inf")):
         raise ValueError(f"an image of {width} x {height}")
     chosen = np.array(positions, dtype=np.int64)
     if (chosen < 0).any():
-        raise ValueError("a negative place among ann_ids")
+        raise ValueError("a negative position among ann_ids")
     size = np.array([width, height], dtype=np.float32)
     low, extent = boxes[chosen, :2], boxes[chosen, 2:]
     corners = np.concatenate([low / size, (low + extent) / size], axis=1).clip(0, 1)
@@ -293,7 +332,7 @@ def _relative(boxes: np.ndarray, regions: np.ndarray, width: float, height: floa
 
 
 def _import_pyarrow(path: Path) -> Any:
-    """pyarrow. Raises UserError where it is not installed: it is large, and needed for these files alone."""
+    """Import pyarrow, which only these files need. Raises UserError if it is not installed."""
     try:
         import pyarrow
     except ImportError as error:
@@ -303,8 +342,8 @@ def _import_pyarrow(path: Path) -> Any:
     return pyarrow
 
 
-def _arrow_rows(paths: Sequence[Path]) -> dict[str, tuple[Path, int, int]]:
-    """Image id -> file, batch and row. Raises UserError for a file that is no Arrow file or has no such columns."""
+def _index_arrow_files(paths: Sequence[Path]) -> dict[str, tuple[Path, int, int]]:
+    """Return image id -> file, batch and row. Raises UserError if a file is not an Arrow file or lacks a column."""
     rows = {}
     for path in paths:
         pyarrow = _import_pyarrow(path)
@@ -315,16 +354,18 @@ def _arrow_rows(paths: Sequence[Path]) -> dict[str, tuple[Path, int, int]]:
                     for row, image in enumerate(reader.get_batch(batch).column("image_id").to_pylist()):
                         rows[image] = path, batch, row
         except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-            raise UserError(f"{path} is no Arrow file with the columns image_id and image: fetch it again") from error
+            raise wrong_format(
+                path, "an Arrow file with the columns image_id and image", "download the file again"
+            ) from error
     return rows
 
 
-def _arrow_image(place: tuple[Path, int, int]) -> bytes:
-    """The encoded image at a place. Raises UserError where it cannot be read."""
-    path, batch, row = place
+def _read_arrow_image(row_of_batch: tuple[Path, int, int]) -> bytes:
+    """Return the encoded image in a row. Raises UserError if it cannot be read."""
+    path, batch, row = row_of_batch
     pyarrow = _import_pyarrow(path)
     try:
         with pyarrow.memory_map(str(path)) as file:
             return pyarrow.ipc.open_file(file).get_batch(batch).column("image")[row].as_py()
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: cannot read image {row} of batch {batch}: fetch it again") from error
+        raise cannot_read(f"image {row} of batch {batch} in {path}", error, "download the file again") from error

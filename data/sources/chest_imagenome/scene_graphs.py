@@ -1,4 +1,4 @@
-"""The files of Chest ImaGenome: scene graphs, zipped or unpacked, and its lists of images."""
+"""Reads the files of Chest ImaGenome: scene graphs, zipped or unpacked, and lists of images."""
 
 import json
 import math
@@ -11,23 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, wrong_format
 from data.ontology import Anatomy
 from data.sources.distributions import Contents, read_table
-from data.sources.mimic_cxr.files import ListedImage, listed_image
+from data.sources.mimic_cxr.files import ListedImage
 from data.sources.zip_members import ZipMember, list_members, read_member
 
-# Images by split as Chest ImaGenome 1.0.0 lists them.
+# Images per split in Chest ImaGenome 1.0.0.
 KNOWN_IMAGES = {"train": 166_521, "val": 23_953, "test": 47_393}
 
 _SUFFIX = "_SceneGraph.json"
 _SPLIT_FILES = {"train": "train", "valid": "val", "test": "test"}
 _CORNERS = ("x1", "y1", "x2", "y2")
-# The side of the square frame that the graphs have beside the original one.
+# Side of the padded square in which the graphs state every box a second time.
 _FRAME = 224
-# In pixels; more than any detector has.
+# In pixels; larger than any X-ray detector.
 _LARGEST_SIDE = 100_000
-# What damaged or invented documents lead to.
+# Exceptions that malformed documents can cause.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
@@ -35,30 +35,31 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 def read_scene_graph(document: dict, image_size: tuple[int, int], warn: Callable[[str], None] = warnings.warn) -> dict:
-    """A record's `graph` from the content of one scene-graph file.
+    """Convert the content of one scene-graph file to the `graph` of a record.
 
-    `image_size` is width and height, in pixels, of the image that the file's `original_*` corners refer to. Of
-    conflicting polarities the last mention wins; a region is abnormal if any of its phrases calls it so. What is about
-    none of the 29 regions is left out, and so are entries that the file itself marks as not being about their region.
-    Boxes are cut at the image's border; a region whose box is empty then has none. `warn` gets a short reason for
-    whatever had to be mended.
+    image_size   width and height, in pixels, of the image that the file's `original_*` corners refer to
+    warn         called with a short reason for each inconsistency
 
-    Raises UserError, naming image and place, for a document of another form.
+    If polarities conflict, the last mention wins; a region is abnormal if any of its phrases says so. Entries about
+    other than the 29 regions, and entries that the file marks as not being about their region, are left out. Boxes
+    are clipped to the image; empty boxes are dropped.
+
+    Raises UserError, naming image and position, if the document is malformed.
     """
-    name = _image_of(document)
+    name = _image_name(document)
     boxes: dict[str, list[float]] = {}
     phrases: dict[str, list[tuple[int, list[str]]]] = {}
-    for place, entry in _entries(document, "objects", name):
-        with _naming(name, place):
+    for place, entry in _list_entries(document, "objects", name):
+        with _report_malformed(name, place):
             _add_box(boxes, entry, image_size)
-    for place, entry in _entries(document, "attributes", name):
-        with _naming(name, place):
+    for place, entry in _list_entries(document, "attributes", name):
+        with _report_malformed(name, place):
             _add_phrases(phrases, entry, warn)
     regions = {}
     for region in _region_names():
         if region in boxes or region in phrases:
-            with _naming(name, f"attributes of {region}"):
-                regions[region] = {"box": boxes.get(region)} | _summary(phrases.get(region, []))
+            with _report_malformed(name, f"attributes of {region}"):
+                regions[region] = {"box": boxes.get(region)} | _summarise(phrases.get(region, []))
     return {"regions": regions}
 
 
@@ -67,35 +68,35 @@ def _region_names() -> tuple[str, ...]:
     return Anatomy.load().names
 
 
-def _image_of(document: dict) -> str:
-    """The id of a document's image, for messages."""
+def _image_name(document: dict) -> str:
+    """Return the id of a document's image, for messages."""
     return " ".join(str(document.get("image_id", "?")).split())[:60] if isinstance(document, dict) else "?"
 
 
 @contextmanager
-def _naming(image: str, place: str) -> Iterator[None]:
-    """Turns what a malformed document leads to into a UserError that names the place."""
+def _report_malformed(image: str, place: str) -> Iterator[None]:
+    """Re-raise the exceptions of malformed documents as a UserError that names the position."""
     try:
         yield
     except _MALFORMED as error:
-        reason = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"The scene graph of image {image} is malformed: {place} ({reason}); fetch the file again"
+            f"The scene graph of image {image} is malformed: {place} ({why}); download the file again"
         ) from error
 
 
-def _entries(document: dict, key: str, image: str) -> Iterator[tuple[str, dict]]:
-    """The entries of a list of the document, each with its place."""
-    with _naming(image, key):
+def _list_entries(document: dict, key: str, image: str) -> Iterator[tuple[str, dict]]:
+    """Yield the entries of a list in the document, each with its position."""
+    with _report_malformed(image, key):
         entries = document[key]
         if not isinstance(entries, list):
-            raise TypeError("no list")
+            raise TypeError("not a list")
     for number, entry in enumerate(entries):
         yield f"{key}[{number}]", entry
 
 
 def _add_box(boxes: dict[str, list[float]], entry: dict, image_size: tuple[int, int]) -> None:
-    """Put the entry's box, xyxy in 0..1, into `boxes`, joined with one that its region has already."""
+    """Add the entry's box, xyxy in 0..1, to `boxes`; several boxes of a region are joined."""
     width, height = image_size
     corners = [float(entry[f"original_{corner}"]) for corner in _CORNERS]
     if not all(math.isfinite(corner) for corner in corners):
@@ -104,31 +105,31 @@ def _add_box(boxes: dict[str, list[float]], entry: dict, image_size: tuple[int, 
     y1, y2 = (round(min(max(corner / height, 0.0), 1.0), 5) for corner in corners[1::2])
     if x1 >= x2 or y1 >= y2:
         return
-    known = boxes.get(entry["bbox_name"], [x1, y1, x2, y2])
-    boxes[entry["bbox_name"]] = [min(known[0], x1), min(known[1], y1), max(known[2], x2), max(known[3], y2)]
+    other = boxes.get(entry["bbox_name"], [x1, y1, x2, y2])
+    boxes[entry["bbox_name"]] = [min(other[0], x1), min(other[1], y1), max(other[2], x2), max(other[3], y2)]
 
 
 def _add_phrases(phrases: dict[str, list[tuple[int, list[str]]]], entry: dict, warn: Callable[[str], None]) -> None:
-    """Put number of the sentence and attributes of every phrase of the entry into `phrases`, by region."""
+    """Add sentence number and attributes of each phrase of the entry to `phrases`, by region."""
     region = entry["bbox_name"]
     if not isinstance(region, str) or not entry.get(region, True):
         return
     attributes, numbers = entry["attributes"], entry.get("phrase_IDs", [""] * len(entry["attributes"]))
     if len(attributes) != len(numbers):
         warn("attributes and phrases of a region differ in number")
-    known = phrases.setdefault(region, [])
+    added = phrases.setdefault(region, [])
     for attribute, number in zip(attributes, numbers, strict=False):
-        known.append((_sentence_number(number, len(known)), attribute))
+        added.append((_sentence_number(number, len(added)), attribute))
 
 
-def _sentence_number(phrase_id: str, otherwise: int) -> int:
-    """The number that ends a phrase's id ("<study>|<sentence>")."""
+def _sentence_number(phrase_id: str, default: int) -> int:
+    """Return the sentence number in a phrase's id ("<study>|<sentence>")."""
     number = phrase_id.rpartition("|")[2]
-    return int(number) if number.isdecimal() else otherwise
+    return int(number) if number.isdecimal() else default
 
 
-def _summary(phrases: list[tuple[int, list[str]]]) -> dict:
-    """What the phrases about a region come to: mentioned, abnormal, and attributes with one polarity each."""
+def _summarise(phrases: list[tuple[int, list[str]]]) -> dict:
+    """Combine the phrases about a region: mentioned, abnormal, and attributes with one polarity each."""
     polarities: dict[tuple[str, str], str] = {}
     abnormal = False
     for _, attributes in sorted(phrases, key=lambda phrase: phrase[0]):
@@ -140,29 +141,31 @@ def _summary(phrases: list[tuple[int, list[str]]]) -> dict:
     return {"mentioned": bool(phrases), "abnormal": abnormal, "attributes": attributes}
 
 
-# The size that a graph's boxes refer to
+# The image size that boxes refer to
 
 
 def original_size(document: dict, stored_size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of the image that the graph's original corners refer to, where no table states them.
+    """Estimate width and height of the image that the graph's original corners refer to, if no table states them.
 
-    `stored_size` is that of the image at hand, which may be a smaller copy. The graph has every box in two frames, the
-    original one and a padded square of 224, and the scale between them tells the longer side of the original: within a
-    tenth of the stored one the image counts as the original itself. A copy in the original's proportions gives these.
+    stored_size   width and height of the available image, which may be a smaller copy
 
-    Raises UserError, naming image and place, for a document of another form.
+    The graph has every box in two frames, the original image and a padded square of 224 pixels; the scale between them
+    gives the longer side of the original. If it differs by less than a tenth from the stored one, the image is taken
+    as the original. Otherwise the padding gives the aspect ratio; if the stored image's is about equal, it is used.
+
+    Raises UserError, naming image and position, if the document is malformed.
     """
-    name = _image_of(document)
+    name = _image_name(document)
     pairs: tuple[list, list] = ([], [])
-    for place, entry in _entries(document, "objects", name):
-        with _naming(name, place):
+    for place, entry in _list_entries(document, "objects", name):
+        with _report_malformed(name, place):
             for axis, (low, high) in enumerate((("x1", "x2"), ("y1", "y2"))):
                 pairs[axis].extend(
                     (float(entry[corner]), float(entry[f"original_{corner}"]))
                     for corner in (low, high)
                     if corner in entry
                 )
-    fits = [_line(np.array(axis_pairs)) for axis_pairs in pairs]
+    fits = [_fit_line(np.array(axis_pairs)) for axis_pairs in pairs]
     if None in fits:
         return stored_size
     (scale_x, left), (scale_y, top) = fits
@@ -178,10 +181,10 @@ def original_size(document: dict, stored_size: tuple[int, int]) -> tuple[int, in
     return max(1, round(width)), max(1, round(height))
 
 
-def _line(pairs: np.ndarray) -> tuple[float, float] | None:
-    """Slope and offset of the line through (framed, original) pairs [N, 2], as framed = slope * original + offset.
+def _fit_line(pairs: np.ndarray) -> tuple[float, float] | None:
+    """Fit framed = slope * original + offset to (framed, original) pairs [N, 2]; return slope and offset.
 
-    None for too few or unusable pairs, and for a slope that no radiograph has.
+    None if there are too few or unusable pairs, or if the slope is impossible for a radiograph.
     """
     if len(pairs) < 4 or not np.isfinite(pairs).all() or np.abs(pairs).max() > _LARGEST_SIDE:
         return None
@@ -202,7 +205,7 @@ def _line(pairs: np.ndarray) -> tuple[float, float] | None:
 class SceneGraphs:
     """The scene graphs of a distribution.
 
-    archive  scene_graph.zip; None: they lie unpacked in `folder`
+    archive  scene_graph.zip; None if they are unpacked in `folder`
     """
 
     archive: Path | None
@@ -210,7 +213,7 @@ class SceneGraphs:
 
     @classmethod
     def find(cls, contents: Contents) -> "SceneGraphs | None":
-        """The graphs among the sources' contents, the archive rather than files; None where there are none."""
+        """Find the graphs in the sources, preferring the archive to unpacked files; None if absent."""
         archive = contents.file("scene_graph.zip")
         if archive is not None:
             return cls(archive, None)
@@ -219,7 +222,7 @@ class SceneGraphs:
         return cls(None, (nested or folders)[0]) if folders else None
 
     def members(self) -> dict[str, ZipMember]:
-        """Image id -> where the archive holds its graph; empty without an archive."""
+        """Return image id -> position of its graph in the archive; empty without an archive."""
         if self.archive is None:
             return {}
         return {
@@ -229,9 +232,9 @@ class SceneGraphs:
         }
 
     def read(self, image: str, member: ZipMember | None) -> dict | None:
-        """The document of an image; None where there is none.
+        """Return the document of an image; None if absent.
 
-        Raises UserError, naming the file, for one that cannot be read or is no JSON object.
+        Raises UserError, naming the file, if it cannot be read or is not a JSON object.
         """
         if self.archive is not None:
             where = f"{self.archive}: {image}{_SUFFIX}"
@@ -242,23 +245,23 @@ class SceneGraphs:
             try:
                 content = path.read_bytes() if path.is_file() else None
             except OSError as error:
-                raise UserError(f"Cannot read {path}: {error.strerror}") from error
+                raise cannot_read(path, error) from error
         return None if content is None else parse_document(content, where)
 
 
 def parse_document(content: bytes, where: str) -> dict:
-    """The JSON object in a file's bytes. Raises UserError, naming the file, where they hold something else."""
+    """Parse the bytes of a file as a JSON object. Raises UserError, naming the file, if they are anything else."""
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON: fetch the file again") from error
+        raise wrong_format(where, "JSON", "download the file again") from error
     if not isinstance(document, dict):
-        raise UserError(f"{where} is not a JSON object: fetch the file again")
+        raise wrong_format(where, "a JSON object", "download the file again")
     return document
 
 
 def split_tables(contents: Contents) -> dict[str, Path]:
-    """Our name of the split -> the table that lists its images, for those that the sources hold."""
+    """Return split ("train", "val", "test") -> the table that lists its images, for the tables in the sources."""
     found: dict[str, Path] = {}
     for path in contents.files:
         stem = path.name.split(".")[0]
@@ -268,15 +271,15 @@ def split_tables(contents: Contents) -> dict[str, Path]:
 
 
 def read_splits(tables: dict[str, Path], avoided: Path | None) -> Iterator[ListedImage]:
-    """The images of the split tables; those that the table `avoided` lists are unwanted.
+    """Yield the images of the split tables; those listed in the table `avoided` are marked as unwanted.
 
-    The tables are read by the names of their columns: only some of them begin with the numbers of their rows.
-    Raises UserError as `read_table`, and for ids that are none.
+    Columns are found by name, since only some of the tables start with a column of row numbers. Raises UserError as
+    `read_table` and `ListedImage.from_row` do.
     """
     columns = ("dicom_id", "study_id", "subject_id")
     avoided_rows = () if avoided is None else read_table(avoided, columns[:1])
     avoided_ids = {name.removesuffix(".dcm") for (name,) in avoided_rows}
     for split, path in tables.items():
         for image, study, subject, view in read_table(path, (*columns, "ViewPosition")):
-            listed = listed_image(path, image, study, subject, split, view)
+            listed = ListedImage.from_row(path, image, study, subject, split, view)
             yield replace(listed, unwanted="in images_to_avoid.csv") if listed.id in avoided_ids else listed

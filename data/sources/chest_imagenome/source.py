@@ -1,15 +1,16 @@
 """Chest ImaGenome: its splits and scene graphs, with the images and reports of MIMIC-CXR.
 
-Or the files that the authors of SGRRG made of both, where these are the source: see `data.sources.chest_imagenome.release`.
+The files that the authors of SGRRG made from both are read instead if they are among the sources, see
+`data.sources.chest_imagenome.release`.
 """
 
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from data.errors import UserError
-from data.sources.chest_imagenome import release as sgrrg_release
+from data.sources.chest_imagenome.release import ReleaseSource, has_release
 from data.sources.chest_imagenome.scene_graphs import KNOWN_IMAGES, read_splits, split_tables
-from data.sources.distributions import Contents, look_through
+from data.sources.distributions import Contents, search_sources
 from data.sources.mimic_cxr.source import Listing, MimicSource, Options, add_report_arguments
 from data.sources.preparation import add_common_arguments, prepare
 
@@ -21,24 +22,24 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    """Prepare what the command line asks for."""
-    contents = look_through(arguments.source)
-    if sgrrg_release.lies_in(contents):
-        source = sgrrg_release.ReleaseSource(arguments.source, contents, arguments.labels, arguments.image_size)
+    """Run the command."""
+    contents = search_sources(arguments.source)
+    if has_release(contents):
+        source = ReleaseSource(arguments.source, contents, arguments.labels, arguments.image_size)
     else:
         labels = Options.labels if arguments.labels is None else str(arguments.labels)
-        options = Options(arguments.section, labels=labels, graph_needed=True)
+        options = Options(arguments.section, labels=labels, graph_required=True)
         listing = find_listing(contents)
         source = MimicSource("chest_imagenome", arguments.source, contents, listing, options, arguments.image_size)
     prepare(source, arguments.out, arguments.image_size, arguments.workers, arguments.boxes)
 
 
 def find_listing(contents: Contents) -> Listing:
-    """The images of Chest ImaGenome's splits, without those to avoid. Raises UserError where its tables are missing."""
+    """Return the images of Chest ImaGenome's splits, without those to avoid. Raises UserError if there is no table."""
     tables = split_tables(contents)
     if not tables:
         raise UserError(
-            "The sources hold no splits/train.csv, valid.csv or test.csv of Chest ImaGenome: "
+            "The sources have no splits/train.csv, valid.csv or test.csv of Chest ImaGenome: "
             "give the folder with its silver_dataset as a --source"
         )
     avoided = contents.table("images_to_avoid")

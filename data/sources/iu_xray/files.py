@@ -1,4 +1,4 @@
-"""Finds the files of IU X-Ray in a source, whichever of its distributions lies there."""
+"""Finds the files of IU X-Ray in the sources, in any of its distributions."""
 
 import gzip
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read, missing
 from data.sources.iu_xray.reports import image_name, study_number
 
 EXPECTED = (
@@ -20,21 +20,21 @@ EXPECTED = (
 )
 _ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-# So many members of an archive tell what kind it is.
+# The first members of an archive decide what kind it is.
 _PEEKED_MEMBERS = 50
 _ARCHIVE_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image: a file, or `size` bytes from `offset` on of an uncompressed archive."""
+    """An image: a file, or `size` bytes from `offset` on in an uncompressed archive."""
 
     path: Path
     offset: int | None = None
     size: int = 0
 
     def content(self) -> Path | bytes:
-        """What `data.images.radiograph.read_radiograph` takes. Raises OSError for an archive that is gone."""
+        """Return what `data.images.radiograph.read_radiograph` takes. Raises OSError if the archive is missing."""
         if self.offset is None:
             return self.path
         with self.path.open("rb") as file:
@@ -44,12 +44,12 @@ class ImageFile:
 
 @dataclass
 class IUFiles:
-    """What was found, each list in order of the sources and then of the paths.
+    """The files found, each list in the order of the sources and then of the paths.
 
     xml              archives and folders of Open-i's reports
-    image_archives   archives of images, not looked through yet
-    images           Open-i's name of an image -> its file, of Open-i (PNG or DICOM) or Kaggle
-    numbered         "STUDY/NUMBER" -> the file of R2Gen's copy `images/STUDY/NUMBER.png`
+    image_archives   archives of images, not searched yet
+    images           Open-i's name of an image -> its file, from Open-i (PNG or DICOM) or Kaggle
+    numbered         "STUDY/NUMBER" -> the file `images/STUDY/NUMBER.png` of R2Gen's copy
     """
 
     xml: list[Path] = field(default_factory=list)
@@ -61,20 +61,21 @@ class IUFiles:
     numbered: dict[str, Path] = field(default_factory=dict)
 
     def summary(self) -> list[str]:
-        """A line for every distribution that was recognised."""
-        kinds = [
+        """Return one line per distribution that was recognised. The lines are part of dataset.yaml."""
+        lines = [
             *(f"Open-i reports: {path.name}" for path in self.xml),
             *(f"Open-i images, packed: {path.name}" for path in self.image_archives),
             *(f"Kaggle reports: {path.name}" for path in self.kaggle_reports),
             *(f"Kaggle projections: {path.name}" for path in self.projections),
             *(f"R2Gen annotation: {path.name}" for path in self.annotations),
         ]
-        for kind, count in self._image_kinds().items():
+        for kind, count in self._count_images().items():
             if count:
-                kinds.append(f"{kind} images: {count}")
-        return kinds
+                lines.append(f"{kind} images: {count}")
+        return lines
 
-    def _image_kinds(self) -> dict[str, int]:
+    def _count_images(self) -> dict[str, int]:
+        """Return the number of images per distribution."""
         names = [path.name.lower() for path in self.images.values()]
         kaggle = sum(".dcm." in name for name in names)
         dicom = sum(name.endswith(".dcm") for name in names)
@@ -87,16 +88,16 @@ class IUFiles:
 
 
 def find_files(sources: Sequence[Path]) -> IUFiles:
-    """Look through folders and files. Raises UserError for a source that is not there or holds nothing of IU X-Ray."""
+    """Search folders and files. Raises UserError if a source does not exist or has no files of IU X-Ray."""
     found = IUFiles()
     for source in sources:
         if not source.exists():
-            raise UserError(f"There is no source {source}: give a folder or file that is there")
+            raise missing("source", source, "give an existing folder or file as --source")
         before = len(found.summary()), len(found.images), len(found.numbered)
         for path in _files_below(source) if source.is_dir() else [source]:
-            _recognise(path, found)
+            _add_file(path, found)
         if before == (len(found.summary()), len(found.images), len(found.numbered)):
-            raise UserError(f"{source} holds nothing new of IU X-Ray: expected {EXPECTED}")
+            raise UserError(f"{source} has no new files of IU X-Ray: expected {EXPECTED}")
     return found
 
 
@@ -106,8 +107,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names))
 
 
-def _recognise(path: Path, found: IUFiles) -> None:
-    """Put a file where it belongs. Files that start with a dot are left by macOS beside the real ones."""
+def _add_file(path: Path, found: IUFiles) -> None:
+    """Add a file to the list of its kind, if any. macOS adds files that start with a dot; these are ignored."""
     name = path.name.lower()
     if name.startswith("."):
         return
@@ -115,7 +116,7 @@ def _recognise(path: Path, found: IUFiles) -> None:
         if path.parent not in found.xml:
             found.xml.append(path.parent)
     elif name.endswith(_ARCHIVE_SUFFIXES):
-        _recognise_archive(path, found)
+        _add_archive(path, found)
     elif name == "indiana_reports.csv":
         found.kaggle_reports.append(path)
     elif name == "indiana_projections.csv":
@@ -129,12 +130,12 @@ def _recognise(path: Path, found: IUFiles) -> None:
             found.numbered.setdefault(f"{path.parent.name}/{path.stem}", path)
 
 
-def _recognise_archive(path: Path, found: IUFiles) -> None:
+def _add_archive(path: Path, found: IUFiles) -> None:
     try:
         with tarfile.open(path) as archive:
             names = [PurePosixPath(member.name).name for member in islice(archive, _PEEKED_MEMBERS)]
     except _ARCHIVE_ERRORS as error:
-        raise _damaged(path, error) from error
+        raise _damaged_archive(path, error) from error
     if any(re.fullmatch(r"\d+\.xml", name, re.ASCII) for name in names):
         found.xml.append(path)
     elif any(name.lower().endswith(_IMAGE_SUFFIXES) and image_name(name) for name in names):
@@ -142,14 +143,13 @@ def _recognise_archive(path: Path, found: IUFiles) -> None:
 
 
 def unpack_images(archive: Path, scratch: Path) -> dict[str, ImageFile]:
-    """Open-i's name -> place, of every image of an archive, which is uncompressed into `scratch` where it needs be.
+    """Return Open-i's name -> position of every image in an archive.
 
-    Bytes of a compressed archive cannot be reached without all that come before them, and its order need not be that
-    of the studies. `scratch` is a file to be written by this; one that is there is taken for a finished one. Raises
-    UserError for a damaged archive or a full disk.
+    A compressed archive is first uncompressed to the file `scratch`, since its members cannot be read in any order.
+    An existing `scratch` is reused. Raises UserError if the archive is damaged or the disk is full.
     """
     try:
-        plain = archive if _is_plain(archive) else _uncompressed(archive, scratch)
+        plain = _uncompress(archive, scratch) if _is_compressed(archive) else archive
         images = {}
         with tarfile.open(plain, "r:") as members:
             for member in members:
@@ -159,15 +159,15 @@ def unpack_images(archive: Path, scratch: Path) -> dict[str, ImageFile]:
                     images.setdefault(name, ImageFile(plain, member.offset_data, member.size))
         return images
     except _ARCHIVE_ERRORS as error:
-        raise _damaged(archive, error) from error
+        raise _damaged_archive(archive, error) from error
 
 
-def _is_plain(archive: Path) -> bool:
+def _is_compressed(archive: Path) -> bool:
     with archive.open("rb") as file:
-        return file.read(2) != b"\x1f\x8b"
+        return file.read(2) == b"\x1f\x8b"
 
 
-def _uncompressed(archive: Path, scratch: Path) -> Path:
+def _uncompress(archive: Path, scratch: Path) -> Path:
     if not scratch.exists():
         scratch.parent.mkdir(parents=True, exist_ok=True)
         unfinished = scratch.with_suffix(".unfinished")
@@ -177,6 +177,5 @@ def _uncompressed(archive: Path, scratch: Path) -> Path:
     return scratch
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or type(error).__name__
-    return UserError(f"Cannot read the archive {path} ({reason}): fetch it again, or unpack it and give the folder")
+def _damaged_archive(path: Path, error: Exception) -> UserError:
+    return cannot_read(f"the archive {path}", error, "download it again, or unpack it and give the folder")

@@ -1,16 +1,17 @@
-"""The files of MIMIC-CXR and MIMIC-CXR-JPG: which images there are, their views, and where image and report lie."""
+"""The files of MIMIC-CXR and MIMIC-CXR-JPG: lists of images, their views, and the files of images and reports."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import cannot_read, readable, unknown_name, wrong_format
+from data.records import SPLITS
 from data.sources.distributions import Contents, read_table
 from data.sources.r2gen import SPLIT_NAMES, read_annotation
 from data.sources.zip_members import ZipMember, list_members, read_member
 
-# Images by split in MIMIC-CXR 2.0.0, and in R2Gen's list of those with findings.
+# Images per split in MIMIC-CXR 2.0.0, and in R2Gen's list of images whose report has findings.
 KNOWN_IMAGES = {"train": 368_960, "val": 2_991, "test": 5_159}
 KNOWN_R2GEN_IMAGES = {"train": 270_790, "val": 2_130, "test": 3_858}
 FRONTAL = ("PA", "AP")
@@ -27,12 +28,12 @@ _IMAGE_ID = re.compile(r"[\w-]+")
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """An image as a list of the data set has it.
+    """An image in a list of the data set.
 
-    study, subject  their ids, the digits alone
-    view            where the list tells it
-    report          of the study, where the list holds it: nothing has to be cut out of it
-    unwanted        why the list leaves the image out, if it does
+    study, subject  their ids, digits only
+    view            "" if the list does not state it
+    report          the complete text to learn, if the list contains it; else None
+    unwanted        the reason if the image is excluded; else ""
     """
 
     id: str
@@ -43,13 +44,41 @@ class ListedImage:
     report: str | None = None
     unwanted: str = ""
 
+    @classmethod
+    def from_row(
+        cls,
+        path: Path,
+        image: str,
+        study: str,
+        subject: str,
+        split: str,
+        view: str = "",
+        report: str | None = None,
+    ) -> "ListedImage":
+        """Make an entry from a row of the list at `path`; suffix and prefixes of the ids are removed.
+
+        Raises UserError for malformed ids, which as parts of a path could lead anywhere, and for unknown splits.
+        """
+        image = image.removesuffix(".dcm").removesuffix(".jpg")
+        study, subject = study.lower().removeprefix("s"), subject.lower().removeprefix("p")
+        for name, value, is_valid in (
+            ("dicom_id", image, _IMAGE_ID.fullmatch(image)),
+            ("study_id", study, study.isdecimal()),
+            ("subject_id", subject, subject.isdecimal()),
+        ):
+            if not is_valid:
+                raise wrong_format(f"{path}: '{readable(value[:60])}'", f"a {name}", "download the file again")
+        if split not in SPLIT_NAMES:
+            raise unknown_name("split", split[:60], SPLITS, f"{path}: image {image}")
+        return cls(image, study, subject, SPLIT_NAMES[split], view.upper(), report)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the metadata table says of an image.
+    """What the metadata table states about an image.
 
-    view  "PA", "AP", "LATERAL" or another of the table's words in capitals; "" where nothing tells it
-    size  width and height at full resolution; None where the table does not say
+    view  "PA", "AP", "LATERAL" or another view of the table in capitals; "" if unknown
+    size  width and height at full resolution; None if the table does not state them
     """
 
     view: str
@@ -59,48 +88,25 @@ class ImageFacts:
 UNKNOWN_IMAGE = ImageFacts("", None)
 
 
-def listed_image(
-    path: Path,
-    image: str,
-    study: str,
-    subject: str,
-    split: str,
-    view: str = "",
-    report: str | None = None,
-    unwanted: str = "",
-) -> ListedImage:
-    """An entry of the list at `path`, its ids without suffix and prefix.
-
-    Raises UserError for ids that are none, which could lead anywhere as parts of a path, and for an unknown split.
-    """
-    image = image.removesuffix(".dcm").removesuffix(".jpg")
-    study, subject = study.lower().removeprefix("s"), subject.lower().removeprefix("p")
-    for name, value, is_sound in (
-        ("dicom_id", image, _IMAGE_ID.fullmatch(image)),
-        ("study_id", study, study.isdecimal()),
-        ("subject_id", subject, subject.isdecimal()),
-    ):
-        if not is_sound:
-            raise UserError(f"{path}: '{value[:60]}' is no {name}: fetch the file again")
-    if split not in SPLIT_NAMES:
-        raise UserError(f"{path}: '{split[:60]}' is no split of image {image}: fetch the file again")
-    return ListedImage(image, study, subject, SPLIT_NAMES[split], view.upper(), report, unwanted)
-
-
 def read_splits(path: Path) -> Iterator[ListedImage]:
-    """The images of the split table. Raises UserError as `read_table`, and for ids or splits that are none."""
+    """Yield the images of the split table. Raises UserError as `read_table` and `ListedImage.from_row` do."""
     for row in read_table(path, ("dicom_id", "study_id", "subject_id", "split")):
-        yield listed_image(path, *row)
+        yield ListedImage.from_row(path, *row)
 
 
 def read_r2gen_images(path: Path) -> Iterator[ListedImage]:
-    """The images of R2Gen's annotation.json with their reports. Raises UserError as `read_annotation`."""
+    """Yield the images of R2Gen's annotation.json with their reports.
+
+    Raises UserError as `read_annotation` and `ListedImage.from_row` do.
+    """
     for sample in read_annotation(path):
-        yield listed_image(path, sample.id, sample.study_id, sample.subject_id, sample.split, report=sample.report)
+        yield ListedImage.from_row(
+            path, sample.id, sample.study_id, sample.subject_id, sample.split, report=sample.report
+        )
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, ImageFacts]]:
-    """Image id and facts, for each image of the metadata table. Raises UserError as `read_table`."""
+    """Yield image id and facts for each image of the metadata table. Raises UserError as `read_table` does."""
     columns = (
         "dicom_id",
         "ViewPosition",
@@ -109,17 +115,17 @@ def read_metadata(path: Path) -> Iterator[tuple[str, ImageFacts]]:
         "Rows",
         "Columns",
     )
-    # Few images differ in all of this: what is equal is kept once.
-    known: dict[tuple[str, ...], ImageFacts] = {}
-    for image, *words, rows, width in read_table(path, columns):
-        key = (*words, rows, width)
-        if key not in known:
-            known[key] = ImageFacts(view_of(*words), _size(width, rows))
-        yield image, known[key]
+    # Few combinations occur: equal facts share one object.
+    cache: dict[tuple[str, ...], ImageFacts] = {}
+    for image, *views, rows, width in read_table(path, columns):
+        key = (*views, rows, width)
+        if key not in cache:
+            cache[key] = ImageFacts(parse_view(*views), _parse_size(width, rows))
+        yield image, cache[key]
 
 
-def view_of(position: str, code: str, procedure: str) -> str:
-    """An image's view from the metadata's ViewPosition, else its view code, else the procedure if that names one."""
+def parse_view(position: str, code: str, procedure: str) -> str:
+    """Return an image's view from ViewPosition, else from the view code, else from the only view in the procedure."""
     position = position.strip().upper()
     if position:
         return {"LL": "LATERAL"}.get(position, position)
@@ -131,8 +137,8 @@ def view_of(position: str, code: str, procedure: str) -> str:
     return named.pop() if len(named) == 1 else ""
 
 
-def _size(width: str, height: str) -> tuple[int, int] | None:
-    """Width and height; None where they are no positive numbers. Tables saved by pandas may hold 3056.0."""
+def _parse_size(width: str, height: str) -> tuple[int, int] | None:
+    """Return width and height; None if they are not positive numbers. Tables saved by pandas may contain 3056.0."""
     try:
         size = int(float(width)), int(float(height))
     except (ValueError, OverflowError):
@@ -141,7 +147,7 @@ def _size(width: str, height: str) -> tuple[int, int] | None:
 
 
 def find_image(trees: tuple[Path, ...], image: ListedImage) -> Path | None:
-    """Where the image lies in one of the `trees`, a JPEG rather than a DICOM; None if in none."""
+    """Return the file of the image in one of the `trees`, preferring JPEG to DICOM; None if absent."""
     below = f"p{image.subject[:2]}/p{image.subject}/s{image.study}/{image.id}"
     candidates = (tree / f"{below}{suffix}" for suffix in _IMAGE_SUFFIXES for tree in trees)
     return next((path for path in candidates if path.is_file()), None)
@@ -149,9 +155,9 @@ def find_image(trees: tuple[Path, ...], image: ListedImage) -> Path | None:
 
 @dataclass(frozen=True)
 class Reports:
-    """The reports of MIMIC-CXR, zipped or as files.
+    """The reports of MIMIC-CXR, zipped or unpacked.
 
-    archive  of the reports; None: they lie in the `trees`
+    archive  of the reports; None if they are files in the `trees`
     """
 
     archive: Path | None
@@ -159,11 +165,11 @@ class Reports:
 
     @classmethod
     def find(cls, contents: Contents) -> "Reports":
-        """The reports among the sources' contents."""
+        """Find the reports in the sources."""
         return cls(contents.file("mimic-cxr-reports.zip"), contents.trees)
 
     def members(self) -> dict[str, ZipMember]:
-        """Study id -> where the archive holds the report; empty without an archive."""
+        """Return study id -> position of its report in the archive; empty without an archive."""
         if self.archive is None:
             return {}
         return {
@@ -173,9 +179,9 @@ class Reports:
         }
 
     def read(self, image: ListedImage, member: ZipMember | None) -> str | None:
-        """The report of an image's study, as the file holds it; None where there is none.
+        """Return the report of an image's study with all its sections; None if absent.
 
-        Raises UserError for a file that cannot be read.
+        Raises UserError if its file cannot be read.
         """
         if member is not None:
             return read_member(self.archive, member).decode("utf-8", errors="replace")
@@ -186,4 +192,4 @@ class Reports:
         try:
             return path.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
-            raise UserError(f"Cannot read {path}: {error.strerror}") from error
+            raise cannot_read(path, error) from error

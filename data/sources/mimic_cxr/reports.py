@@ -1,8 +1,8 @@
-"""The sections of a MIMIC-CXR report.
+"""Splits MIMIC-CXR reports into sections.
 
-The files are plain text: a centred title, then sections that begin with a name in capitals at the second column and a
-colon. The rules are those of the data set's own section parser, so that a report's findings are what the literature
-calls its findings. Its list of 54 studies with rules of their own is not repeated here.
+The files are plain text: a centred title, then sections that start with a name in capitals in the second column and a
+colon. The rules follow the section parser published with the data set, so that findings are the same as in the
+literature. Its list of 54 studies with individual rules is not included.
 """
 
 import re
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-WANTED = ("findings", "impression", "both")
+# What models can learn to write.
+SECTIONS = ("findings", "impression", "both")
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):(?=\s)")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
@@ -31,7 +32,7 @@ _SYNONYMS = {
     "findings and impression": "impression",
     "findings/impression": "impression",
 }
-# The title of a view in the place of a name: what follows are its findings.
+# Titles of views in place of a section name: their text is findings.
 _VIEWS = (
     "chest",
     "portable",
@@ -52,16 +53,16 @@ _VIEWS = (
     "frontal semi-upright",
     "ribs",
 )
-# How alike a single word and a section's name must be for the word to be a misspelling of it.
-_LEAST_LIKENESS = 0.85
+# Similarity from which a header counts as a misspelt section name.
+_MIN_SIMILARITY = 0.85
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report.
+    """A section of a report.
 
-    name  in lower case; "preamble" before the first name, "full report" where there is none, "last_paragraph" for the
-          end of a report that has neither findings nor an impression
+    name  in lower case; "preamble" for the text before the first header, "full report" for a report without headers,
+          "last_paragraph" for the end of a report that has neither findings nor an impression
     """
 
     name: str
@@ -69,7 +70,7 @@ class Section:
 
 
 def read_sections(text: str) -> list[Section]:
-    """The sections of a report, in their order; empty findings and impressions are left out."""
+    """Return the sections of a report, in order; empty findings and impressions are left out."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     headers = list(_HEADER.finditer(text))
     if not headers:
@@ -78,14 +79,14 @@ def read_sections(text: str) -> list[Section]:
     ends = [header.start() for header in headers[1:]] + [len(text)]
     for header, end in zip(headers, ends, strict=True):
         section = Section(section_name(header[1]), text[header.end() : end].strip())
-        # A view's title above FINDINGS: would count as findings without a word.
+        # A view's title right above FINDINGS would count as empty findings.
         if section.text or section.name not in ("findings", "impression"):
             sections.append(section)
     return _with_last_paragraph(sections)
 
 
 def _with_last_paragraph(sections: list[Section]) -> list[Section]:
-    """Where nothing is called findings or impression, what follows the last section's first blank line stands alone."""
+    """Split off the text after the last section's first blank line if there are no findings and no impression."""
     if any(section.name in ("findings", "impression") for section in sections):
         return sections
     *others, last = sections
@@ -95,22 +96,22 @@ def _with_last_paragraph(sections: list[Section]) -> list[Section]:
 
 @lru_cache(maxsize=4096)
 def section_name(header: str) -> str:
-    """What a section is called, whatever its header says: "FINDINGS/IMPRESSION" -> "impression"."""
+    """Return the normalised name of a header: "FINDINGS/IMPRESSION" -> "impression"."""
     name = " ".join(header.lower().split())
     if name in _SYNONYMS:
         return _SYNONYMS[name]
     for main in _MAIN_NAMES:
-        if main in name or SequenceMatcher(None, name, main).ratio() >= _LEAST_LIKENESS:
+        if main in name or SequenceMatcher(None, name, main).ratio() >= _MIN_SIMILARITY:
             return main
     return "findings" if any(view in name for view in _VIEWS) else name
 
 
-def wanted_text(text: str, wanted: str) -> str:
-    """The report that models learn to write: "findings", "impression" or "both" of them; empty where there is none.
+def extract_section(text: str, section: str) -> str:
+    """Return the text of "findings", "impression" or "both" of a report; "" if absent.
 
-    Of sections with the same name the last one counts. Wrapped lines are joined; paragraphs stay apart.
+    The last of several sections with the same name counts. Wrapped lines are joined; paragraphs are kept apart.
     """
-    by_name = {section.name: section.text for section in read_sections(text)}
-    names = ("findings", "impression") if wanted == "both" else (wanted,)
+    by_name = {part.name: part.text for part in read_sections(text)}
+    names = ("findings", "impression") if section == "both" else (section,)
     paragraphs = [paragraph for name in names for paragraph in _BLANK_LINE.split(by_name.get(name, ""))]
     return "\n\n".join(filter(None, (" ".join(paragraph.split()) for paragraph in paragraphs)))

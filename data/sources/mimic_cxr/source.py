@@ -1,8 +1,8 @@
 """MIMIC-CXR and MIMIC-CXR-JPG, alone or with the scene graphs of Chest ImaGenome.
 
-A sample is an image with its study's report, as in the R2Gen family, or a whole study. The images and their splits are
-those of MIMIC-CXR's split table, or of R2Gen's annotation.json where that is among the sources. Frontal images have a
-scene graph: that of Chest ImaGenome where its graphs are among the sources, else one made from the report.
+A sample is an image with its study's report, as in the R2Gen family, or a whole study. Images and splits come from
+R2Gen's annotation.json if it is among the sources, else from MIMIC-CXR's split table. Frontal images have a scene
+graph: that of Chest ImaGenome if its graphs are among the sources, else one made from the report.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -16,7 +16,7 @@ import numpy as np
 from data.errors import UserError
 from data.images.radiograph import read_radiograph
 from data.sources.chest_imagenome.scene_graphs import SceneGraphs, original_size, read_scene_graph
-from data.sources.distributions import Contents, look_through
+from data.sources.distributions import Contents, search_sources
 from data.sources.fingerprints import path_fingerprint
 from data.sources.mimic_cxr.files import (
     FRONTAL,
@@ -31,54 +31,55 @@ from data.sources.mimic_cxr.files import (
     read_r2gen_images,
     read_splits,
 )
-from data.sources.mimic_cxr.reports import WANTED, wanted_text
-from data.sources.preparation import Dropped, PreparedImage, Study, add_common_arguments, prepare
-from data.sources.report_graph import graph_of_report
+from data.sources.mimic_cxr.reports import SECTIONS, extract_section
+from data.sources.preparation import add_common_arguments, prepare
+from data.sources.report_graph import build_report_graph
+from data.sources.source import Dropped, PreparedImage, Study
 from data.sources.zip_members import ZipMember
 from data.text.label_tables import read_label_table
 from data.text.report_labels import label_report
 
 _LABEL_TABLES = ("chexpert", "negbio")
 _VIEW_ORDER = {"PA": 0, "AP": 1, "LATERAL": 2}
-# A graph with fewer boxes comes from an image whose regions were not found: its boxes teach nothing.
-_FEWEST_BOXES = 5
+# With fewer boxes the detector of Chest ImaGenome failed on the image: the boxes are not used.
+_MIN_BOXES = 5
 
 
 @dataclass(frozen=True)
 class Options:
-    """What of MIMIC-CXR becomes a sample.
+    """How samples are made from MIMIC-CXR.
 
-    section        "findings", "impression" or "both": the text to learn
-    samples        "image": one for each image; "study": one for each study, with all its images
-    views          "frontal": PA and AP alone; "all"
-    labels         "chexpert", "negbio" or the path of another label table
-    graph_needed   whether an image without a scene graph of Chest ImaGenome is dropped
+    section         "findings", "impression" or "both": the text to learn
+    samples         "image": one per image; "study": one per study, with all its images
+    views           "frontal" (PA and AP) or "all"
+    labels          "chexpert", "negbio", or the path of another label table
+    graph_required  whether images without a scene graph of Chest ImaGenome are dropped
     """
 
     section: str = "findings"
     samples: str = "image"
     views: str = "frontal"
     labels: str = "chexpert"
-    graph_needed: bool = False
+    graph_required: bool = False
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Which images there are, and in which splits.
+    """The list of images and their splits.
 
-    origin  the files that say so, in words
-    known   how many images of each split the complete list holds
-    read    gives the images
+    origin    its file, for display; part of dataset.yaml
+    expected  images per split in the complete list
+    read      yields the images
     """
 
     origin: str
-    known: dict[str, int]
+    expected: dict[str, int]
     read: Callable[[], Iterator[ListedImage]]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """An image of a sample to be built, and where the archive of graphs holds its scene graph."""
+    """An image of a sample to build; `graph` is the position of its scene graph in the archive of graphs."""
 
     listed: ListedImage
     facts: ImageFacts
@@ -87,9 +88,9 @@ class PlannedImage:
 
 @dataclass(frozen=True, slots=True)
 class MimicPlan:
-    """A sample to be built.
+    """A sample to build.
 
-    report  where the archive of reports holds it; None: look in the folders, or in the list of images
+    report  its position in the archive of reports; None: the report is a file, or in the list of images
     """
 
     id: str
@@ -113,35 +114,38 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--samples",
         choices=("image", "study"),
         default=Options.samples,
-        help="one for each image, as in the R2Gen family, or for each study (%(default)s)",
+        help="one per image, as in the R2Gen family, or one per study (default: %(default)s)",
     )
     parser.add_argument(
         "--views",
         choices=("frontal", "all"),
         default=Options.views,
-        help="frontal: PA and AP alone; only these have a scene graph (%(default)s)",
+        help="frontal: only PA and AP; other views have no scene graph (default: %(default)s)",
     )
 
 
 def add_report_arguments(parser: ArgumentParser) -> None:
-    """Declare what all data sets with MIMIC-CXR's reports have in common."""
-    parser.epilog = "--labels also takes chexpert (the default) and negbio, the tables of MIMIC-CXR-JPG"
+    """Declare the options that all data sets with MIMIC-CXR's reports share."""
+    parser.epilog = "--labels also accepts chexpert (the default) and negbio, the tables of MIMIC-CXR-JPG"
     parser.add_argument(
-        "--section", choices=WANTED, default=Options.section, help="section of the report to learn (%(default)s)"
+        "--section",
+        choices=SECTIONS,
+        default=Options.section,
+        help="section of the report to learn (default: %(default)s)",
     )
 
 
 def run(arguments: Namespace) -> None:
-    """Prepare what the command line asks for."""
+    """Run the command."""
     labels = Options.labels if arguments.labels is None else str(arguments.labels)
     options = Options(arguments.section, arguments.samples, arguments.views, labels)
-    contents = look_through(arguments.source)
+    contents = search_sources(arguments.source)
     source = MimicSource("mimic_cxr", arguments.source, contents, find_listing(contents), options, arguments.image_size)
     prepare(source, arguments.out, arguments.image_size, arguments.workers, arguments.boxes)
 
 
 def find_listing(contents: Contents) -> Listing:
-    """R2Gen's list where somebody gave it, else MIMIC-CXR's own. Raises UserError where there is neither."""
+    """Return R2Gen's list if it is among the sources, else MIMIC-CXR's. Raises UserError if both are missing."""
     annotation, splits = contents.file("annotation.json"), contents.table("mimic-cxr-2.0.0-split")
     if annotation is not None:
         read = partial(read_r2gen_images, annotation)
@@ -149,13 +153,13 @@ def find_listing(contents: Contents) -> Listing:
     if splits is not None:
         return Listing(splits.name, KNOWN_IMAGES, partial(read_splits, splits))
     raise UserError(
-        "The sources hold neither mimic-cxr-2.0.0-split.csv[.gz] nor R2Gen's annotation.json: "
+        "The sources have neither mimic-cxr-2.0.0-split.csv[.gz] nor R2Gen's annotation.json: "
         "give the folder of MIMIC-CXR-JPG as a --source"
     )
 
 
 class MimicSource:
-    """Images and reports of MIMIC-CXR, as `data.sources.preparation.prepare` wants them."""
+    """Images and reports of MIMIC-CXR, a `data.sources.source.Source`."""
 
     def __init__(
         self,
@@ -166,13 +170,14 @@ class MimicSource:
         options: Options,
         image_size: int = 256,
     ):
-        """Find the files; tables and archives are read when the plans are made.
+        """Find the files; tables and archives are read later, by `plans`.
 
         name        of the data set
-        contents    what was found in the sources at `paths`
-        image_size  so many pixels of an image's shorter side will be needed
+        contents    of the sources at `paths`
+        image_size  images may be read at a lower resolution, with at least this short side in pixels
 
-        Raises UserError for sources that lack what no sample can be made without, and for a missing label table.
+        Raises UserError if the sources lack images, or the tables or graphs that the options require, or if the label
+        table is missing.
         """
         self.name = name
         self.paths = tuple(paths)
@@ -185,26 +190,28 @@ class MimicSource:
         self._graphs = SceneGraphs.find(contents)
         self._labels_path = _find_labels(contents, options.labels)
         self._labels = None if self._labels_path is None else read_label_table(self._labels_path)
-        self._listed: dict[str, int] = {}
+        self._listed_counts: dict[str, int] = {}
         if not self._trees:
-            raise UserError("The sources hold no images: no folder has p10 to p19 in it, as files/ of MIMIC-CXR-JPG")
-        if options.graph_needed and self._graphs is None:
             raise UserError(
-                "The sources hold no scene graphs: give the folder with silver_dataset/scene_graph.zip as a --source"
+                "The sources have no images: give a folder that contains p10 to p19, as files/ of MIMIC-CXR-JPG does"
             )
-        if self._metadata is None and options.views == "frontal" and not options.graph_needed:
+        if options.graph_required and self._graphs is None:
             raise UserError(
-                "Nothing says which images are frontal: give the folder with mimic-cxr-2.0.0-metadata.csv[.gz] "
-                "as a --source, or --views all"
+                "The sources have no scene graphs: give the folder with silver_dataset/scene_graph.zip as a --source"
+            )
+        if self._metadata is None and options.views == "frontal" and not options.graph_required:
+            raise UserError(
+                "The sources do not state which images are frontal: give the folder with "
+                "mimic-cxr-2.0.0-metadata.csv[.gz] as a --source, or use --views all"
             )
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def describe(self) -> dict:
-        """See `data.sources.preparation.Source`."""
+        """See `Source`."""
         return {
-            "distributions": self._distributions(),
+            "distributions": self._list_files(),
             "options": {
                 "section": self._options.section,
                 "samples": self._options.samples,
@@ -212,12 +219,12 @@ class MimicSource:
             },
             "sources": [[path.name, path_fingerprint(path)] for path in self.paths],
             "labels": None if self._labels_path is None else path_fingerprint(self._labels_path),
-            "expected": {f"listed {split}": count for split, count in self._listing.known.items()},
-            "found": dict(self._listed),
+            "expected": {f"listed {split}": count for split, count in self._listing.expected.items()},
+            "found": dict(self._listed_counts),
         }
 
-    def _distributions(self) -> list[str]:
-        """What was recognised."""
+    def _list_files(self) -> list[str]:
+        """Return one line per kind of file, saying which one is used."""
         lines = [f"images and splits: {self._listing.origin}"]
         lines.append("views and sizes: " + (self._metadata.name if self._metadata else "from the images"))
         lines.append("reports: " + (self._reports.archive.name if self._reports.archive else "text files"))
@@ -229,7 +236,7 @@ class MimicSource:
     # Plans, in the main process
 
     def plans(self) -> Iterator[MimicPlan]:
-        """See `data.sources.preparation.Source`."""
+        """See `Source`."""
         facts = {} if self._metadata is None else dict(read_metadata(self._metadata))
         reports = self._reports.members()
         graphs = {} if self._graphs is None else self._graphs.members()
@@ -248,71 +255,71 @@ class MimicSource:
 
     @cached_property
     def _samples(self) -> list[list[ListedImage]]:
-        """The images of each sample. They are counted by split; what is listed twice counts once."""
+        """The images of each sample, and their number per split in `_listed_counts`; duplicates count once."""
         images = {image.id: image for image in self._listing.read()}
         samples: dict[str, list[ListedImage]] = {}
         for image in images.values():
-            self._listed[f"listed {image.split}"] = self._listed.get(f"listed {image.split}", 0) + 1
+            self._listed_counts[f"listed {image.split}"] = self._listed_counts.get(f"listed {image.split}", 0) + 1
             samples.setdefault(image.id if self._options.samples == "image" else image.study, []).append(image)
         return list(samples.values())
 
     # Samples, in a worker process
 
     def build(self, plan: MimicPlan) -> Study | Dropped:
-        """See `data.sources.preparation.Source`."""
+        """See `Source`."""
         if unwanted := plan.images[0].listed.unwanted:
             return Dropped(plan.id, unwanted)
         planned = [image for image in plan.images if self._options.views == "all" or image.facts.view in FRONTAL]
         if not planned:
             return Dropped(plan.id, "no frontal image")
         try:
-            text = self._whole_report(plan)
+            text = self._read_report(plan)
         except UserError:
             return Dropped(plan.id, "damaged report")
         if text is None:
             return Dropped(plan.id, "no report")
         listed = plan.images[0].listed.report
-        report = wanted_text(text, self._options.section) if listed is None else listed
+        report = extract_section(text, self._options.section) if listed is None else listed
         if not report:
             return Dropped(plan.id, "no text" if self._options.section == "both" else f"no {self._options.section}")
-        return self._study(plan, sorted(planned, key=_frontal_first), report, text)
+        return self._build_study(plan, sorted(planned, key=_view_order), report, text)
 
-    def _whole_report(self, plan: MimicPlan) -> str | None:
-        """The report with all its sections. Raises UserError where it cannot be read."""
+    def _read_report(self, plan: MimicPlan) -> str | None:
+        """Return the report with all its sections; None if absent. Raises UserError if it cannot be read."""
         listed = plan.images[0].listed
         return self._reports.read(listed, plan.report) if listed.report is None else listed.report
 
-    def _study(
+    def _build_study(
         self, plan: MimicPlan, planned: Sequence[PlannedImage], report: str, whole_report: str
     ) -> Study | Dropped:
-        """The study with those of the planned images that can be read."""
+        """Build the study from those planned images that can be read."""
         warnings: list[str] = []
         images = [image for image in (self._read_image(image, warnings) for image in planned) if image is not None]
         if not images:
             return Dropped(plan.id, warnings[0])
-        graph = self._graph(images[0], report, warnings)
-        if graph is None and self._options.graph_needed:
+        graph = self._build_graph(images[0], report, warnings)
+        if graph is None and self._options.graph_required:
             return Dropped(plan.id, warnings[-1])
         return Study(
             id=plan.id,
             split=plan.split,
             images=tuple(PreparedImage(image.pixels, image.planned.facts.view) for image in images),
             report=report,
-            observations=self._observations(images[0].planned.listed, report, whole_report),
+            observations=self._find_observations(images[0].planned.listed, report, whole_report),
             graph=graph,
             warnings=tuple(warnings),
         )
 
     def _read_image(self, planned: PlannedImage, warnings: list[str]) -> _ReadImage | None:
-        """The image, or None and a warning where it is missing or damaged."""
+        """Read an image; None, with a warning, if it is missing or damaged."""
         path = find_image(self._trees, planned.listed)
         if path is None:
             warnings.append("missing image")
             return None
         try:
-            radiograph = read_radiograph(path, at_least=self._image_size)
+            radiograph = read_radiograph(path, min_side=self._image_size)
         except UserError as error:
-            # A missing package concerns all images, not this one.
+            # A missing package concerns all images, not only this one.
             if "pip install" in str(error):
                 raise
             warnings.append("damaged image")
@@ -322,23 +329,23 @@ class MimicSource:
             planned = replace(planned, facts=replace(planned.facts, view=radiograph.view))
         return _ReadImage(planned, radiograph.pixels, radiograph.size)
 
-    def _observations(self, image: ListedImage, report: str, whole_report: str) -> dict[str, int] | None:
-        """What the labels say of an image's study or report, or of the image itself; None where they lack it.
+    def _find_observations(self, image: ListedImage, report: str, whole_report: str) -> dict[str, int] | None:
+        """Look up the labels of an image by its study and report, else by the image itself; None if absent.
 
-        Our own labeler gets what the others read: findings and impression together.
+        Without a table, the built-in labeler reads findings and impression together, like the other labelers.
         """
-        both = (wanted_text(whole_report, "both") if image.report is None else "") or report
+        both = (extract_section(whole_report, "both") if image.report is None else "") or report
         if self._labels is None:
             return label_report(both)
         found = (self._labels.find(*key) for key in ((image.study, report), (image.id, both)))
         return next((labels for labels in found if labels is not None), None)
 
-    def _graph(self, image: _ReadImage, report: str, warnings: list[str]) -> dict | None:
-        """The graph of a frontal image, or None, with a warning where Chest ImaGenome should have it."""
+    def _build_graph(self, image: _ReadImage, report: str, warnings: list[str]) -> dict | None:
+        """Return the graph of a frontal image, else None; with a warning if it is missing from Chest ImaGenome."""
         if image.planned.facts.view not in FRONTAL:
             return None
         if self._graphs is None:
-            return graph_of_report(report, image.pixels)
+            return build_report_graph(report, image.pixels)
         try:
             document = self._graphs.read(image.planned.listed.id, image.planned.graph)
             if document is None:
@@ -349,27 +356,32 @@ class MimicSource:
         except UserError:
             warnings.append("damaged scene graph")
             return None
-        return {"box_source": "annotated"} | _without_few_boxes(graph, warnings)
+        return {"box_source": "annotated"} | _drop_few_boxes(graph, warnings)
 
 
 def _find_labels(contents: Contents, labels: str) -> Path | None:
-    """The label table that `labels` names; None where the sources have none. Raises UserError for a missing file."""
+    """Return the label table that `labels` names; None if the default table is absent.
+
+    Raises UserError if another table is absent.
+    """
     if labels not in _LABEL_TABLES:
         return Path(labels)
     table = contents.table(f"mimic-cxr-2.0.0-{labels}")
     if table is None and labels != Options.labels:
-        raise UserError(f"The sources hold no mimic-cxr-2.0.0-{labels}.csv[.gz]: leave out --labels, or add its folder")
+        raise UserError(
+            f"The sources have no mimic-cxr-2.0.0-{labels}.csv[.gz]: leave out --labels, or add its folder to --source"
+        )
     return table
 
 
-def _frontal_first(image: PlannedImage) -> tuple[int, str]:
+def _view_order(image: PlannedImage) -> tuple[int, str]:
     return _VIEW_ORDER.get(image.facts.view, len(_VIEW_ORDER)), image.listed.id
 
 
-def _without_few_boxes(graph: dict, warnings: list[str]) -> dict:
-    """The graph, without any box where it has almost none."""
+def _drop_few_boxes(graph: dict, warnings: list[str]) -> dict:
+    """Return the graph, without its boxes if it has only a few."""
     boxes = sum(region["box"] is not None for region in graph["regions"].values())
-    if boxes >= _FEWEST_BOXES:
+    if boxes >= _MIN_BOXES:
         return graph
-    warnings.append(f"fewer than {_FEWEST_BOXES} boxes in the scene graph: left out")
+    warnings.append(f"fewer than {_MIN_BOXES} boxes in the scene graph: left out")
     return {"regions": {name: region | {"box": None} for name, region in graph["regions"].items()}}

@@ -1,8 +1,8 @@
-"""The average healthy phantom: where `files/anatomy.yaml` and `files/chest_template.yaml` have their numbers from.
+"""The average healthy phantom, from which `files/anatomy.yaml` and `files/chest_template.yaml` are made.
 
-    python -m data.sources.phantom.atlas [--patients 400]     writes both files anew
+    python -m data.sources.phantom.atlas [--patients 400]     rewrites both files
 
-The places of the two lungs in both files are chosen by hand and kept; everything else follows from the phantoms.
+The boxes of the two lungs in both files are chosen by hand and stay as they are; all other numbers are averages.
 """
 
 import os
@@ -16,61 +16,63 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.images.atlas import TEMPLATE_FILE, chest_frame, from_frame, grid_positions, to_frame
+from data.images.atlas import chest_frame, from_frame, to_frame
+from data.images.lungs import TEMPLATE_FILE, grid_positions
 from data.ontology import Anatomy
-from data.sources.phantom.anatomy import draw_patient
-from data.sources.phantom.physics import Box, simulate
+from data.sources.phantom.patient import draw_patient
+from data.sources.phantom.physics import simulate
+from data.sources.phantom.regions import Box
 
 ANATOMY_FILE = TEMPLATE_FILE.with_name("anatomy.yaml")
 PATIENTS = 400
-_SIDE = 96
-# Cells a side of the template, and grey levels that tell its darkest from its brightest cell.
-_CELLS, _LEVELS = 20, 99
-# Nearer to the border of the picture than this a lung may be cut off.
+_IMAGE_SIDE = 96
+# Cells per side of the template, and its highest grey level (the lowest is 0).
+_CELLS, _MAX_LEVEL = 20, 99
+# A box that is closer to the border of the image than this may be cut off.
 _MARGIN = 0.005
 
 
 def average_chest(patients: int) -> tuple[dict[str, NDArray], NDArray]:
-    """The mean boxes of the regions and the mean picture, over so many healthy phantoms.
+    """Return the mean boxes of the regions and the mean image of `patients` healthy phantoms.
 
-    Boxes [4] by region: those of one side relative to the lung of that side, those in the middle relative to
-    `data.images.atlas.chest_frame`. The picture is [C, C] int, 0..99, on the grid of `data.images.atlas.grid_positions`. Patients
-    whose lungs are not wholly in the picture are left out.
+    Boxes [4] are relative to the lung of their side, and without a side to `data.images.atlas.chest_frame`. The image
+    is [C, C] int, 0..99, on the grid of `data.images.lungs.grid_positions`. Patients whose lungs are not completely
+    inside the image are left out.
     """
     anatomy = Anatomy.load()
-    places: dict[str, list[NDArray]] = {name: [] for name in anatomy.names}
-    pictures = []
+    boxes: dict[str, list[NDArray]] = {name: [] for name in anatomy.names}
+    cells = []
     for number in range(patients):
         rng = np.random.default_rng([29, number])
-        picture = simulate(draw_patient(rng), (), _SIDE, noise_seed=number)
-        right, left = picture.boxes["right lung"], picture.boxes["left lung"]
-        if not (_whole(right) and _whole(left)):
+        view = simulate(draw_patient(rng), (), _IMAGE_SIDE, noise_seed=number)
+        right, left = view.boxes["right lung"], view.boxes["left lung"]
+        if not (_is_complete(right) and _is_complete(left)):
             continue
         right, left = np.array(right), np.array(left)
         chest = chest_frame(right, left)
         frames = {"right": right, "left": left, None: chest}
         for region in anatomy.regions:
-            box = picture.boxes[region.name]
-            if _whole(box) or region.name == "abdomen":  # which always goes on beyond the picture
-                places[region.name].append(to_frame(frames[region.side], np.array(box)))
-        pictures.append(_sampled(picture.image, chest))
-    boxes = {name: np.mean(seen, axis=0) for name, seen in places.items()}
-    mean = np.mean(pictures, axis=0)
-    levels = (mean - mean.min()) / (mean.max() - mean.min()) * _LEVELS
-    return boxes, levels.round().astype(int)
+            box = view.boxes[region.name]
+            if _is_complete(box) or region.name == "abdomen":  # which always extends beyond the image
+                boxes[region.name].append(to_frame(frames[region.side], np.array(box)))
+        cells.append(_sample_cells(view.image, chest))
+    mean_boxes = {name: np.mean(collected, axis=0) for name, collected in boxes.items()}
+    mean = np.mean(cells, axis=0)
+    levels = (mean - mean.min()) / (mean.max() - mean.min()) * _MAX_LEVEL
+    return mean_boxes, levels.round().astype(int)
 
 
-def _whole(box: Box | None) -> bool:
-    """Whether a box is wholly in the picture."""
+def _is_complete(box: Box | None) -> bool:
+    """Return whether a box is completely inside the image."""
     return box is not None and min(box) >= _MARGIN and max(box) <= 1 - _MARGIN
 
 
-def _sampled(image: NDArray, chest: NDArray) -> NDArray:
-    """[C, C]: the picture round the lungs, averaged over each cell, with mean 0 and deviation 1."""
+def _sample_cells(image: NDArray, chest: NDArray) -> NDArray:
+    """Return the mean brightness of each cell [C, C] around the lungs, standardised to mean 0 and deviation 1."""
     first, last = grid_positions(_CELLS)[[0, -1]]
     half_cell = (last - first) / (_CELLS - 1) / 2
-    around = np.array([first - half_cell, first - half_cell, last + half_cell, last + half_cell])
-    box = from_frame(chest, around) * len(image)
+    grid = np.array([first - half_cell, first - half_cell, last + half_cell, last + half_cell])
+    box = from_frame(chest, grid) * len(image)
     cells = (
         Image.fromarray(image)
         .convert("F")
@@ -80,10 +82,11 @@ def _sampled(image: NDArray, chest: NDArray) -> NDArray:
     return (means - means.mean()) / means.std()
 
 
-def placed(anatomy: Anatomy, relative: dict[str, NDArray]) -> Anatomy:
-    """`anatomy` with all boxes but those of the lungs placed relative to its lungs, to three digits.
+def place_boxes(anatomy: Anatomy, relative: dict[str, NDArray]) -> Anatomy:
+    """Return `anatomy` with all boxes except those of the lungs placed relative to its lungs, rounded to three digits.
 
-    The abdomen ends at the lower border of the image; no other edge lies on the border (see `data.images.atlas.fitted_boxes`).
+    The abdomen extends to the lower border of the image; no other edge is on the border (see
+    `data.images.atlas.fit_boxes`).
     """
     right, left = (np.array(anatomy.regions[anatomy.index(name)].box) for name in ("right lung", "left lung"))
     frames = {"right": right, "left": left, None: chest_frame(right, left)}
@@ -99,24 +102,29 @@ def placed(anatomy: Anatomy, relative: dict[str, NDArray]) -> Anatomy:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write both files anew."""
-    parser = ArgumentParser(prog="python -m data.sources.phantom.atlas", description=__doc__.splitlines()[0])
-    parser.add_argument("--patients", type=int, default=PATIENTS, help="phantoms to average")
+    """Rewrite both files."""
+    parser = ArgumentParser(
+        prog="python -m data.sources.phantom.atlas",
+        description="Rewrite files/anatomy.yaml and files/chest_template.yaml from the average healthy phantom.",
+    )
+    parser.add_argument(
+        "--patients", type=int, default=PATIENTS, help="number of phantoms to average (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     relative, brightness = average_chest(options.patients)
-    anatomy = placed(Anatomy.load(), relative)
+    anatomy = place_boxes(Anatomy.load(), relative)
     regions = [
         f"  - {{name: {region.name}, side: {region.side or 'null'}, mirror: {region.mirror or 'null'}, "
         f"box: {list(region.box)}}}"
         for region in anatomy.regions
     ]
-    _replace(ANATOMY_FILE, "regions", regions)
-    _replace(TEMPLATE_FILE, "brightness", [f"  - {row}" for row in brightness.tolist()])
+    _replace_list(ANATOMY_FILE, "regions", regions)
+    _replace_list(TEMPLATE_FILE, "brightness", [f"  - {row}" for row in brightness.tolist()])
     return 0
 
 
-def _replace(path: Path, key: str, lines: list[str]) -> None:
-    """Write `lines` in place of those below the last key, `key`, of a YAML file; what stands above is kept."""
+def _replace_list(path: Path, key: str, lines: list[str]) -> None:
+    """Replace the content of `key`, the last one of a YAML file, by `lines`; everything above is unchanged."""
     above = path.read_text(encoding="utf-8").partition(f"{key}:\n")[0]
     text = above + f"{key}:\n" + "\n".join(lines) + "\n"
     yaml.safe_load(text)

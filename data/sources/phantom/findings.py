@@ -1,11 +1,15 @@
-"""What can be wrong with a phantom chest: the findings, where they sit, and what they are called in the data.
+"""The findings of phantom chests: their kinds, how often they occur, and what they are called in the data.
 
-A finding is drawn by the physics (`phantom_physics.py`), put into words by the grammar (`phantom_reports.py`) and
-labelled by the names given here, so the three agree by construction.
+The same finding is simulated by the physics (`pathology.py`), described by the grammar (`reports.py`) and labelled with
+the names defined here, so that image, report and annotation agree by construction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from data.sources.phantom.patient import AP_SHARE
 
 SEVERITIES = ("mild", "moderate", "severe")
 SIDES = ("left", "right")
@@ -17,8 +21,8 @@ class Finding:
 
     kind      key of `FINDING_KINDS`
     side      the patient's "left" or "right"; None for findings without a side
-    place     one of the kind's places ("upper", "mid", "lower"); None where the kind has none
-    severity  "mild", "moderate" or "severe"; None where the kind has none
+    place     one of the places of its kind ("upper", "mid", "lower"); None if the kind has no places
+    severity  "mild", "moderate" or "severe"; None if the kind is not graded
     """
 
     kind: str
@@ -29,13 +33,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class FindingKind:
-    """What all findings of a kind share.
+    """Properties shared by all findings of a kind.
 
     label         Chest ImaGenome's `category|label`
-    observations  the CheXpert observations that the finding makes positive
-    regions       the regions it touches, most specific first; {side} and {place} are filled from the finding
-    prevalence    probability that a study has it at `prevalence=1`
-    sides, places, graded   which of side, place and severity a finding of this kind has
+    observations  CheXpert observations that the finding makes positive
+    regions       regions that it affects, most specific first; {side} and {place} are filled in from the finding
+    prevalence    probability per study at `prevalence=1`
+    sides, places, graded   whether a finding of this kind has a side, a place and a severity
     """
 
     label: str
@@ -104,23 +108,98 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "tubesandlines|endotracheal tube", ("Support Devices",), ("trachea", "carina"), 0.07),
 }
 
+# Share of studies without findings at `prevalence=1`.
+NORMAL_SHARE = 0.22
+MAX_FINDINGS = 5
+# Prevalence in AP views (bedridden patients) relative to all views; in PA views it is lower accordingly.
+AP_PREVALENCE_FACTORS = {
+    "pacemaker": 1.4, "central line": 1.9, "endotracheal tube": 2.1, "low lung volumes": 1.6, "edema": 1.5,
+    "pleural effusion": 1.3, "patchy atelectasis": 1.3,
+}
+BILATERAL_EFFUSION_RATE = 0.25
+# Pairs of kinds that exclude each other, on any side or on the same side.
+EXCLUSIVE = (
+    {"hyperinflation", "low lung volumes"}, {"hyperinflation", "raised hemidiaphragm"},
+    {"low lung volumes", "raised hemidiaphragm"}, {"nodule", "mass"}, {"hyperinflation", "edema"},
+)
+EXCLUSIVE_ON_A_SIDE = (
+    {"pleural effusion", "pneumothorax"}, {"pneumothorax", "consolidation"}, {"pneumothorax", "patchy atelectasis"},
+    {"pneumothorax", "nodule"}, {"pneumothorax", "mass"}, {"pneumothorax", "linear atelectasis"},
+    {"pleural effusion", "raised hemidiaphragm"}, {"consolidation", "patchy atelectasis"},
+)
+# An effusion hides these kinds in the lower zone of its lung.
+HIDDEN_BY_EFFUSION = {"consolidation", "patchy atelectasis", "linear atelectasis", "nodule", "mass"}
+
 
 def regions_of(finding: Finding) -> tuple[str, ...]:
-    """The names of the regions that `finding` touches, most specific first."""
+    """Return the names of the regions that `finding` affects, most specific first."""
     kind = FINDING_KINDS[finding.kind]
     return tuple(region.format(side=finding.side, place=finding.place) for region in kind.regions)
 
 
 def observations_of(findings: Iterable[Finding]) -> set[str]:
-    """The CheXpert observations that hold for a study with `findings`; "No Finding" for one that is free of them.
+    """Return the positive CheXpert observations of a study with `findings`, "No Finding" included.
 
-    As in CheXpert, a study whose only positive observation is Support Devices has No Finding. Beyond CheXpert's
-    fourteen the findings without an observation (scoliosis, say) also end No Finding, as its phrase list has it.
+    As in CheXpert, a study whose only positive observation is Support Devices has No Finding. Unlike in CheXpert,
+    findings without an observation (such as scoliosis) rule out No Finding too, as they do in its phrase list.
     """
     positive: set[str] = set()
-    clean = True
+    no_finding = True
     for finding in findings:
         observations = FINDING_KINDS[finding.kind].observations
         positive.update(observations)
-        clean = clean and observations == ("Support Devices",)
-    return positive | {"No Finding"} if clean else positive
+        no_finding = no_finding and observations == ("Support Devices",)
+    return positive | {"No Finding"} if no_finding else positive
+
+
+def draw_findings(rng: np.random.Generator, view: str, prevalence: float = 1.0) -> list[Finding]:
+    """Draw the findings of a study; about one study in five has none at `prevalence=1`."""
+    if rng.random() < NORMAL_SHARE**prevalence:
+        return []
+    while True:
+        findings: list[Finding] = []
+        for kind in rng.permutation(list(FINDING_KINDS)):
+            if rng.random() < min(0.9, prevalence * FINDING_KINDS[kind].prevalence * _view_factor(kind, view)):
+                findings += _draw_finding(rng, str(kind))
+        findings = _select_compatible(findings)
+        if findings:
+            order = list(FINDING_KINDS)
+            return sorted(findings, key=lambda finding: (order.index(finding.kind), finding.side or ""))
+
+
+def _view_factor(kind: str, view: str) -> float:
+    """Return the prevalence of a kind in `view`, relative to its prevalence in all views."""
+    factor = AP_PREVALENCE_FACTORS.get(kind, 1.0)
+    return factor if view == "AP" else (1 - AP_SHARE * factor) / (1 - AP_SHARE)
+
+
+def _draw_finding(rng: np.random.Generator, kind: str) -> list[Finding]:
+    """Draw a finding of a kind; some effusions are bilateral and give two."""
+    properties = FINDING_KINDS[kind]
+    side = str(rng.choice(properties.sides)) if properties.sides else None
+    place = str(rng.choice(properties.places)) if properties.places else None
+    severity = str(rng.choice(SEVERITIES, p=(0.4, 0.35, 0.25))) if properties.graded else None
+    findings = [Finding(kind, side, place, severity)]
+    if kind == "pleural effusion" and rng.random() < BILATERAL_EFFUSION_RATE:
+        other_side = "left" if side == "right" else "right"
+        findings.append(Finding(kind, other_side, place, str(rng.choice(SEVERITIES, p=(0.5, 0.35, 0.15)))))
+    return findings
+
+
+def _select_compatible(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings that are compatible with all selected before them, `MAX_FINDINGS` at most."""
+    selected: list[Finding] = []
+    for finding in findings:
+        if len(selected) < MAX_FINDINGS and not any(_are_exclusive(finding, other) for other in selected):
+            selected.append(finding)
+    return selected
+
+
+def _are_exclusive(one: Finding, other: Finding) -> bool:
+    kinds = {one.kind, other.kind}
+    if kinds in EXCLUSIVE:
+        return True
+    if one.side != other.side:
+        return False
+    hidden = "pleural effusion" in kinds and kinds & HIDDEN_BY_EFFUSION and "lower" in (one.place, other.place)
+    return kinds in EXCLUSIVE_ON_A_SIDE or bool(hidden)

@@ -1,9 +1,9 @@
-"""Do probabilities mean what they say? Expected calibration error and reliability of yes/no decisions.
+"""Expected calibration error (ECE) and reliability diagrams of binary decisions.
 
 Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017, eq. 5, with 15 bins of
-equal width. For yes/no decisions the probability of "yes" takes the place of the confidence and the share of "yes" that
-of the accuracy, as in Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
-Shapes: N studies; decisions of a study may have any number of axes.
+equal width. For binary decisions, the probability of "yes" replaces the confidence and the share of "yes" replaces the
+accuracy, as in Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
+Shapes: N studies; the decisions of one study may have any number of axes.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.evaluation.metrics.multilabel import label_counts, label_table
-from modules.evaluation.metrics.weighted import ScoreSet, absent, of_sums, ratio
+from modules.evaluation.metrics.weighted import ScoreSet, absent_scores, divide_or_nan, score_from_sums
 
 NAMES = ("region_ece", "attribute_ece", "observation_ece")
 BINS = 15
-# Title of the curve of each kind of decision: its bins, from low to high, as dictionaries.
+# Title of the curve of each kind of decision. The curve is the list of its bins, from low to high, as dictionaries.
 RELIABILITY = "reliability of {kind}s"
 
-# Columns of what is summed in every bin: decisions, their probabilities, those that are "yes".
+# Columns of the sums of each bin: decisions, their probabilities, decisions whose reference is "yes".
 _COUNT, _PROBABILITY, _YES = range(3)
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The decisions whose probability lies in (low, high]; the first bin holds 0 too.
+    """The decisions with a probability in (low, high]; the first bin includes 0.
 
-    count        how many
-    probability  their mean probability of "yes"
-    frequency    the share that is "yes"
+    count        number of decisions
+    probability  mean probability of "yes"
+    frequency    share of decisions whose reference is "yes"
     """
 
     low: float
@@ -43,45 +43,50 @@ class Bin:
 def calibration_scores(
     kind: str, probabilities: NDArray | None, reference: NDArray, known: NDArray | None
 ) -> ScoreSet:
-    """The expected calibration error of the decisions of one `kind` (region, attribute, observation), and its bins.
+    """Return the expected calibration error, and its bins, of one `kind` of decision (region, attribute, observation).
 
-    probabilities, reference (bool) and known (bool: these count) of one shape [N, ...]; None without probabilities.
+    probabilities, reference (bool) and known (bool: decisions that count) have the same shape [N, ...]. The score is
+    absent if probabilities or known are None.
     """
     name = f"{kind}_ece"
     if probabilities is None or known is None:
-        return absent([name], f"{kind}s are not predicted")
+        return absent_scores([name], f"{kind}s are not predicted")
     sums = bin_sums(probabilities, reference, known)
-    # Chance alone gives a small sample, and so a resample, a larger error.
-    error = replace(of_sums(sums, expected_calibration_error, f"no {kind} has a known reference"), centred=True)
-    curve = [asdict(each) for each in reliability(sums.sum(axis=0))]
+    error = score_from_sums(sums, expected_calibration_error, f"no {kind} has a known reference")
+    # Smaller samples have a larger error by chance alone, and so have resamples.
+    error = replace(error, centred=True)
+    curve = [asdict(each) for each in reliability_bins(sums.sum(axis=0))]
     return ScoreSet({name: error}, curves={RELIABILITY.format(kind=kind): curve})
 
 
 def bin_sums(probabilities: NDArray, reference: NDArray, known: NDArray) -> NDArray:
-    """[N, BINS, 3]: of every study's known decisions in each bin, how many, the sum of probabilities, how many "yes".
+    """Return [N, BINS, 3]: number, summed probability and number of "yes" of the known decisions, per study and bin.
 
-    Raises ValueError for a known probability outside 0..1.
+    Raises ValueError if a known probability is outside 0..1.
     """
     chosen = probabilities[known].astype(np.float64)
     if np.any((chosen < 0) | (chosen > 1)):
-        raise ValueError("probabilities lie in 0..1")
+        raise ValueError("probabilities must be in 0..1")
     sums = np.zeros((len(probabilities), BINS, 3))
     bins = np.clip(np.ceil(chosen * BINS).astype(int) - 1, 0, BINS - 1)
-    added = np.stack([np.ones_like(chosen), chosen, reference[known].astype(np.float64)], axis=-1)
-    np.add.at(sums, (np.nonzero(known)[0], bins), added)
+    terms = np.stack([np.ones_like(chosen), chosen, reference[known].astype(np.float64)], axis=-1)
+    np.add.at(sums, (np.nonzero(known)[0], bins), terms)
     return sums
 
 
 def expected_calibration_error(sums: NDArray) -> NDArray:
-    """[...]: the mean over decisions of |frequency - probability| of their bin, NaN without any; sums [..., 3 BINS]."""
+    """Return [...]: the mean over decisions of |frequency - probability| of their bin; NaN if there are no decisions.
+
+    sums [..., 3 BINS]: `bin_sums`, summed over studies and flattened.
+    """
     sums = sums.reshape(*sums.shape[:-1], BINS, 3)
-    # In a bin, count * |frequency - probability| is the difference of the two sums.
+    # Within a bin, count * |frequency - probability| is the difference of the two sums.
     gaps = np.abs(sums[..., _YES] - sums[..., _PROBABILITY])
-    return ratio(gaps.sum(axis=-1), sums[..., _COUNT].sum(axis=-1))
+    return divide_or_nan(gaps.sum(axis=-1), sums[..., _COUNT].sum(axis=-1))
 
 
-def reliability(sums: NDArray) -> list[Bin]:
-    """The bins of sums [BINS, 3] that hold a decision, from low to high."""
+def reliability_bins(sums: NDArray) -> list[Bin]:
+    """Return the non-empty bins of `sums` [BINS, 3], from low to high."""
     return [
         Bin(number / BINS, (number + 1) / BINS, int(count), float(probability / count), float(yes / count))
         for number, (count, probability, yes) in enumerate(sums) if count
@@ -91,10 +96,10 @@ def reliability(sums: NDArray) -> list[Bin]:
 def decision_table(
     predicted: NDArray | None, probabilities: NDArray | None, reference: NDArray, known: NDArray, names: Sequence[str]
 ) -> dict[str, dict[str, float | None]]:
-    """By label: precision, recall, F1 and positives (`multilabel.label_table`), and the label's own `ece`.
+    """Return one row per label: precision, recall, F1 and positives (`multilabel.label_table`), and its own `ece`.
 
-    predicted, reference, known [N, K] bool, probabilities [N, K], K names. Empty where nothing is predicted; labels
-    that no study knows are left out.
+    predicted, reference, known [N, K] bool, probabilities [N, K], K names. Labels that are not known for any study are
+    left out; the table is empty if nothing is predicted.
     """
     if predicted is None or probabilities is None:
         return {}

@@ -1,23 +1,24 @@
 """What a sentence claims, and whether a reference report supports it.
 
-Claims are read off the text by `data/text_graph.py` and `data/labeler.py`, by the same rules for both reports.
+`data/text_graph.py` and `data/labeler.py` read the claims of both texts by the same rules.
 """
 
 from functools import lru_cache
 from typing import NamedTuple
 
-from data.text.report_graph import Sentence, groups, read_report
+from data.text.findings import Sentence
+from data.text.report_graph import read_report, region_groups
 from data.text.report_labels import NO_FINDING, label_report
 
 NORMAL, ABNORMAL, HEDGE = "nlp|normal", "nlp|abnormal", "severity|hedge"
 
 
 class Claim(NamedTuple):
-    """One thing that a report says.
+    """One statement of a report.
 
-    region    of the lexicon; None for an observation of the whole study
+    region    a region of the lexicon; None for an observation of the whole study
     name      category|label of an attribute, or an observation
-    affirmed  False where it is denied; an uncertain finding counts as affirmed
+    affirmed  False if the report denies it; uncertain findings count as affirmed
     """
 
     region: str | None
@@ -26,23 +27,24 @@ class Claim(NamedTuple):
 
 
 @lru_cache(maxsize=1 << 16)
-def claims(text: str) -> frozenset[Claim]:
-    """All that `text`, a report or a sentence of one, claims: of its regions, and the observations that it affirms.
+def extract_claims(text: str) -> frozenset[Claim]:
+    """Return the claims of `text` (a report or a sentence): attributes of regions, and affirmed observations.
 
-    "Normal" denies what "abnormal" affirms. What is normal or absent in named parts of a lung is not claimed of the
-    whole lung, and what is absent somewhere not of the whole study: denials are about regions alone. The side, which
-    the regions tell, and how sure the report is are no claims of their own, nor is No Finding, which is about all
-    sentences together.
+    - "Normal" is the denial of "abnormal".
+    - Denials are about regions only: an absent finding in a region says nothing about the whole study, and a normal
+      part of a lung says nothing about the whole lung.
+    - Not claims: the side (the region implies it), the degree of certainty, and No Finding (it concerns all sentences
+      together).
     """
-    found = {claim for sentence in read_report(text) for claim in _claims_of_regions(sentence)}
-    affirmed = {name for name, value in label_report(text).items() if value != 0 and name != NO_FINDING}
-    return frozenset(found | {Claim(None, name, True) for name in affirmed})
+    region_claims = {claim for sentence in read_report(text) for claim in _region_claims(sentence)}
+    observations = {name for name, value in label_report(text).items() if value != 0 and name != NO_FINDING}
+    return frozenset(region_claims | {Claim(None, name, True) for name in observations})
 
 
-def supported(claim: Claim, reference: frozenset[Claim]) -> bool:
-    """Whether the claims of a reference hold `claim`; a denial stands as well where they affirm nothing against it.
+def is_supported(claim: Claim, reference: frozenset[Claim]) -> bool:
+    """Return whether the claims of a reference include `claim` or, for a denial, at least do not affirm the contrary.
 
-    What a report is silent about counts as absent, as CheXpert's labels are read.
+    What a report does not mention counts as absent, as in CheXpert's labels.
     """
     if claim in reference:
         return True
@@ -50,17 +52,17 @@ def supported(claim: Claim, reference: frozenset[Claim]) -> bool:
 
 
 def is_wrong(sentence: str, reference: str) -> bool | None:
-    """Whether some claim of a generated `sentence` is not supported by the report `reference`; None without claims."""
-    made = claims(sentence)
-    if not made:
+    """Return whether the report `reference` fails to support a claim of `sentence`; None if it claims nothing."""
+    claims = extract_claims(sentence)
+    if not claims:
         return None
-    known = claims(reference)
-    return not all(supported(claim, known) for claim in made)
+    reference_claims = extract_claims(reference)
+    return not all(is_supported(claim, reference_claims) for claim in claims)
 
 
-def _claims_of_regions(sentence: Sentence) -> set[Claim]:
-    found = set()
-    named_parts = {_lung_of(region) for region in sentence.regions} - {None}
+def _region_claims(sentence: Sentence) -> set[Claim]:
+    claims = set()
+    lungs_with_named_parts = {_parent_lung(region) for region in sentence.regions} - {None}
     for region in sentence.regions:
         for attribute in sentence.attributes_of(region):
             category, polarity, label = attribute.split("|")
@@ -69,12 +71,13 @@ def _claims_of_regions(sentence: Sentence) -> set[Claim]:
                 continue
             if name == NORMAL:
                 name, affirmed = ABNORMAL, False
-            if affirmed or region not in named_parts:
-                found.add(Claim(region, name, affirmed))
-    return found
+            if affirmed or region not in lungs_with_named_parts:
+                claims.add(Claim(region, name, affirmed))
+    return claims
 
 
-def _lung_of(region: str) -> str | None:
-    """The lung of which `region` is a part; None for a lung itself and for what is no part of one."""
+def _parent_lung(region: str) -> str | None:
+    """Return the lung that `region` is a part of; None for a whole lung and for regions outside the lungs."""
     side, _, part = region.partition(" ")
-    return f"{side} lung" if side in ("left", "right") and part != "lung" and groups().get(region) == "lung" else None
+    is_part = side in ("left", "right") and part != "lung" and region_groups().get(region) == "lung"
+    return f"{side} lung" if is_part else None

@@ -1,9 +1,9 @@
-"""Scores of the CheXpert observations that the model reads off the image."""
+"""Scores of the CheXpert observations that the model predicts from the image."""
 
 from numpy.typing import NDArray
 
 from modules.evaluation.metrics.multilabel import label_counts, macro_auroc, macro_scores, micro_scores
-from modules.evaluation.metrics.weighted import ScoreSet, absent
+from modules.evaluation.metrics.weighted import ScoreSet, absent_scores
 
 NAMES = (
     "observation_micro_precision", "observation_micro_recall", "observation_micro_f1",
@@ -14,17 +14,17 @@ NAMES = (
 def observation_scores(
     predicted: NDArray | None, probabilities: NDArray | None, reference: NDArray, known: NDArray
 ) -> ScoreSet:
-    """Precision, recall, F1 (micro, macro) and macro AUROC of N studies by K observations, over known labels only.
+    """Return precision, recall, F1 (micro and macro) and macro AUROC over the known labels of N studies.
 
-    predicted, reference and known [N, K] bool, probabilities [N, K]; predicted and probabilities are None where the
-    model has no observation head.
+    predicted, reference and known [N, K] bool, probabilities [N, K] for K observations; predicted and probabilities are
+    None if the model has no observation head.
     """
     if predicted is None or probabilities is None:
-        return absent(NAMES, "observations are not predicted")
+        return absent_scores(NAMES, "observations are not predicted")
     if not known.any():
-        return absent(NAMES, "no study has a known observation")
+        return absent_scores(NAMES, "no study has a known observation")
     counts = label_counts(predicted, reference, known)
     scores = {"observation_auroc": macro_auroc(probabilities, reference, known)}
-    for average, found in (("micro", micro_scores(counts)), ("macro", macro_scores(counts))):
-        scores |= {f"observation_{average}_{measure}": score for measure, score in found.items()}
+    for average, by_measure in (("micro", micro_scores(counts)), ("macro", macro_scores(counts))):
+        scores |= {f"observation_{average}_{measure}": score for measure, score in by_measure.items()}
     return ScoreSet(scores)

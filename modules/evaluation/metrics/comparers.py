@@ -1,7 +1,7 @@
-"""Scores of a report against its reference by models that others trained: one interface for all of them.
+"""Report scores by trained models of others, behind one interface.
 
-A comparer gives every pair of reports a number, by the name of the score; scores are their means. RadGraph is one, and
-the umbrella package RadEval with all its scores another.
+A comparer returns, for each of its scores, one number per pair of reports; the score is their mean. Implemented for
+RadGraph and for RadEval, a package that bundles many scores.
 """
 
 from collections.abc import Sequence
@@ -13,104 +13,97 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
-from modules.evaluation.metrics.weighted import ScoreSet, mean_of
+from data.errors import UserError, missing, reason
+from modules.evaluation.metrics.weighted import ScoreSet, mean_score
 
 _RADGRAPH_MODEL = "radgraph-xl"
 RADGRAPH_NAMES = ("radgraph_simple", "radgraph_partial", "radgraph_complete")
 
 
 class ReportComparer(Protocol):
-    """Compares every generated report with its reference.
+    """Compares generated reports with their references.
 
-    name   how results call it
+    name   the comparer's name in results
     """
 
     name: str
 
     def compare(self, references: Sequence[str], generated: Sequence[str]) -> dict[str, NDArray]:
-        """Name of a score -> [N] float, a number for each pair; NaN leaves a pair out of the mean."""
+        """Return score name -> [N] float, one number per pair; NaN leaves a pair out of the mean."""
 
 
 def comparer_scores(comparer: ReportComparer, references: Sequence[str], generated: Sequence[str]) -> ScoreSet:
-    """The means of the comparer's numbers over N pairs, those without a reference left out."""
-    told = np.array([bool(reference.strip()) for reference in references], dtype=bool)
+    """Return the means of the comparer's numbers over N pairs; pairs with an empty reference do not count."""
+    has_reference = np.array([bool(reference.strip()) for reference in references], dtype=bool)
     compared = comparer.compare(references, generated)
-    values = {name: np.where(told, np.asarray(each, dtype=float), np.nan) for name, each in compared.items()}
-    undefined = "no report that has a reference counts"
-    return ScoreSet({name: mean_of(each, undefined) for name, each in values.items()}, per_study=values)
+    values = {name: np.where(has_reference, np.asarray(each, dtype=float), np.nan) for name, each in compared.items()}
+    undefined_reason = "no report that has a reference counts"
+    return ScoreSet({name: mean_score(each, undefined_reason) for name, each in values.items()}, per_study=values)
 
 
 class RadGraphComparer:
-    """RadGraph F1 (Jain et al., 2021; Delbrouck et al., ACL Findings 2024) by the package radgraph.
+    """RadGraph F1 (Jain et al., 2021; Delbrouck et al., ACL Findings 2024), computed by the package radgraph.
 
-    Agreement of the entities alone (simple), with whether each has a relation (partial), and with the relations
-    themselves (complete). The package gives 0 to an empty report.
+    Agreement of entities (simple), of entities and whether they have a relation (partial), and of entities and their
+    relations (complete). The package scores an empty report 0.
     """
 
     name = "radgraph"
 
     def __init__(self, folder: Path):
-        """`folder` holds the unpacked model `radgraph-xl`. Raises UserError where that or the package is missing."""
+        """Load the model in `folder`/radgraph-xl. Raises UserError if the model or the package is missing."""
         if find_spec("radgraph") is None:
             raise UserError("RadGraph needs the package radgraph: pip install radgraph==0.1.18")
         weights = folder / _RADGRAPH_MODEL / "weights.th"
         if not weights.is_file():
-            raise UserError(
-                f"RadGraph needs {weights}, which is not there: unpack {_RADGRAPH_MODEL}.tar.gz of "
-                f"huggingface.co/StanfordAIMI/RRG_scorers into {weights.parent}"
-            )
+            fix = f"unpack {_RADGRAPH_MODEL}.tar.gz from huggingface.co/StanfordAIMI/RRG_scorers into {weights.parent}"
+            raise missing("RadGraph weights", weights, fix)
         try:
             self._f1 = import_module("radgraph").F1RadGraph(
                 reward_level="all", model_type=_RADGRAPH_MODEL, model_cache_dir=str(folder)
             )
-        except Exception as error:  # the package loads an encoder as well, and fails in many ways without it
+        except Exception as error:  # the package also loads an encoder, and fails in many ways without it
             raise UserError(
-                f"RadGraph cannot be loaded from {folder} ({_first_line(error)}): is its encoder there too?"
+                f"Cannot load RadGraph from {folder} ({reason(error)}): check that its encoder is there too"
             ) from error
 
     def compare(self, references: Sequence[str], generated: Sequence[str]) -> dict[str, NDArray]:
-        """As `ReportComparer.compare`."""
+        """See `ReportComparer.compare`."""
         _, by_level, *_ = self._f1(refs=list(references), hyps=list(generated))
         return {name: np.array(values, dtype=float) for name, values in zip(RADGRAPH_NAMES, by_level, strict=True)}
 
 
 class RadEvalComparer:
-    """Scores of the umbrella package RadEval (Xu et al., EMNLP demos 2025) that give a number to each pair of reports.
+    """Scores of the package RadEval (Xu et al., EMNLP demos 2025) that return one number per pair of reports.
 
-    They are called radeval_ and what the package calls them. Weights are the package's own affair: it looks for them in
-    the cache of huggingface_hub, and fetches them where it may.
+    Their names are the package's with the prefix radeval_. The package looks for weights in the cache of
+    huggingface_hub, and downloads them if it can.
     """
 
     name = "radeval"
 
     def __init__(self, metrics: Sequence[str]):
-        """`metrics` by the package's names. Raises UserError where the package, a metric or its weights are missing."""
+        """Load `metrics`, named as in the package. Raises UserError if the package, a metric or weights are missing."""
         if find_spec("radeval") is None:
-            raise UserError("RadEval needs the package radeval, in its own environment: pip install radeval==2.2.1")
+            raise UserError("RadEval needs the package radeval, in a separate environment: pip install radeval==2.2.1")
         self._metrics = ", ".join(metrics)
         try:
             self._evaluate = import_module("radeval").RadEval(
                 metrics=list(metrics), per_sample=True, show_progress=False
             )
-        except Exception as error:  # each metric has packages and weights of its own, and ways to fail without them
+        except Exception as error:  # each metric has packages and weights that can be missing in many ways
             raise UserError(
-                f"RadEval cannot load {self._metrics} ({_first_line(error)}): are the name and the weights right?"
+                f"RadEval cannot load {self._metrics} ({reason(error)}): check the names and the weights"
             ) from error
 
     def compare(self, references: Sequence[str], generated: Sequence[str]) -> dict[str, NDArray]:
-        """As `ReportComparer.compare`. Raises UserError where the package fails or has no number for each pair."""
+        """See `ReportComparer.compare`. Raises UserError if a metric fails or does not return one number per pair."""
         try:
-            found = self._evaluate(refs=list(references), hyps=list(generated))
-            values = {f"radeval_{name}": np.array(each, dtype=float) for name, each in found.items()}
-        except Exception as error:  # some load their weights only now
-            raise UserError(f"RadEval failed at {self._metrics} ({_first_line(error)})") from error
+            results = self._evaluate(refs=list(references), hyps=list(generated))
+            values = {f"radeval_{name}": np.array(each, dtype=float) for name, each in results.items()}
+        except Exception as error:  # some metrics load their weights only now
+            raise UserError(f"RadEval failed to compute {self._metrics} ({reason(error)})") from error
         for name, each in values.items():
             if each.shape != (len(references),):
-                raise UserError(f"RadEval has no number for each report as {name}: leave that metric out")
+                raise UserError(f"RadEval does not return one number per report for {name}: leave this metric out")
         return values
-
-
-def _first_line(error: Exception) -> str:
-    """What `error` says, fit for one line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,12 +1,12 @@
-"""Precision, recall, F1 and AUROC of many yes/no labels at once, each over the studies where it is known.
+"""Precision, recall, F1 and AUROC of many binary labels, each over the studies for which it is known.
 
-Shapes: N studies, K labels; predicted, reference and known [N, K] bool, probabilities [N, K].
+Shapes: N studies, K labels, B rows of study weights; predicted, reference and known [N, K] bool, probabilities [N, K].
 
-- micro: all known decisions together
-- macro: the mean over the labels with a positive reference (a label without any has no recall)
-- example: the mean over studies; a study with no positive in either counts 1, as it should
+- micro: all known decisions pooled
+- macro: mean over the labels with a positive reference (a label without one has no recall)
+- example: mean over studies; a study without any positive, predicted or in the reference, counts 1
 
-Precision is 0 where nothing is predicted. Where no reference is positive, micro and macro are undefined.
+Precision is 0 if nothing is predicted. Micro and macro scores are undefined if no reference is positive.
 """
 
 from collections.abc import Sequence
@@ -15,125 +15,138 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.evaluation.metrics.weighted import Score, mean_of, of_sums, ratio
+from modules.evaluation.metrics.weighted import Score, divide_or_nan, mean_score, score_from_sums
 
 ONE_CLASS = "no label has both a positive and a negative reference"
 NO_POSITIVE = "no known reference is positive"
 MEASURES = ("precision", "recall", "f1")
 
-# Columns of what is counted: right positives, predicted positives, positive references.
-_RIGHT, _PREDICTED, _TRUE = range(3)
+# Columns of the counts: true positives, predicted positives, positive references.
+_TRUE_POSITIVES, _PREDICTED, _REFERENCE = range(3)
 
 
 def label_counts(predicted: NDArray, reference: NDArray, known: NDArray | bool = True) -> NDArray:
-    """[N, K, 3] float: right positives, predicted positives and positive references among known decisions."""
+    """Return [N, K, 3] float: true positives, predicted positives and positive references among known decisions."""
     return np.stack([predicted & reference & known, predicted & known, reference & known], axis=-1).astype(np.float64)
 
 
 def micro_scores(counts: NDArray) -> dict[str, Score]:
-    """Precision, recall and F1 over all decisions together; counts [N, K, 3]."""
+    """Return precision, recall and F1 over all decisions pooled; counts [N, K, 3]."""
+
+    def pooled(sums: NDArray, column: int) -> NDArray:
+        return np.where(sums[:, _REFERENCE] > 0, precision_recall_f1(sums)[column], np.nan)
+
     statistics = counts.sum(axis=1)
     return {
-        measure: of_sums(statistics, lambda sums, at=at: np.where(sums[:, _TRUE] > 0, measures(sums)[at], np.nan),
-                         NO_POSITIVE)
-        for at, measure in enumerate(MEASURES)
+        measure: score_from_sums(statistics, lambda sums, column=column: pooled(sums, column), NO_POSITIVE)
+        for column, measure in enumerate(MEASURES)
     }
 
 
 def macro_scores(counts: NDArray) -> dict[str, Score]:
-    """Mean precision, recall and F1 over the labels with a positive reference; counts [N, K, 3]."""
+    """Return mean precision, recall and F1 over the labels with a positive reference; counts [N, K, 3]."""
 
-    def mean(sums: NDArray, at: int) -> NDArray:
+    def mean(sums: NDArray, column: int) -> NDArray:
         sums = sums.reshape(len(sums), -1, 3)
-        counted = sums[..., _TRUE] > 0
-        return ratio(np.where(counted, measures(sums)[at], 0).sum(axis=-1), counted.sum(axis=-1))
+        counted = sums[..., _REFERENCE] > 0
+        values = np.where(counted, precision_recall_f1(sums)[column], 0)
+        return divide_or_nan(values.sum(axis=-1), counted.sum(axis=-1))
 
-    # Resamples without a rare label leave it out of their mean, which is then too high as a rule.
+    # Resamples often miss a rare label and leave it out of their mean, which is then too high.
     return {
-        measure: replace(of_sums(counts, lambda sums, at=at: mean(sums, at), NO_POSITIVE), centred=True)
-        for at, measure in enumerate(MEASURES)
+        measure: replace(
+            score_from_sums(counts, lambda sums, column=column: mean(sums, column), NO_POSITIVE), centred=True
+        )
+        for column, measure in enumerate(MEASURES)
     }
 
 
 def example_scores(counts: NDArray, counted: NDArray | None = None) -> dict[str, Score]:
-    """Mean precision, recall and F1 of single studies; counts [N, K, 3], counted [N] bool: the others are left out."""
+    """Return the means of the per-study precision, recall and F1; counts [N, K, 3], counted [N] bool (None for all)."""
     values = example_values(counts, counted)
-    return {measure: mean_of(values[measure], "no study has a known label") for measure in MEASURES}
+    return {measure: mean_score(values[measure], "no study has a known label") for measure in MEASURES}
 
 
 def example_values(counts: NDArray, counted: NDArray | None = None) -> dict[str, NDArray]:
-    """Precision, recall and F1 [N] of every study, NaN where it is not counted."""
+    """Return precision, recall and F1 [N] of each study; NaN if it is not counted. Arguments as in `example_scores`."""
     sums = counts.sum(axis=1)
-    agreed = (sums[:, _PREDICTED] == 0) & (sums[:, _TRUE] == 0)
+    both_empty = (sums[:, _PREDICTED] == 0) & (sums[:, _REFERENCE] == 0)
     values = {
-        measure: np.where(agreed, 1.0, value) for measure, value in zip(MEASURES, measures(sums), strict=True)
+        measure: np.where(both_empty, 1.0, value)
+        for measure, value in zip(MEASURES, precision_recall_f1(sums), strict=True)
     }
     if counted is None:
         return values
     return {measure: np.where(counted, value, np.nan) for measure, value in values.items()}
 
 
-def measures(sums: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Precision, recall and F1 [...] of counts [..., 3]; 0 where nothing is predicted or nothing is to be found."""
-    right, predicted, true = sums[..., _RIGHT], sums[..., _PREDICTED], sums[..., _TRUE]
-    found = (ratio(right, predicted), ratio(right, true), ratio(2 * right, predicted + true))
-    return tuple(np.nan_to_num(measure) for measure in found)
+def precision_recall_f1(counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Return precision, recall and F1 [...] of counts [..., 3]; each is 0 where its denominator is 0."""
+    true_positives, predicted, reference = np.moveaxis(counts, -1, 0)
+    return (
+        np.nan_to_num(divide_or_nan(true_positives, predicted)),
+        np.nan_to_num(divide_or_nan(true_positives, reference)),
+        np.nan_to_num(divide_or_nan(2 * true_positives, predicted + reference)),
+    )
 
 
 def label_table(counts: NDArray, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """By label: precision, recall, F1 and how many references are positive; None without any. counts [N, K, 3]."""
+    """Return one row per label: precision, recall, F1 and `positives`, the number of positive references.
+
+    The measures are None for a label without positive references. counts [N, K, 3], K names.
+    """
     sums = counts.sum(axis=0)
-    found = zip(*measures(sums), strict=True)
+    by_label = zip(*precision_recall_f1(sums), strict=True)
     return {
         name: {
             **{
-                measure: float(value) if true > 0 else None
+                measure: float(value) if positives > 0 else None
                 for measure, value in zip(MEASURES, values, strict=True)
             },
-            "positives": int(true),
+            "positives": int(positives),
         }
-        for name, values, true in zip(names, found, sums[:, _TRUE], strict=True)
+        for name, values, positives in zip(names, by_label, sums[:, _REFERENCE], strict=True)
     }
 
 
 def macro_auroc(probabilities: NDArray, reference: NDArray, known: NDArray) -> Score:
-    """The mean area under the ROC curve of the labels with both classes among known references.
+    """Return the mean area under the ROC curve over the labels with both classes among known references.
 
-    The area is the chance that a positive study ranks above a negative one, ties counting half (Hanley and McNeil,
-    Radiology 143, 1982).
+    The area is the probability that a positive study ranks above a negative one; ties count one half (Hanley and
+    McNeil, Radiology 143, 1982).
     """
     rankings = []
     for label in range(reference.shape[1]):
-        counted = np.flatnonzero(known[:, label])
-        truth = reference[counted, label]
-        if truth.any() and not truth.all():
-            rankings.append(_Ranking(counted, probabilities[counted, label], truth))
+        studies = np.flatnonzero(known[:, label])
+        positive = reference[studies, label]
+        if positive.any() and not positive.all():
+            rankings.append(_Ranking(studies, probabilities[studies, label], positive))
 
-    def mean(weights: NDArray) -> NDArray:
-        total, areas = np.zeros(len(weights)), np.zeros(len(weights), dtype=int)
+    def mean_area(weights: NDArray) -> NDArray:
+        total, defined = np.zeros(len(weights)), np.zeros(len(weights), dtype=int)
         for ranking in rankings:
             area = ranking.area(weights)
             total += np.nan_to_num(area)
-            areas += ~np.isnan(area)
-        return ratio(total, areas)
+            defined += ~np.isnan(area)
+        return divide_or_nan(total, defined)
 
-    return Score(mean, ONE_CLASS)
+    return Score(mean_area, ONE_CLASS)
 
 
 class _Ranking:
-    """The known studies of one label by rising probability, those of equal probability together."""
+    """The studies for which one label is known, by rising probability; equal probabilities form one group."""
 
-    def __init__(self, studies: NDArray, probabilities: NDArray, truth: NDArray):
+    def __init__(self, studies: NDArray, probabilities: NDArray, positive: NDArray):
         order = np.argsort(probabilities, kind="stable")
         ranked = probabilities[order]
-        self._studies, self._positive = studies[order], truth[order]
-        self._starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        self._studies, self._positive = studies[order], positive[order]
+        self._group_starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
 
     def area(self, weights: NDArray) -> NDArray:
-        """[B] for weights [B, N]; NaN where they leave only one class."""
-        drawn = weights[:, self._studies]
-        positives = np.add.reduceat(drawn * self._positive, self._starts, axis=1)
-        negatives = np.add.reduceat(drawn * ~self._positive, self._starts, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives
+        """Return the area under the ROC curve [B] for weights [B, N]; NaN if they leave only one class."""
+        weights = weights[:, self._studies]
+        positives = np.add.reduceat(weights * self._positive, self._group_starts, axis=1)
+        negatives = np.add.reduceat(weights * ~self._positive, self._group_starts, axis=1)
+        negatives_below = np.cumsum(negatives, axis=1) - negatives
         pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        return ratio((positives * (below + negatives / 2)).sum(axis=1), pairs)
+        return divide_or_nan((positives * (negatives_below + negatives / 2)).sum(axis=1), pairs)

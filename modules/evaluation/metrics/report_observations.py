@@ -1,9 +1,9 @@
-"""Do generated reports state the observations that they should? A labeler reads the texts, and its labels are compared.
+"""Scores of the observations that generated reports state, as a labeler extracts them.
 
-`report_*` compares with the labels of the reference report, `truth_*` with labels that the data set itself has. Names
-say which observations count (all 14, or the 5 that the literature scores) and which average, as in
-`modules/evaluation/metrics/multilabel.py`. An uncertain mention counts as positive; with `_certain` at the end it does not, in
-either text.
+`report_*` compares with the labels of the reference report, `truth_*` with the labels of the data set itself. Names say
+which observations count (all 14, or the 5 that the literature scores) and how they are averaged (see
+`modules/evaluation/metrics/multilabel.py`). An uncertain mention counts as positive; with the suffix `_certain` it
+counts as negative, in both texts.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from numpy.typing import NDArray
 
 from data.ontology import five_observation_names, observation_names
-from modules.evaluation.metrics.labelers import positives
+from modules.evaluation.metrics.labelers import positive_mask
 from modules.evaluation.metrics.multilabel import (
     MEASURES,
     example_scores,
@@ -21,7 +21,7 @@ from modules.evaluation.metrics.multilabel import (
     macro_scores,
     micro_scores,
 )
-from modules.evaluation.metrics.weighted import ScoreSet, absent
+from modules.evaluation.metrics.weighted import ScoreSet, absent_scores
 
 _AVERAGES = ("micro", "macro", "example")
 _SETS = ("14", "5")
@@ -42,42 +42,45 @@ TABLES = ("observations of the reports", "observations against the data set")
 def report_observation_scores(
     references: Sequence[dict[str, int]], generated: Sequence[dict[str, int]]
 ) -> ScoreSet:
-    """Labels of N generated reports against those of their references, as labelers give them."""
-    compared = ScoreSet()
+    """Compare the labels of N generated reports with those of their references (labels as from `ReportLabeler`)."""
+    scores = ScoreSet()
     for uncertain, suffix in ((True, ""), (False, "_certain")):
-        counts = label_counts(positives(generated, uncertain), positives(references, uncertain))
-        compared |= _compared(counts, "report", suffix)
+        counts = label_counts(positive_mask(generated, uncertain), positive_mask(references, uncertain))
+        scores |= _all_averages(counts, "report", suffix)
         if uncertain:
-            compared.per_study["report_f1"] = example_values(counts)["f1"]
-            compared.tables[TABLES[0]] = label_table(counts, observation_names())
-    return compared
+            scores.per_study["report_f1"] = example_values(counts)["f1"]
+            scores.tables[TABLES[0]] = label_table(counts, observation_names())
+    return scores
 
 
 def truth_observation_scores(
     truth: NDArray | None, known: NDArray | None, generated: Sequence[dict[str, int]], certain: NDArray | None = None
 ) -> ScoreSet:
-    """Labels of N generated reports against the data set's own, `truth` and `known` [N, 14] bool; None without any.
+    """Compare the labels of N generated reports with the data set's labels.
 
-    certain   `truth` with uncertain observations as negative; None where it has none
+    truth     [N, 14] bool, the data set's labels; None if it has none
+    known     [N, 14] bool: the data set has this label; None if it has none
+    certain   `truth` with uncertain observations as negative; None if no label is uncertain
     """
     if truth is None or known is None or not known.any():
-        return absent(TRUTH_NAMES, "no study has a known observation")
-    counts = label_counts(positives(generated, uncertain=True), truth, known)
-    compared = _compared(counts, "truth", "", known)
-    compared.per_study["truth_f1"] = example_values(counts, known.any(axis=1))["f1"]
-    compared.tables[TABLES[1]] = label_table(counts, observation_names())
-    certain_counts = label_counts(positives(generated, uncertain=False), truth if certain is None else certain, known)
-    return compared | _compared(certain_counts, "truth", "_certain", known)
+        return absent_scores(TRUTH_NAMES, "no study has a known observation")
+    counts = label_counts(positive_mask(generated, uncertain=True), truth, known)
+    scores = _all_averages(counts, "truth", "", known)
+    scores.per_study["truth_f1"] = example_values(counts, known.any(axis=1))["f1"]
+    scores.tables[TABLES[1]] = label_table(counts, observation_names())
+    certain_truth = truth if certain is None else certain
+    certain_counts = label_counts(positive_mask(generated, uncertain=False), certain_truth, known)
+    return scores | _all_averages(certain_counts, "truth", "_certain", known)
 
 
-def _compared(counts: NDArray, prefix: str, suffix: str, known: NDArray | None = None) -> ScoreSet:
-    """All averages over both sets of observations; counts [N, 14, 3], known [N, 14] bool or None for all."""
+def _all_averages(counts: NDArray, prefix: str, suffix: str, known: NDArray | None = None) -> ScoreSet:
+    """Return all averages over both sets of observations; counts [N, 14, 3], known [N, 14] bool (None for all)."""
     scores = {}
     for count, names in zip(_SETS, (observation_names(), five_observation_names()), strict=True):
         columns = [observation_names().index(name) for name in names]
-        chosen = counts[:, columns]
+        selected = counts[:, columns]
         counted = None if known is None else known[:, columns].any(axis=1)
-        found = (micro_scores(chosen), macro_scores(chosen), example_scores(chosen, counted))
-        for average, by_measure in zip(_AVERAGES, found, strict=True):
+        averages = (micro_scores(selected), macro_scores(selected), example_scores(selected, counted))
+        for average, by_measure in zip(_AVERAGES, averages, strict=True):
             scores |= {f"{prefix}_{count}_{average}_{name}{suffix}": score for name, score in by_measure.items()}
     return ScoreSet(scores)

@@ -1,11 +1,23 @@
-"""Scores as functions of how often each study counts.
+"""Scores as functions of study weights, and their bootstrap intervals.
 
-A score of N studies is a function of N weights: all one gives the score itself, the counts of a resample give the score
-of that resample, and weights that are zero for some studies give the score of the others. Most scores are a function of
-weighted sums of what each study brings (counts of n-grams, of right labels), so that a thousand resamples cost about as
-much as a product of two matrices.
+A bootstrap interval needs the score of many resamples of the studies. A resample only decides how often each study
+counts, so a score is written once, as a function of one weight per study:
+
+    weights of 4 studies   value
+    1 1 1 1                the score of all studies
+    2 0 1 1                the score of a resample that draws the first study twice and the second never
+    0 1 1 0                the score of the second and third study
+
+Most scores are functions of sums over the studies (correct n-grams, predicted n-grams). The weighted sums of all
+resamples are then one matrix product, [resamples, studies] @ [studies, statistics], and a thousand resamples cost
+little more than one:
+
+    accuracy = ratio_score(np.array([3, 0, 2]), np.array([4, 1, 2]))  # correct and all answers of three studies
+    accuracy.compute(np.array([[1.0, 1, 1], [2, 0, 1]]))              # [5 / 7, 8 / 10]
+    ScoreSet({"accuracy": accuracy}).evaluate(studies=3)              # the score 5 / 7 and its 95 % interval
 
 Intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+Shapes: N studies, B rows of weights, S statistics per study.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,13 +27,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Of the studies, for one interval.
+# Number of resamples behind an interval, and the share of them that it covers.
 RESAMPLES = 1000
 COVERAGE = 0.95
-# Any number does: it makes two computations of an interval equal.
+# The value does not matter; a fixed one makes intervals reproducible, and resamples the same for all systems.
 _SEED = 20250
-# Numbers in a block of weights: bounds the memory that resamples of a large split take.
-_BLOCK = 4_000_000
+# Largest number of elements in a block of weights; it bounds the memory that resampling a large split takes.
+_BLOCK_SIZE = 4_000_000
+
+_NO_STUDY = "no study counts"
 
 Interval = tuple[float, float]
 
@@ -30,50 +44,59 @@ Interval = tuple[float, float]
 class Score:
     """One score of N studies.
 
-    of         weights [B, N] -> values [B], NaN where the score is undefined for those weights
-    undefined  why it is, where it is
-    centred    0..1; a resample repeats and lacks studies and by that alone moves the score (repeated reports are not
-               distinct): the values of resamples are shifted, so that their mean is the score
+    compute           weights [B, N] -> values [B]; NaN if the score is undefined for those weights
+    undefined_reason  why the score is undefined, if it is
+    centred           shift the values of resamples so that their mean is the score, which must be in 0..1. For scores
+                      that resampling itself biases: a resample repeats studies, so fewer of its reports are distinct
     """
 
-    of: Callable[[NDArray], NDArray]
-    undefined: str = "it is undefined for these studies"
+    compute: Callable[[NDArray], NDArray]
+    undefined_reason: str = "it is undefined for these studies"
     centred: bool = False
 
 
-def of_sums(statistics: NDArray, function: Callable[[NDArray], NDArray], undefined: str = "no study counts") -> Score:
-    """The score that is `function` (sums [B, S] -> [B]) of the weighted sums of `statistics` [N, S] or [N]."""
+def score_from_sums(
+    statistics: NDArray, function: Callable[[NDArray], NDArray], undefined_reason: str = _NO_STUDY
+) -> Score:
+    """Return the score `function` (sums [B, S] -> [B]) of the weighted sums of `statistics` ([N, ...], S per study)."""
     statistics = np.asarray(statistics, dtype=np.float64)
     statistics = statistics.reshape(len(statistics), -1)
-    return Score(lambda weights: function(weights @ statistics), undefined)
+    return Score(lambda weights: function(weights @ statistics), undefined_reason)
 
 
-def mean_of(values: NDArray, undefined: str = "no study counts") -> Score:
-    """The weighted mean of `values` [N] over the studies where they are not NaN."""
+def ratio_score(numerators: NDArray, denominators: NDArray, undefined_reason: str = _NO_STUDY) -> Score:
+    """Return the ratio of the weighted sums of `numerators` [N] and `denominators` [N]; undefined for denominator 0."""
+    statistics = np.stack([numerators, denominators], axis=1)
+    return score_from_sums(statistics, lambda sums: divide_or_nan(sums[:, 0], sums[:, 1]), undefined_reason)
+
+
+def mean_score(values: NDArray, undefined_reason: str = _NO_STUDY) -> Score:
+    """Return the weighted mean of `values` [N]; studies with NaN do not count."""
     counted = ~np.isnan(values)
-    statistics = np.stack([np.where(counted, values, 0.0), counted], axis=1)
-    return of_sums(statistics, lambda sums: ratio(sums[:, 0], sums[:, 1]), undefined)
+    return ratio_score(np.where(counted, values, 0.0), counted, undefined_reason)
 
 
-def ratio(part: NDArray, whole: NDArray) -> NDArray:
-    """`part` / `whole` element by element, NaN where `whole` is 0."""
-    part, whole = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
+def divide_or_nan(numerator: NDArray, denominator: NDArray) -> NDArray:
+    """Divide element by element (with broadcasting); NaN where `denominator` is 0."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    )
+    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 
 
 @dataclass
-class Scored:
-    """What scoring N studies gives.
+class ScoreResults:
+    """The values of scores over N studies.
 
-    scores     name -> value; None where it could not be computed
-    absent     name -> why it is None
-    intervals  name -> bootstrap 95 % interval; None where there is none; empty where none was asked for
-    resampled  name -> [B] float, the score in each of the resamples that its interval is of; those with an interval.
-               Two systems on the same studies have the same resamples
-    per_study  bleu_4, rouge_l, report_f1 (observations of the generated report), ... -> [N] float, NaN where a study
-               has no such score: what best and worst cases are chosen by
-    tables     title -> row -> column -> value: scores by observation, by region and by attribute; None as above
-    curves     title -> what a plot shows (`modules/evaluation/metrics/calibration.py`, `modules/evaluation/metrics/selective.py`)
+    scores     name -> value; None if it cannot be computed
+    absent     name -> why the value is None
+    intervals  name -> 95 % bootstrap interval, or None if it cannot be computed; empty if no intervals were requested
+    resampled  name -> [B] float, the score of each resample; only scores with an interval. Two systems on the same
+               studies have the same resamples
+    per_study  name (bleu_4, rouge_l, report_f1, ...) -> [N] float, the score of each study alone, NaN if it has none;
+               selects the best and worst cases
+    tables     title -> row -> column -> value or None: scores by observation, by region and by attribute
+    curves     title -> data of a plot (see `modules/evaluation/metrics/calibration.py` and `selective.py` beside it)
     """
 
     scores: dict[str, float | None]
@@ -87,7 +110,12 @@ class Scored:
 
 @dataclass
 class ScoreSet:
-    """Scores of the same studies by name, and why others are absent; the rest as in `Scored`."""
+    """Named scores of the same N studies, before they are computed.
+
+    scores  name -> score
+    absent  name -> why this score cannot be computed for any weights
+    per_study, tables, curves  as in `ScoreResults`
+    """
 
     scores: dict[str, Score] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -96,107 +124,116 @@ class ScoreSet:
     curves: dict[str, Any] = field(default_factory=dict)
 
     def __or__(self, other: "ScoreSet") -> "ScoreSet":
-        """Both together; names must differ."""
+        """Return the union of both sets; a name may be in one of them only."""
         parts = {name: getattr(self, name) | getattr(other, name) for name in vars(self)}
         return ScoreSet(**parts)
 
-    def among(self, kept: NDArray) -> "ScoreSet":
-        """These scores, which are of the studies `kept` [N] bool, as scores of all N: the others never count."""
-        if kept.all():
+    def expand_to_all(self, included: NDArray) -> "ScoreSet":
+        """Turn scores of the studies `included` [N] bool into scores of all N studies; the other studies never count.
+
+        A score is undefined for weights that are 0 for all included studies.
+        """
+        if included.all():
             return self
 
-        def of(score: Score) -> Callable[[NDArray], NDArray]:
-            return lambda weights: np.where(weights[:, kept].any(axis=1), score.of(weights[:, kept]), np.nan)
+        def expand(score: Score) -> Score:
+            def compute(weights: NDArray) -> NDArray:
+                weights = weights[:, included]
+                return np.where(weights.any(axis=1), score.compute(weights), np.nan)
 
-        per_study = {name: np.full(len(kept), np.nan) for name in self.per_study}
+            return replace(score, compute=compute)
+
+        per_study = {name: np.full(len(included), np.nan) for name in self.per_study}
         for name, values in self.per_study.items():
-            per_study[name][kept] = values
-        scores = {name: replace(score, of=of(score)) for name, score in self.scores.items()}
+            per_study[name][included] = values
+        scores = {name: expand(score) for name, score in self.scores.items()}
         return replace(self, scores=scores, per_study=per_study)
 
-    def values(self, studies: int) -> tuple[dict[str, float | None], dict[str, str]]:
-        """The scores over all `studies`, None for absent ones, and why those are absent."""
-        everything = np.ones((1, studies))
+    def compute(self, studies: int) -> tuple[dict[str, float | None], dict[str, str]]:
+        """Return the scores over all `studies` (None if absent), and the reason of each absent one."""
+        all_once = np.ones((1, studies))
         values: dict[str, float | None] = {}
         absent = dict(self.absent)
         for name, score in self.scores.items():
-            value = float(score.of(everything)[0])
+            value = float(score.compute(all_once)[0])
             values[name] = None if np.isnan(value) else value
             if np.isnan(value):
-                absent[name] = score.undefined
+                absent[name] = score.undefined_reason
         return values | dict.fromkeys(self.absent), absent
 
-    def scored(self, studies: int, resamples: int = RESAMPLES, units: NDArray | None = None) -> Scored:
-        """Everything about the `studies`; without intervals for `resamples` 0.
+    def evaluate(self, studies: int, resamples: int = RESAMPLES, units: NDArray | None = None) -> ScoreResults:
+        """Return the scores over all `studies` and their intervals; no intervals if `resamples` is 0.
 
-        units   [N] int, which studies are drawn together (the images of one patient): 0, 1, ...; None for each alone
+        units   [N] int, 0, 1, ...: studies with the same number are drawn together (images of one patient); None to
+                draw each study by itself
         """
-        scores, absent = self.values(studies)
+        scores, absent = self.compute(studies)
         intervals: dict[str, Interval | None] = {}
         resampled: dict[str, NDArray] = {}
         if resamples:
             intervals = dict.fromkeys(scores)
-            for name, values in self._resampled(scores, resamples, np.arange(studies) if units is None else units):
-                # Shifted values can leave the range of a centred score.
+            for name, values in self._resample(scores, resamples, np.arange(studies) if units is None else units):
+                # Shifting can move the values of a centred score out of its range.
                 bounded = np.clip(values, 0, 1) if self.scores[name].centred else values
                 intervals[name] = percentile_interval(bounded)
                 if intervals[name] is not None:
                     resampled[name] = values
-        return Scored(scores, absent, intervals, resampled, self.per_study, self.tables, self.curves)
+        return ScoreResults(scores, absent, intervals, resampled, self.per_study, self.tables, self.curves)
 
-    def _resampled(
-        self, whole: dict[str, float | None], resamples: int, units: NDArray
+    def _resample(
+        self, all_scores: dict[str, float | None], resamples: int, units: NDArray
     ) -> Iterator[tuple[str, NDArray]]:
-        """Name and [resamples] values of every score that is not absent; none with fewer than two units to draw from.
+        """Yield the name and the [resamples] values of each score that is not absent; nothing for fewer than two units.
 
-        whole   the scores over all studies
+        all_scores   the scores over all studies
         """
         if len(np.unique(units)) < 2:
             return
-        values = {name: [] for name in self.scores if whole[name] is not None}
+        values = {name: [] for name in self.scores if all_scores[name] is not None}
         for weights in resample_weights(units, resamples):
             for name, parts in values.items():
-                parts.append(self.scores[name].of(weights))
+                parts.append(self.scores[name].compute(weights))
         for name, parts in values.items():
             resampled = np.concatenate(parts)
             if self.scores[name].centred:
-                resampled = resampled + whole[name] - np.nanmean(resampled)
+                resampled = resampled + all_scores[name] - np.nanmean(resampled)
             yield name, resampled
 
 
-def merged(parts: Iterable[ScoreSet]) -> ScoreSet:
-    """All `parts` together."""
-    whole = ScoreSet()
+def merge_scores(parts: Iterable[ScoreSet]) -> ScoreSet:
+    """Return the union of all `parts`."""
+    merged = ScoreSet()
     for part in parts:
-        whole |= part
-    return whole
+        merged |= part
+    return merged
 
 
-def absent(names: Sequence[str], reason: str) -> ScoreSet:
-    """None of `names` can be computed, for `reason`."""
+def absent_scores(names: Sequence[str], reason: str) -> ScoreSet:
+    """Return a set in which all `names` are absent because of `reason`."""
     return ScoreSet(absent=dict.fromkeys(names, reason))
 
 
 def resample_weights(units: NDArray, resamples: int, seed: int = _SEED) -> Iterator[NDArray]:
-    """Blocks [B, N] of weights, `resamples` rows together: how often each study was drawn, units drawn as a whole.
+    """Yield blocks of weights [B, N], `resamples` rows in all: how often each resample draws each study.
 
-    units [N] int, the unit of every study, numbered from 0. The rows do not depend on how they are put into blocks.
+    units [N] int: the sampling unit of every study, numbered from 0; a unit is drawn with all its studies. The rows do
+    not depend on the block size.
     """
     generator = np.random.default_rng(seed)
     count = int(units.max()) + 1
-    rows = max(1, _BLOCK // len(units))
+    rows = max(1, _BLOCK_SIZE // len(units))
     for start in range(0, resamples, rows):
-        drawn = [
+        draws = [
             np.bincount(generator.integers(count, size=count), minlength=count)
             for _ in range(min(rows, resamples - start))
         ]
-        yield np.stack(drawn).astype(np.float64)[:, units]
+        yield np.stack(draws).astype(np.float64)[:, units]
 
 
 def percentile_interval(values: NDArray, coverage: float = COVERAGE) -> Interval | None:
-    """The middle `coverage` of the `values` that are not NaN.
+    """Return the central interval that covers the share `coverage` of `values`, ignoring NaN.
 
-    None where those are fewer than 1 - `coverage` of all, that is fewer than 5 of 100 resamples.
+    None if less than 1 - `coverage` of the values are defined (fewer than 5 of 100 resamples), or none.
     """
     defined = values[~np.isnan(values)]
     if len(defined) < (1 - coverage) * len(values) or not len(defined):

@@ -1,4 +1,4 @@
-"""The style of `report.html`: light, legible, narrow enough for a phone, and without a file beside it."""
+"""The CSS of `report.html`: readable on a phone, and part of the page."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -17,7 +17,7 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .8rem 0; }
 a { color: #0b5cad; }
 :is(a, summary, input, .sentence, .scroll):focus-visible { outline: 3px solid #0b5cad; outline-offset: 2px; }
 summary { cursor: pointer; padding: .3rem 0; font-weight: 600; }
-.note, .why, .told { color: #4a5665; font-size: .875rem; }
+.note, .why, .details { color: #4a5665; font-size: .875rem; }
 .why { font-weight: 400; margin-left: .4rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
@@ -43,23 +43,23 @@ figcaption { font-size: .9rem; font-weight: 600; }
 .plot .ideal { stroke: #6b7786; stroke-width: 1.5; stroke-dasharray: 5 4; }
 .panes { display: grid; grid-template-columns: minmax(16rem, 26rem) 1fr; gap: 1.5rem; align-items: start; }
 .panes > div:first-child { position: sticky; top: .5rem; }
-.picture { width: 100%; height: auto; display: block; background: #000; border-radius: .3rem; }
-.picture rect { fill: none; stroke: #9aa7b5; stroke-width: 1; vector-effect: non-scaling-stroke; }
-.picture text { fill: #fff; paint-order: stroke; stroke: #000; stroke-linejoin: round; visibility: hidden; }
-.picture .coloured rect { stroke: var(--colour); stroke-width: 2.5; }
-.picture .coloured text { fill: var(--colour); visibility: visible; }
-.picture .reference rect { stroke: #fff; stroke-width: 1.5; stroke-dasharray: 5 4; }
+.image { width: 100%; height: auto; display: block; background: #000; border-radius: .3rem; }
+.image rect { fill: none; stroke: #9aa7b5; stroke-width: 1; vector-effect: non-scaling-stroke; }
+.image text { fill: #fff; paint-order: stroke; stroke: #000; stroke-linejoin: round; visibility: hidden; }
+.image .coloured rect { stroke: var(--colour); stroke-width: 2.5; }
+.image .coloured text { fill: var(--colour); visibility: visible; }
+.image .reference rect { stroke: #fff; stroke-width: 1.5; stroke-dasharray: 5 4; }
 .study:has(.show-reference:not(:checked)) .reference { display: none; }
 .study:has(.show-predicted:not(:checked)) .predicted { display: none; }
-.study:has(.sentence:is(:hover, :focus)) .picture g { opacity: .15; }
-.study:has(.sentence:is(:hover, :focus)) .picture text { visibility: hidden; }
+.study:has(.sentence:is(:hover, :focus)) .image g { opacity: .15; }
+.study:has(.sentence:is(:hover, :focus)) .image text { visibility: hidden; }
 .switches { margin: .4rem 0; font-size: .875rem; } .switches label { margin-right: 1rem; white-space: nowrap; }
 .sentences { list-style: none; margin: 0; padding: 0; }
 .sentence { border-left: .5rem solid var(--colour, #c4ccd6); padding: .25rem .6rem; margin: .3rem 0;
   background: color-mix(in srgb, var(--colour, #c4ccd6) 14%, #fff); cursor: default; }
 .sentence:is(:hover, :focus) { background: color-mix(in srgb, var(--colour, #c4ccd6) 38%, #fff); }
 .sentence .text { display: block; }
-.told > span { margin-right: .8rem; white-space: nowrap; } .told > .looked { white-space: normal; }
+.details > span { margin-right: .8rem; white-space: nowrap; } .details > .attended { white-space: normal; }
 .agreed, .verdict.right { color: #17692f; } .missed { color: #0b5cad; } .added, .verdict.wrong { color: #a33b00; }
 .verdict.wrong { font-weight: 600; }
 @media (max-width: 52rem) {

@@ -1,4 +1,4 @@
-"""The ablation study: its arms, its runs and the page that it writes."""
+"""The ablation study: arms, runs, ledger and report."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.ablation import command as ablation
-from benchmarks.ablation.arms import ARMS, BUDGET, FULL, NO_GRAPH, Arm, Run, in_order
-from benchmarks.ablation.command import of_these_settings
+from benchmarks.ablation.arms import ARMS, BUDGET, FULL, NO_GRAPH, Arm, Run, order_runs
+from benchmarks.ablation.command import select_current
 from benchmarks.ablation.ledger import FinishedRun, observation_counts, read_ledger, read_run, write_ledger
 from benchmarks.ablation.report import ArmResult, difference, micro_f1, results_by_arm, write_report
 from data.errors import UserError
@@ -27,7 +27,7 @@ EFFUSION, CLEAR = "There is a left pleural effusion.", "The lungs are clear."
 
 
 def write_run(run: Run, generated: list[str], ids: list[str] | None = None) -> Run:
-    """A finished run whose studies all have an effusion."""
+    """Write the results of a finished run whose studies all have an effusion."""
     run.folder.mkdir(parents=True, exist_ok=True)
     entries = [
         {"id": name, "generated": text, "reference": EFFUSION, "labels": {"Pleural Effusion": 1, "Edema": 0}}
@@ -43,7 +43,7 @@ def write_run(run: Run, generated: list[str], ids: list[str] | None = None) -> R
 
 
 def read(run: Run) -> FinishedRun:
-    """`run` as the ledger keeps it; the trunk's weights are those of the first."""
+    """Read the results of `run`; all runs have the same trunk."""
     trunk = run.results / "trunk.pt"
     trunk.write_bytes(b"weights")
     return read_run(run, trunk)
@@ -65,7 +65,7 @@ def test_every_arm_builds_and_has_as_many_parameters_as_the_full_one(arm):
 
 
 def test_the_most_telling_runs_come_first():
-    order = list(in_order(ARMS, [0, 1]))
+    order = list(order_runs(ARMS, [0, 1]))
     assert len(order) == len(set(order)) == 2 * len(ARMS)
     assert {arm.name.split(",")[0] for arm, _ in order[:12]} == {"full", "no graph"}
     assert order[0] == (FULL, 0)
@@ -75,7 +75,7 @@ def test_the_most_telling_runs_come_first():
 def test_counts_and_f1_by_hand(tmp_path):
     run = write_run(Run(FULL, 0, tmp_path), [EFFUSION, CLEAR, EFFUSION, ""])
     counts = observation_counts(run.predictions, "generated")
-    # "The lungs are clear." is no finding, which nobody simulated; an empty report says nothing.
+    # "The lungs are clear." is No Finding, which was not simulated; an empty report has no labels.
     assert counts == [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]]
     assert micro_f1(np.sum(counts, 0)) == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
     assert micro_f1(np.zeros(3)) == 0
@@ -83,7 +83,7 @@ def test_counts_and_f1_by_hand(tmp_path):
 
 
 def test_a_difference_is_paired_by_study():
-    """Two arms that err on the same studies differ by nothing, however few the studies are."""
+    """Two arms with the same errors do not differ, even with few studies."""
     counts = np.tile([[1, 0, 0], [0, 1, 1]], (2, 5, 1))
     same = ArmResult([0, 1], counts, 1, {})
     assert difference(same, same) == (0, 0, 0)
@@ -104,18 +104,18 @@ def test_report_of_what_is_finished(tmp_path):
     write_report(page, [read(run) for run in runs])
     text = page.read_text(encoding="utf-8").replace("\n", " ")
     assert "Finished runs: 4 of 48;" in text and "it reaches 1.000" in text
-    assert "All begin with the same trunk" in text and "(7.7 million beside 8.2)" in text
-    assert f"minus {ARMS[2].name}" in text  # the best of those without graph
+    assert "All start from the same trunk" in text and "(7.7 million against 8.2 million)" in text
+    assert f"minus {ARMS[2].name}" in text  # the best arm without graph
     assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
     assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
-    assert "The difference is +0.750. It is met." in text
+    assert "The difference is +0.750. The target is met." in text
     assert "| full | 2 | 0.950 ± 0.071 |" in text and text.count("| 0.250 |") == 1
-    assert "noise" not in text.split("## What follows")[1]
+    assert "noise" not in text.split("## Findings")[1]
 
 
 @pytest.mark.parametrize(("right", "verdict"), [
-    (10, "The difference is +0.000. It is missed by 0.050: [tried.md](tried.md) tells why."),
-    (9, "The difference is +0.100. The interval does not exclude 0: it is missed."),
+    (10, "The difference is +0.000. The target is missed by 0.050: see [tried.md](tried.md)."),
+    (9, "The difference is +0.100. The interval does not exclude 0: the target is missed."),
 ])
 def test_a_missed_target_is_reported(tmp_path, right, verdict):
     runs = [
@@ -125,25 +125,25 @@ def test_a_missed_target_is_reported(tmp_path, right, verdict):
     page = tmp_path / "page.md"
     write_report(page, [read(run) for run in runs], ["train.max_steps=2"])
     text = page.read_text(encoding="utf-8")
-    assert verdict in text and "These runs differ by train.max_steps=2." in text
+    assert verdict in text and "These runs differ from them in train.max_steps=2." in text
 
 
 def test_runs_of_other_trunks_and_settings_are_told_apart(tmp_path, capsys):
     runs = [read(write_run(Run(FULL, seed, tmp_path), [EFFUSION])) for seed in (0, 1)]
     page = tmp_path / "page.md"
     write_report(page, [runs[0], replace(runs[1], trunk="other")])
-    assert "All begin with one of 2 trunks" in page.read_text(encoding="utf-8")
+    assert "All start from one of 2 trunks" in page.read_text(encoding="utf-8")
     outdated = [replace(runs[0], arm="an arm that was"), replace(runs[1], experiment="before")]
-    assert of_these_settings([runs[0], *outdated], ()) == [runs[0]]
-    assert "2 runs of other settings are left out" in capsys.readouterr().out
-    assert of_these_settings(runs, ("train.max_steps=2",)) == []
+    assert select_current([runs[0], *outdated], ()) == [runs[0]]
+    assert "2 runs with other settings are left out" in capsys.readouterr().out
+    assert select_current(runs, ("train.max_steps=2",)) == []
 
 
 def test_report_refuses_what_cannot_be_compared(tmp_path):
     with pytest.raises(UserError, match="No run of the study is finished"):
         write_report(tmp_path / "page.md", [])
     runs = [write_run(Run(FULL, 0, tmp_path), [EFFUSION]), write_run(Run(FULL, 1, tmp_path), [EFFUSION, CLEAR])]
-    with pytest.raises(UserError, match="'full' were tested on other studies"):
+    with pytest.raises(UserError, match="'full' were tested on different studies"):
         results_by_arm([read(run) for run in runs])
     runs[0].predictions.write_text('{"id": "study0", "generated": "", "labels": {}}\n', encoding="utf-8")
     with pytest.raises(UserError, match="study0 has no labels"):
@@ -158,17 +158,17 @@ def test_the_ledger_keeps_what_a_run_gave(tmp_path):
     write_ledger(path, [run, run])
     assert read_ledger(path) == [run, run] and isinstance(read_ledger(path)[0], FinishedRun)
     path.write_text(path.read_text() + '{"arm": "full"}\n')
-    with pytest.raises(UserError, match=r"results.jsonl, line 3 is no run"):
+    with pytest.raises(UserError, match=r"results.jsonl, line 3 is damaged \(it is not a run of the study\)"):
         read_ledger(path)
 
 
 @pytest.fixture
 def phantoms(monkeypatch):
-    """Nothing is simulated, the trunk is there already; which phantoms were asked for."""
-    asked = []
-    monkeypatch.setattr(ablation, "trained_trunk", lambda data, results, overrides: results / "trunk.pt")
-    monkeypatch.setattr(ablation, "prepare_phantom", lambda folder, settings: asked.append((folder.name, settings)))
-    return asked
+    """Replaces simulation and the training of the trunk; returns the requested phantoms."""
+    requested = []
+    monkeypatch.setattr(ablation, "train_trunk", lambda data, results, overrides: results / "trunk.pt")
+    monkeypatch.setattr(ablation, "prepare_phantom", lambda folder, settings: requested.append((folder.name, settings)))
+    return requested
 
 
 def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phantoms):
@@ -203,7 +203,7 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
     assert "Finished runs: 2 of 48;" in page.read_text(encoding="utf-8")
     assert [run.arm for run in read_ledger(ledger)] == [FULL.name, noisy.name]
     assert main(arguments) == 0 and len(commands) == 2
-    # With other settings it is another run, and the old one stays in the ledger.
+    # Other settings make it another run; the old one stays in the ledger.
     assert main([*arguments[:-1], "train.max_steps=3"]) == 0 and len(commands) == 6
     assert len(read_ledger(ledger)) == 4
     page.unlink()
@@ -219,9 +219,9 @@ def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys)
 
 
 @pytest.mark.parametrize(("option", "value", "message"), [
-    ("--arms", "empty", "There is no arm 'empty': choose from full; no graph"),
-    ("--seeds", "0,x", "--seeds 0,x: give whole numbers separated by commas"),
-    ("--jobs", "0", "--jobs 0: give how many runs go on at a time"),
+    ("--arms", "empty", "--arms: unknown arm 'empty'; choose from full; no graph"),
+    ("--seeds", "0,x", "--seeds=0,x: must be whole numbers separated by commas"),
+    ("--jobs", "0", "--jobs=0: must be at least 1"),
 ])
 def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, option, value, message):
     folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
@@ -229,9 +229,9 @@ def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, option, val
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.timeout(600)  # four processes of their own
+@pytest.mark.timeout(600)  # starts four processes
 def test_one_run_for_real(tmp_path, monkeypatch):
-    """Trains and tests two steps of the smallest arm on a phantom of ten studies."""
+    """Train two steps of a small arm on a phantom of ten studies, and test it."""
     monkeypatch.setattr(ablation, "STUDIES", 10)
     monkeypatch.setattr(ablation, "IMAGE_SIZE", 32)
     arm = Arm("full", ("data.image_size=32", "model.width=32", "model.feedforward=32", "data.min_word_count=1"))
@@ -250,7 +250,7 @@ def test_one_run_for_real(tmp_path, monkeypatch):
 
 def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_path, capsys):
     root = Path(__file__).resolve().parents[3]
-    runs = of_these_settings(read_ledger(root / "docs/results.jsonl"), ())
+    runs = select_current(read_ledger(root / "docs/results.jsonl"), ())
     assert "left out" not in capsys.readouterr().out
     page = tmp_path / "results.md"
     write_report(page, runs)

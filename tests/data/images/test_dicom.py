@@ -1,4 +1,4 @@
-"""DICOM files of all kinds that archives hold, built here: their grey values, views, doubts and errors."""
+"""DICOM files of all kinds: grey levels, views, warnings and errors. The files are written by the tests."""
 
 import io
 import itertools
@@ -29,11 +29,11 @@ from pydicom.uid import (
 
 from data.errors import UserError
 from data.images.dicom import looks_like_dicom, read_dicom
-from tests.support.dicom_files import EVEN, RAMP, dicom
+from tests.support.images.dicom_files import EVEN, RAMP, dicom
 
 
 def compressed(frame, syntax, pixels=RAMP, **elements):
-    """The bytes of a file whose pixels are the encoded `frame`, and decode to the shape and depth of `pixels`."""
+    """A file, as bytes, with the encoded `frame` as its pixels; shape and depth are those of `pixels`."""
     return dicom(pixels, syntax, PixelData=encapsulate([frame]), **elements)
 
 
@@ -42,14 +42,14 @@ def read(content, window=False):
 
 
 def sequence(**elements):
-    """A sequence of one item."""
+    """A sequence with one item."""
     item = Dataset()
     for keyword, value in elements.items():
         setattr(item, keyword, value)
     return [item]
 
 
-# From stored values to grey
+# Grey levels
 
 
 def test_grey_values_are_stretched_and_equalised():
@@ -61,7 +61,7 @@ def test_grey_values_are_stretched_and_equalised():
 
 def test_equalisation_follows_the_number_of_darker_pixels():
     pixels = np.array([[0, 0, 0, 0], [10, 20, 20, 4000]], dtype=np.uint16)
-    # 10 and 20 of 4000 become the levels 1 of 255; 1 and then 2 of the 4 pixels above the darkest level follow.
+    # Scaled, 10 and 20 of 4000 become level 1 of 255. Of the 4 pixels above the darkest level, 3 are at level 1.
     np.testing.assert_array_equal(read(dicom(pixels)).pixels, [[0, 0, 0, 0], [191, 191, 191, 255]])
 
 
@@ -76,7 +76,7 @@ def test_monochrome1_is_inverted_once():
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
 def test_the_transfer_syntax_makes_no_difference(syntax):
     if syntax == RLELossless:
-        # Two segments, the high bytes and the low ones, each as one literal run.
+        # Two segments, high bytes and low bytes, each as one literal run.
         high, low = ((RAMP.ravel() >> shift).astype(np.uint8).tobytes() for shift in (8, 0))
         runs = [bytes([15]) + high + b"\0", bytes([15]) + low + b"\0"]
         header = np.array([2, 64, 64 + len(runs[0]), *[0] * 13], dtype="<u4").tobytes()
@@ -118,7 +118,7 @@ def test_a_falling_slope_inverts():
 
 
 def test_a_modality_table_is_applied():
-    # Maps the ramp's values, of which the least is 100, in reverse.
+    # Reverses the values of the ramp, whose minimum is 100.
     reverse = np.arange(4000, -1, -1, dtype="<u2").tobytes()
     table = sequence(LUTDescriptor=[4001, 100, 16], LUTData=reverse, ModalityLUTType="US")
     np.testing.assert_array_equal(read(dicom(ModalityLUTSequence=table)).pixels, 255 - EVEN)
@@ -195,7 +195,7 @@ def test_without_a_usable_window_it_is_as_if_not_asked_for(elements):
 
 def test_colours_become_grey():
     pixels = np.array([[[0, 0, 0], [255, 0, 0], [0, 255, 0], [255, 255, 255]]], dtype=np.uint8)
-    # Luminances 0, 76, 150 and 255, equalised; in MONOCHROME1 files colours do not occur.
+    # Luminances 0, 76, 150 and 255, equalised.
     np.testing.assert_array_equal(read(dicom(pixels)).pixels, [[0, 85, 170, 255]])
 
 
@@ -251,7 +251,7 @@ def test_a_syntax_that_nothing_decodes():
         read(compressed(b"\0\0", MPEG2MPML))
 
 
-# Views and doubts
+# Views and warnings
 
 
 @pytest.mark.parametrize(("elements", "view"), [
@@ -286,7 +286,7 @@ def test_no_doubts_without_a_reason():
     assert read(dicom(**elements)).warnings == ()
 
 
-# What is DICOM, and what can be wrong with it
+# Recognising DICOM, and errors
 
 
 def test_files_without_the_preamble_are_recognised():
@@ -313,9 +313,9 @@ def test_other_files_are_not_dicom(head):
     ({"Rows": None}, "is a DICOM file without Rows"),
     ({"PhotometricInterpretation": None}, "is a DICOM file without PhotometricInterpretation"),
     ({"Rows": 60000, "Columns": 60000}, "has 60000 x 60000 pixels, too many"),
-    ({"BitsAllocated": 32, "BitsStored": 32}, "has 32 bits a pixel"),
-    ({"PixelData": RAMP.tobytes()[:-2]}, "is a damaged DICOM file .*less than expected"),
-    ({"Rows": 0}, "is a damaged DICOM file"),
+    ({"BitsAllocated": 32, "BitsStored": 32}, "has 32 bits per pixel"),
+    ({"PixelData": RAMP.tobytes()[:-2]}, "is damaged .*less than expected"),
+    ({"Rows": 0}, "is damaged"),
 ])
 def test_unusable_files(elements, message):
     with pytest.raises(UserError, match=rf"^invented\.dcm {message}") as caught:
@@ -337,14 +337,14 @@ def test_a_compressed_file_that_does_not_say_how():
 
 @pytest.mark.parametrize("length", [140, 250, 400, -40, -1])
 def test_truncated_files(length):
-    with pytest.raises(UserError, match=r"^invented\.dcm is a"):
+    with pytest.raises(UserError, match=r"^invented\.dcm is (a DICOM file without|damaged)"):
         read(dicom()[:length])
 
 
-# Whatever comes
+# Arbitrary content
 
-# Elements that decide how pixels are read, with values that occur.
-SENSE = {
+# Elements that affect how pixels are read, with realistic values.
+REALISTIC = {
     "PhotometricInterpretation": st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
     "BitsStored": st.sampled_from([8, 10, 12, 16]),
     "PixelRepresentation": st.sampled_from([0, 1]),
@@ -362,7 +362,7 @@ SENSE = {
     "ViewPosition": st.sampled_from(["PA", ""]),
     "PatientOrientation": st.sampled_from([["L", "F"], ""]),
 }
-NONSENSE = {
+INVALID = {
     "PhotometricInterpretation": ["RGB", "PALETTE COLOR", "?", None], "BitsAllocated": [0, 1, 8, 12, 32, None],
     "BitsStored": [0, 1, 40], "PixelRepresentation": [2, None], "SamplesPerPixel": [0, 3, 4, None],
     "Rows": [0, 1, 8, 65535, None], "NumberOfFrames": [0, 2, -1], "RescaleSlope": ["0", "1e300"],
@@ -371,7 +371,7 @@ NONSENSE = {
     "WindowWidth": ["0", "-1", "1e-300"], "VOILUTFunction": ["?"], "ViewPosition": [["PA", "AP"]],
     "PatientOrientation": ["?"],
 }  # fmt: skip
-nonsense = st.sampled_from([{keyword: value} for keyword, values in NONSENSE.items() for value in values])
+invalid_element = st.sampled_from([{keyword: value} for keyword, values in INVALID.items() for value in values])
 
 
 def result_or_one_line(content, window=False):
@@ -384,24 +384,24 @@ def result_or_one_line(content, window=False):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.fixed_dictionaries({}, optional=SENSE), st.just({}) | nonsense, st.booleans())
-def test_any_elements_give_a_picture_or_an_error_of_one_line(sense, nonsense, window):
-    elements = sense | nonsense
+@given(st.fixed_dictionaries({}, optional=REALISTIC), st.just({}) | invalid_element, st.booleans())
+def test_any_elements_give_a_picture_or_an_error_of_one_line(realistic, invalid, window):
+    elements = realistic | invalid
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
         if descriptor := elements.get(keyword):
             elements[keyword] = sequence(LUTDescriptor=descriptor, LUTData=bytes(range(8)))
     try:
         content = dicom(**elements)
     except (AttributeError, TypeError):
-        reject()  # some contradictions cannot even be written
+        reject()  # pydicom cannot write some of the combinations
     result_or_one_line(content, window)
 
 
-WHOLE = [dicom(), dicom(syntax=ImplicitVRLittleEndian)[132:], dicom(syntax=ExplicitVRBigEndian, WindowCenter="5")]
+COMPLETE = [dicom(), dicom(syntax=ImplicitVRLittleEndian)[132:], dicom(syntax=ExplicitVRBigEndian, WindowCenter="5")]
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(WHOLE), st.integers(0, 2000), st.binary(max_size=8), st.none() | st.integers(132, 700))
+@given(st.sampled_from(COMPLETE), st.integers(0, 2000), st.binary(max_size=8), st.none() | st.integers(132, 700))
 def test_damaged_files_give_a_picture_or_an_error_of_one_line(content, place, garbage, length):
     place %= len(content)
     result_or_one_line((content[:place] + garbage + content[place + len(garbage) :])[:length])

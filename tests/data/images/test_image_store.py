@@ -1,4 +1,4 @@
-"""Images packed into tar shards."""
+"""Packing images into tar shards, and reading them."""
 
 import io
 import multiprocessing
@@ -15,7 +15,7 @@ from data.images.image_store import ShardWriter, encode_image, read_image_bytes
 
 
 def pack(root, images: list[tuple[str, int, bytes]], name: str = "images/00000.tar") -> list[str]:
-    """Write a shard into the data set `root`; returns the references."""
+    """Write a shard into the data set `root`, and return the references."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -83,7 +83,7 @@ def test_a_shard_that_is_missing_or_cut_is_told(tmp_path):
     (reference,) = pack(tmp_path, [("99000001", 0, bytes(2000))])
     path = tmp_path / "images/00000.tar"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(EOFError, match="00000.tar ends too early"):
+    with pytest.raises(EOFError, match="00000.tar is truncated"):
         read_image_bytes(tmp_path, reference)
 
 

@@ -1,4 +1,4 @@
-"""Originals come out as their prepared images do, whatever their kind and size."""
+"""Originals of all formats and sizes are read like their prepared images."""
 
 import io
 
@@ -12,12 +12,12 @@ from data.images.image_store import IMAGE_SIDE, encode_image
 from data.images.network_image import read_network_image
 from data.images.radiograph import read_radiograph
 from data.images.transforms import read_squashed
-from tests.support.dicom_files import dicom
-from tests.support.image_files import encoded
+from tests.support.images.dicom_files import dicom
+from tests.support.images.image_files import encoded
 
 
 def noise(height, width, kind=np.uint8):
-    """[height, width]: coarse noise, so that resizing and JPEG leave something of it."""
+    """Coarse noise, [height, width], that survives resizing and JPEG."""
     coarse = np.random.default_rng(0).integers(0, 250, (9, 8), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height))).astype(kind)
 
@@ -38,7 +38,7 @@ def test_prepared_images_are_read_as_a_data_set_reads_them(size, kind, image_siz
     encoded(noise(300, 400), "TIFF"), dicom(noise(300, 320, np.uint16), PhotometricInterpretation="MONOCHROME1"),
 ], ids=["PNG", "JPEG", "PNG of 16 bits", "TIFF", "DICOM"])
 def test_originals_are_prepared_first(content, image_size):
-    prepared = encode_image(read_radiograph(content, at_least=IMAGE_SIDE).pixels, IMAGE_SIDE)
+    prepared = encode_image(read_radiograph(content, min_side=IMAGE_SIDE).pixels, IMAGE_SIDE)
     image = read_network_image(content, "it", image_size)
     assert torch.equal(image.pixels, read_squashed(io.BytesIO(prepared), image_size))
     assert image.size == read_radiograph(content).size

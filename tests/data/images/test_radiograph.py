@@ -1,4 +1,4 @@
-"""Pictures of every kind as grey, and files that are no pictures."""
+"""Reading images in all formats as grey, and files that are not images."""
 
 import os
 import struct
@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.errors import UserError
 from data.images.radiograph import read_radiograph
-from tests.support.dicom_files import EVEN, dicom
-from tests.support.image_files import encoded
+from tests.support.images.dicom_files import EVEN, dicom
+from tests.support.images.image_files import encoded
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "real"
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -28,7 +28,7 @@ def smooth(width, height):
     return (255 * np.exp(-2 * (x**2 + y**2))).astype(np.uint8)
 
 
-# Kinds of pictures
+# Formats
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})])
@@ -79,9 +79,9 @@ def test_floating_point_pixels():
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK"])
 def test_colour_modes_become_grey(mode):
-    picture = Image.fromarray(RAMP).convert(mode)
+    image = Image.fromarray(RAMP).convert(mode)
     kind = "TIFF" if mode == "CMYK" else "PNG"
-    np.testing.assert_array_equal(read_radiograph(encoded(picture, kind)).pixels, RAMP)
+    np.testing.assert_array_equal(read_radiograph(encoded(image, kind)).pixels, RAMP)
 
 
 def test_colours_weigh_as_the_eye_does():
@@ -90,57 +90,57 @@ def test_colours_weigh_as_the_eye_does():
 
 
 def test_transparency_is_left_out():
-    picture = Image.fromarray(RAMP).convert("RGBA")
-    picture.putalpha(0)
-    np.testing.assert_array_equal(read_radiograph(encoded(picture)).pixels, RAMP)
+    image = Image.fromarray(RAMP).convert("RGBA")
+    image.putalpha(0)
+    np.testing.assert_array_equal(read_radiograph(encoded(image)).pixels, RAMP)
     palette = Image.fromarray(RAMP).convert("P")
     np.testing.assert_array_equal(read_radiograph(encoded(palette, transparency=b"\0" * 256)).pixels, RAMP)
 
 
 def test_one_bit():
-    picture = Image.fromarray(RAMP).point(lambda value: 255 * (value >= 100)).convert("1")
-    np.testing.assert_array_equal(read_radiograph(encoded(picture)).pixels, np.where(RAMP >= 100, 255, 0))
+    image = Image.fromarray(RAMP).point(lambda value: 255 * (value >= 100)).convert("1")
+    np.testing.assert_array_equal(read_radiograph(encoded(image)).pixels, np.where(RAMP >= 100, 255, 0))
 
 
 @pytest.mark.parametrize(("mode", "options"), [
     ("L", {}), ("L", {"progressive": True}), ("RGB", {}), ("RGB", {"keep_rgb": True}), ("CMYK", {}),
 ])
 def test_jpeg(mode, options):
-    picture = smooth(64, 48)
-    image = read_radiograph(encoded(Image.fromarray(picture).convert(mode), "JPEG", quality=95, **options))
+    original = smooth(64, 48)
+    image = read_radiograph(encoded(Image.fromarray(original).convert(mode), "JPEG", quality=95, **options))
     assert image.pixels.shape == (48, 64) and image.size == (64, 48)
-    assert np.abs(image.pixels.astype(int) - picture).mean() < 2
+    assert np.abs(image.pixels.astype(int) - original).mean() < 2
 
 
 # Fewer pixels
 
 
-@pytest.mark.parametrize(("at_least", "shape"), [
+@pytest.mark.parametrize(("min_side", "shape"), [
     (None, (480, 640)), (1000, (480, 640)), (300, (480, 640)), (240, (240, 320)), (100, (120, 160)), (1, (60, 80)),
 ])
-def test_a_jpeg_decodes_at_a_power_of_two(at_least, shape):
-    picture = smooth(640, 480)
-    image = read_radiograph(encoded(picture, "JPEG", quality=95), at_least=at_least)
+def test_a_jpeg_decodes_at_a_power_of_two(min_side, shape):
+    original = smooth(640, 480)
+    image = read_radiograph(encoded(original, "JPEG", quality=95), min_side=min_side)
     assert image.pixels.shape == shape and image.size == (640, 480)
     step = 640 // shape[1]
-    means = picture.reshape(shape[0], step, shape[1], step).mean(axis=(1, 3))
+    means = original.reshape(shape[0], step, shape[1], step).mean(axis=(1, 3))
     assert np.abs(image.pixels - means).mean() < 2
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(6, 300), st.integers(6, 300), st.integers(1, 300))
-def test_the_shorter_side_keeps_enough(width, height, at_least):
-    image = read_radiograph(encoded(np.zeros((height, width), np.uint8), "JPEG"), at_least=at_least)
+def test_the_shorter_side_keeps_enough(width, height, min_side):
+    image = read_radiograph(encoded(np.zeros((height, width), np.uint8), "JPEG"), min_side=min_side)
     assert image.size == (width, height)
-    assert min(image.pixels.shape) >= min(width, height, at_least)
+    assert min(image.pixels.shape) >= min(width, height, min_side)
 
 
 def test_other_kinds_keep_all_pixels():
-    assert read_radiograph(encoded(smooth(640, 480)), at_least=1).pixels.shape == (480, 640)
-    assert read_radiograph(dicom(), at_least=1).pixels.shape == (4, 4)
+    assert read_radiograph(encoded(smooth(640, 480)), min_side=1).pixels.shape == (480, 640)
+    assert read_radiograph(dicom(), min_side=1).pixels.shape == (4, 4)
 
 
-# What can be wrong
+# Errors
 
 
 def png_chunk(kind, content):
@@ -148,7 +148,7 @@ def png_chunk(kind, content):
 
 
 def png(width, height, compressed):
-    """A grey PNG that claims a size."""
+    """A grey PNG whose header states this size."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", compressed) + png_chunk(b"IEND", b"")
 
@@ -157,12 +157,13 @@ FRAMES = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1])]
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"", "is empty"), (b"no picture at all", "is no PNG, JPEG, TIFF or DICOM"),
-    (encoded(RAMP, "GIF"), "is no PNG"), (encoded(RAMP, "BMP"), "is no PNG"), (b"%!PS-Adobe-3.0 EPSF-3.0", "is no PNG"),
+    (b"", "is empty"), (b"not an image", "is not a PNG, JPEG, TIFF or DICOM"),
+    (encoded(RAMP, "GIF"), "is not a PNG"), (encoded(RAMP, "BMP"), "is not a PNG"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0", "is not a PNG"),
     (png(30_000, 30_000, b""), "is damaged .*bomb"), (png(10_001, 10_000, b""), "has 10001 x 10000 pixels, too"),
     (png(8, 8, zlib.compress(RAMP.tobytes() * 6)[:-9]), "is damaged"), (png(0, 8, b""), "is"), (png(8, 0, b""), "is"),
-    (encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "holds 2 pictures"),
-    (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "holds 2 pictures"),
+    (encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "contains 2 images"),
+    (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "contains 2 images"),
     (encoded(smooth(64, 64), "JPEG")[:-200], "is damaged"), (encoded(smooth(64, 64))[:-200], "is damaged"),
     (encoded(smooth(64, 64), "TIFF")[:-200], "is damaged"), (encoded(RAMP)[:20], "is"),
 ], ids=[
@@ -180,13 +181,13 @@ def test_a_file_that_is_no_picture_is_named(tmp_path, content, message, recwarn)
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match=r"^Cannot read .*none\.png: No such file or directory$"):
+    with pytest.raises(UserError, match=r"^Cannot read .*none\.png \(No such file or directory\)$"):
         read_radiograph(tmp_path / "none.png")
-    with pytest.raises(UserError, match=r"^Cannot read .*: Is a directory$"):
+    with pytest.raises(UserError, match=r"^Cannot read .* \(Is a directory\)$"):
         read_radiograph(tmp_path)
 
 
-PICTURES = [
+IMAGES = [
     encoded(smooth(24, 20)), encoded(smooth(24, 20).astype(np.uint16) * 9), encoded(smooth(24, 20), "JPEG"),
     encoded(Image.fromarray(smooth(24, 20)).convert("CMYK"), "JPEG"), encoded(smooth(24, 20), "TIFF"),
     encoded(Image.fromarray(smooth(24, 20)).convert("P"), transparency=3), dicom(),
@@ -203,21 +204,21 @@ def result_or_one_line(content, **options):
     return image
 
 
-@pytest.mark.parametrize("content", PICTURES, ids=["png", "png16", "jpeg", "cmyk", "tiff", "palette", "dicom"])
+@pytest.mark.parametrize("content", IMAGES, ids=["png", "png16", "jpeg", "cmyk", "tiff", "palette", "dicom"])
 def test_a_file_cut_anywhere_gives_a_picture_or_an_error_of_one_line(content):
     whole = result_or_one_line(content)
     for length in range(0, len(content), max(1, len(content) // 60)):
         image = result_or_one_line(content[:length])
-        # What follows the pixels may be missing; pixels may not.
+        # What follows the pixels may be missing, but not pixels.
         assert image is None or np.array_equal(image.pixels, whole.pixels)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(PICTURES), st.integers(0, 2000), st.binary(min_size=1, max_size=8), st.booleans())
+@given(st.sampled_from(IMAGES), st.integers(0, 2000), st.binary(min_size=1, max_size=8), st.booleans())
 def test_a_changed_file_gives_a_picture_or_an_error_of_one_line(content, place, garbage, small):
     place %= len(content)
     changed = content[:place] + garbage + content[place + len(garbage) :]
-    result_or_one_line(changed, at_least=4 if small else None)
+    result_or_one_line(changed, min_side=4 if small else None)
 
 
 @settings(max_examples=100, deadline=None)
@@ -227,7 +228,7 @@ def test_random_bytes_give_an_error_of_one_line(garbage):
         result_or_one_line(head + garbage)
 
 
-# Real pictures
+# Real images
 
 
 def test_real_radiographs():
@@ -235,7 +236,7 @@ def test_real_radiographs():
     if not paths:
         pytest.skip("needs the public radiographs beside the checkout")
     for path in paths:
-        image = read_radiograph(path, at_least=128)
+        image = read_radiograph(path, min_side=128)
         assert 128 <= min(image.pixels.shape) <= min(image.size) == 256
         assert image.pixels.std() > 20
 
@@ -247,22 +248,22 @@ def test_real_radiographs():
 def test_strips_are_refused_before_they_are_decoded(kind):
     assert read_radiograph(encoded(np.zeros((2, 100), np.uint8), kind)).size == (100, 2)
     for shape in ((2, 102), (101, 2)):
-        with pytest.raises(UserError, match="so narrow"):
+        with pytest.raises(UserError, match="too narrow"):
             read_radiograph(encoded(np.zeros(shape, np.uint8), kind))
 
 
 def test_a_strip_in_a_dicom_file_is_refused():
-    with pytest.raises(UserError, match="101 x 2 pixels: no radiograph is so narrow"):
+    with pytest.raises(UserError, match="101 x 2 pixels, too narrow"):
         read_radiograph(dicom(np.zeros((2, 101), np.uint16)))
 
 
-# Files that would take forever
+# Files that could take forever
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(UserError, match=f"{path} is no file"):
+        with pytest.raises(UserError, match=f"{path} is not a regular file"):
             read_radiograph(path)
 
 
@@ -270,14 +271,14 @@ def test_enormous_files_are_not_read(tmp_path):
     path = tmp_path / "enormous.dcm"
     with path.open("wb") as file:
         file.write(dicom()[:200])
-        file.truncate((1 << 29) + 1)  # a hole: it takes no room on the disk
+        file.truncate((1 << 29) + 1)  # sparse: takes no disk space
     with pytest.raises(UserError, match="512 MiB, too many"):
         read_radiograph(path)
 
 
 def test_a_name_of_several_lines_gives_an_error_of_one(tmp_path):
     path = tmp_path / "two\nlines\x1b[31m.png"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"not an image")
     with pytest.raises(UserError) as raised:
         read_radiograph(path)
     assert str(raised.value).isprintable() and "two\ufffdlines\ufffd[31m.png" in str(raised.value)
@@ -300,7 +301,7 @@ def test_a_deep_jpeg_names_the_package_that_reads_it(monkeypatch):
 
 @pytest.fixture(params=["stand-in", "package"])
 def libjpeg(request, monkeypatch):
-    """The package where it is installed, and something with its two functions where it is not."""
+    """A stand-in with the two functions that are used, and the package itself if it is installed."""
     if request.param == "package":
         return pytest.importorskip("libjpeg")
     stand_in = types.SimpleNamespace(
@@ -318,16 +319,16 @@ def test_a_deep_jpeg_is_stretched_by_the_range_in_use(libjpeg):
 
 
 def test_a_deep_jpeg_that_is_cut_short(libjpeg):
-    with pytest.raises(UserError, match=r"is damaged \(it is cut short\)"):
+    with pytest.raises(UserError, match=r"is damaged \(it is truncated\)"):
         read_radiograph(DEEP_JPEG[:-4])
 
 
-@pytest.mark.parametrize(("described", "said"), [
+@pytest.mark.parametrize(("described", "message"), [
     ({"columns": 60_000}, "60000 x 3 pixels"), ({"columns": 60_000, "rows": 60_000}, "too many"),
     ({"nr_components": 3}, "16 bits in colour"),
 ])
-def test_deep_jpegs_that_are_no_radiographs(monkeypatch, described, said):
+def test_deep_jpegs_that_are_no_radiographs(monkeypatch, described, message):
     parameters = {"columns": 4, "rows": 3, "nr_components": 1, "precision": 16} | described
     monkeypatch.setitem(sys.modules, "libjpeg", types.SimpleNamespace(get_parameters=lambda content: parameters))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_radiograph(DEEP_JPEG)

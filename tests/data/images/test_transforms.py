@@ -1,4 +1,4 @@
-"""Squashing, normalising, and moving image and boxes together."""
+"""Resizing, normalisation, and augmentation of images with their boxes."""
 
 import math
 
@@ -11,17 +11,17 @@ from PIL import Image
 
 from data.errors import UserError
 from data.images.transforms import (
-    IMAGENET_DEVIATION,
     IMAGENET_MEAN,
+    IMAGENET_STD,
     Augmentation,
     Perturbation,
-    inside,
+    clip_boxes,
     normalise,
     read_squashed,
 )
 
 SIDE = 160
-SEEN = torch.ones(1, dtype=torch.bool)
+VISIBLE = torch.ones(1, dtype=torch.bool)
 
 coordinates = st.integers(10, 140)
 perturbations = st.builds(
@@ -35,7 +35,7 @@ perturbations = st.builds(
 
 
 def box_of(image):
-    """The box [4] around the pixels brighter than half."""
+    """The box, [4], around the pixels brighter than 0.5."""
     rows, columns = (image > 0.5).nonzero(as_tuple=True)
     low = torch.stack([columns.min(), rows.min()])
     high = torch.stack([columns.max(), rows.max()]) + 1
@@ -51,17 +51,17 @@ def test_a_box_moves_as_its_rectangle_does(change, x, y, width, height):
     hull = hull_of_corners(box, change)
     clipped = hull.clip(0, 1)
     share = np.prod(clipped[2:] - clipped[:2]) / np.prod(hull[2:] - hull[:2])
-    assume(abs(share - 0.25) > 1e-3)  # on the edge rounding decides
-    moved, visible = change.boxes(box[None], SEEN)
+    assume(abs(share - 0.25) > 1e-3)  # at the threshold, rounding decides
+    moved, visible = change.apply_to_boxes(box[None], VISIBLE)
     assert bool(visible) == (share > 0.25)
     torch.testing.assert_close(moved[0].numpy(), (clipped * (share > 0.25)).astype(np.float32), atol=1e-5, rtol=0)
-    # Where a corner lies outside, its surroundings are cut off and the clipped hull only bounds what is left.
+    # If a corner is outside, the pixels around it are cut off, and the clipped hull is larger than what remains.
     if share == 1:
-        torch.testing.assert_close(box_of(change.image(drawn)), moved[0], atol=2 / SIDE, rtol=0)
+        torch.testing.assert_close(box_of(change.apply_to_image(drawn)), moved[0], atol=2 / SIDE, rtol=0)
 
 
 def hull_of_corners(box, change):
-    """The upright box around the four moved corners, one corner at a time, by their polar coordinates."""
+    """The axis-aligned box around the moved corners, computed corner by corner in polar coordinates."""
     points = []
     for x in (box[0], box[2]):
         for y in (box[1], box[3]):
@@ -76,7 +76,7 @@ def test_a_rectangle_keeps_its_brightness_after_turning_and_zooming():
     change = Perturbation(angle=0.15, zoom=1.1, shift=(0.05, -0.03), contrast=1, brightness=1)
     drawn = torch.zeros(SIDE, SIDE)
     drawn[60:110, 40:90] = 0.8
-    moved = change.image(drawn)
+    moved = change.apply_to_image(drawn)
     assert moved.max() <= 0.8 + 1e-6
     assert moved.sum() == pytest.approx(float(drawn.sum()) * 1.1**2, rel=0.01)
 
@@ -85,30 +85,30 @@ def test_rotation_goes_from_right_to_down():
     change = Perturbation(angle=math.radians(90), zoom=1, shift=(0, 0), contrast=1, brightness=1)
     drawn = torch.zeros(SIDE, SIDE)
     drawn[70:90, 120:150] = 1  # right of the centre
-    moved, _ = change.boxes(box_of(drawn)[None], SEEN)
+    moved, _ = change.apply_to_boxes(box_of(drawn)[None], VISIBLE)
     torch.testing.assert_close(moved[0], torch.tensor([70, 120, 90, 150]) / SIDE, atol=1e-5, rtol=0)
-    assert torch.equal(box_of(change.image(drawn)), moved[0].mul(SIDE).round() / SIDE)
+    assert torch.equal(box_of(change.apply_to_image(drawn)), moved[0].mul(SIDE).round() / SIDE)
 
 
 def test_a_region_that_leaves_the_image_is_no_longer_visible():
     shifted = Perturbation(angle=0, zoom=1, shift=(0.5, 0), contrast=1, brightness=1)
     boxes = torch.tensor([[0.45, 0.2, 0.55, 0.8], [0.44, 0.2, 0.64, 0.8], [0.46, 0.2, 0.66, 0.8], [0.9, 0.0, 1.0, 0.1]])
     visible = torch.tensor([True, True, True, True])
-    moved, still = shifted.boxes(boxes, visible)
-    assert still.tolist() == [True, True, False, False]  # 50, 30, 20 and 0 % are left
+    moved, still = shifted.apply_to_boxes(boxes, visible)
+    assert still.tolist() == [True, True, False, False]  # 50, 30, 20 and 0 % remain
     torch.testing.assert_close(moved[0], torch.tensor([0.95, 0.2, 1.0, 0.8]))
     assert (moved[2:] == 0).all()
 
 
 def test_invisible_regions_stay_invisible():
     change = Perturbation(angle=0.1, zoom=1, shift=(0, 0), contrast=1, brightness=1)
-    moved, visible = change.boxes(torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool))
+    moved, visible = change.apply_to_boxes(torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool))
     assert not visible.any() and (moved == 0).all()
 
 
 def test_inside_clips_and_drops_what_has_no_area():
     boxes = torch.tensor([[-0.2, 0.1, 0.5, 1.4], [0.3, 0.3, 0.3, 0.6], [0.6, 0.6, 0.5, 0.9], [1.1, 0.0, 1.2, 0.5]])
-    clipped, visible = inside(boxes, torch.ones(4, dtype=torch.bool))
+    clipped, visible = clip_boxes(boxes, torch.ones(4, dtype=torch.bool))
     assert visible.tolist() == [True, False, False, False]
     torch.testing.assert_close(clipped[0], torch.tensor([0.0, 0.1, 0.5, 1.0]))
     assert (clipped[1:] == 0).all()
@@ -135,17 +135,17 @@ def test_draws_stay_within_their_limits_and_reach_out():
 def test_an_augmentation_of_zeros_changes_nothing():
     change = Augmentation(0, 0, 0, 0).draw(np.random.default_rng(0))
     image, boxes = torch.rand(8, 8), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    assert torch.equal(change.image(image), image)
-    assert torch.equal(change.boxes(boxes, SEEN)[0], boxes)
+    assert torch.equal(change.apply_to_image(image), image)
+    assert torch.equal(change.apply_to_boxes(boxes, VISIBLE)[0], boxes)
 
 
 def test_intensities_change_about_the_mean_and_stay_in_range():
     image = torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
-    contrast = Perturbation(0, 1, (0, 0), contrast=0.5, brightness=1).image(image)
+    contrast = Perturbation(0, 1, (0, 0), contrast=0.5, brightness=1).apply_to_image(image)
     torch.testing.assert_close(contrast, (image + image.mean()) / 2)
-    brighter = Perturbation(0, 1, (0, 0), contrast=1, brightness=1.2).image(image)
+    brighter = Perturbation(0, 1, (0, 0), contrast=1, brightness=1.2).apply_to_image(image)
     torch.testing.assert_close(brighter, (image * 1.2).clamp(0, 1))
-    assert Perturbation(0, 1, (0, 0), contrast=1.9, brightness=1.9).image(image).max() == 1
+    assert Perturbation(0, 1, (0, 0), contrast=1.9, brightness=1.9).apply_to_image(image).max() == 1
 
 
 @pytest.mark.parametrize(("name", "value"), [("rotate", -1), ("translate", 0.6), ("scale", 1.0), ("intensity", 2)])
@@ -155,7 +155,7 @@ def test_an_impossible_augmentation_is_refused(name, value):
 
 
 def gradient(height, width):
-    """A picture that grows brighter to the right."""
+    """An image whose brightness increases to the right."""
     return np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (height, 1))
 
 
@@ -178,8 +178,8 @@ def test_squashing_does_not_alias(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK"])
 def test_any_colour_mode_becomes_grey(tmp_path, mode):
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
-    picture = Image.fromarray(gradient(32, 32))
-    (picture.convert("RGB") if mode == "CMYK" else picture).convert(mode).save(path)
+    image = Image.fromarray(gradient(32, 32))
+    (image.convert("RGB") if mode == "CMYK" else image).convert(mode).save(path)
     reference = torch.from_numpy(gradient(32, 32)).int()
     assert (read_squashed(path, 32).int() - reference).abs().max() <= 6
 
@@ -193,9 +193,9 @@ def test_sixteen_bits_are_stretched_from_least_to_greatest(tmp_path):
 
 
 def test_a_large_jpeg_is_squashed_like_a_png(tmp_path):
-    picture = Image.fromarray(gradient(800, 600))
-    picture.save(tmp_path / "x.png")
-    picture.save(tmp_path / "x.jpg", quality=95)
+    image = Image.fromarray(gradient(800, 600))
+    image.save(tmp_path / "x.png")
+    image.save(tmp_path / "x.jpg", quality=95)
     difference = read_squashed(tmp_path / "x.png", 64).int() - read_squashed(tmp_path / "x.jpg", 64).int()
     assert difference.abs().max() <= 4
 
@@ -204,5 +204,5 @@ def test_normalising_repeats_the_grey_channel():
     pixels = torch.rand(2, 5, 5)
     images = normalise(pixels)
     assert images.shape == (2, 3, 5, 5)
-    for channel, (mean, deviation) in enumerate(zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)):
+    for channel, (mean, deviation) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
         torch.testing.assert_close(images[:, channel] * deviation + mean, pixels)

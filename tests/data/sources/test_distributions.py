@@ -1,4 +1,4 @@
-"""Looking through sources, and reading their tables."""
+"""Searching sources, and reading their tables."""
 
 import gzip
 
@@ -7,25 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from data.sources.distributions import look_through, read_table
-from tests.support.mimic_fixture import write_files, write_table
+from data.sources.distributions import read_table, search_sources
+from tests.support.sources.mimic_fixture import write_files, write_table
 
 
 def test_search_finds_tables_and_trees_and_stays_out_of_large_folders(tmp_path):
     names = ("a/table.csv", "a/b/graphs.zip", "a/files/p10/p10/s1/x.csv", "a/files/notes.txt", "images/p11/x.json",
              "c/images/1.csv", "scene_graph/x.json", "a/.hidden/y.csv")  # fmt: skip
     write_files(tmp_path, dict.fromkeys(names, b""), None)
-    found = look_through([tmp_path])
+    found = search_sources([tmp_path])
     assert [str(path.relative_to(tmp_path)) for path in found.files] == ["a/table.csv", "a/b/graphs.zip"]
     assert [path.relative_to(tmp_path).as_posix() for path in found.trees] == ["a/files", "images"]
     assert tmp_path / "scene_graph" in found.folders and tmp_path / "c/images" in found.folders
     assert found.table("table") == tmp_path / "a/table.csv" and found.table("graphs") is None
-    assert look_through([tmp_path / "a/b/graphs.zip"]).file("graphs.zip") == tmp_path / "a/b/graphs.zip"
+    assert search_sources([tmp_path / "a/b/graphs.zip"]).file("graphs.zip") == tmp_path / "a/b/graphs.zip"
 
 
 def test_absent_source_is_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match=f"There is no source {tmp_path / 'absent'}"):
-        look_through([tmp_path / "absent"])
+    with pytest.raises(UserError, match=f"No source at {tmp_path / 'absent'}"):
+        search_sources([tmp_path / "absent"])
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])

@@ -40,7 +40,7 @@ def test_a_folders_fingerprint_follows_its_first_levels(tmp_path):
 
 
 def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(UserError, match="Cannot read .*gone: No such file"):
+    with pytest.raises(UserError, match=r"Cannot read .*gone \(No such file"):
         path_fingerprint(tmp_path / "gone")
 
 

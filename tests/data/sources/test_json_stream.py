@@ -1,4 +1,4 @@
-"""Walking through JSON files; the pieces read at a time are made small."""
+"""Reading JSON files in very small pieces."""
 
 import json
 
@@ -23,7 +23,7 @@ def small_pieces(monkeypatch):
 
 
 def walk(stream: JsonStream, content):
-    """Read what is known to stand there, members and items one by one."""
+    """Read a document of known content, its members and items one by one."""
     if isinstance(content, dict):
         return {key: walk(stream, content[key]) for key in stream.members()}
     if isinstance(content, list):

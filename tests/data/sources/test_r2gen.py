@@ -1,4 +1,4 @@
-"""Annotation files in R2Gen's layout, and what can be wrong with them."""
+"""Annotation files in R2Gen's layout, valid and malformed."""
 
 import json
 
@@ -38,7 +38,7 @@ MIMIC = {
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a document, or bytes, to an annotation file."""
+    """A function that writes a document, or bytes, to an annotation file."""
 
     def written(document):
         path = tmp_path / "annotation.json"
@@ -74,7 +74,7 @@ def test_byte_order_mark_is_no_error(write):
 
 
 def changed(**values):
-    """The IU annotation with other values in its first sample; None takes the key away."""
+    """Return the IU annotation with changed values in its first sample; None removes the key."""
     sample = {key: value for key, value in (IU["train"][0] | values).items() if value is not None}
     return {"train": [IU["test"][0], sample]}
 
@@ -86,21 +86,21 @@ def changed(**values):
         (b"\xff\xfe", "annotation.json is not JSON"),
         (b"[" * 100_000, "annotation.json is not JSON"),
         ([], "not a JSON object with the keys train, val and test"),
-        ({"dev": []}, "'dev' is no split: expected train, val, test"),
-        ({"train": {}}, "'train' is no list of samples"),
+        ({"dev": []}, "unknown split 'dev'; choose one of train, val, test"),
+        ({"train": {}}, "'train' is not a list of samples"),
         ({"train": [IU["train"][0], 3]}, r"annotation.json train\[1\] is not a JSON object"),
-        (changed(id=None), r"train\[1\] lacks the key 'id'"),
-        (changed(report=None), r"train\[1\] lacks the key 'report'"),
-        (changed(image_path=None), r"train\[1\] lacks the key 'image_path'"),
-        (changed(report=["x"]), r"train\[1\]: 'report' is no text"),
-        (changed(id=1.5), r"train\[1\]: 'id' is neither a text nor a whole number"),
+        (changed(id=None), r"train\[1\] has no key 'id'"),
+        (changed(report=None), r"train\[1\] has no key 'report'"),
+        (changed(image_path=None), r"train\[1\] has no key 'image_path'"),
+        (changed(report=["x"]), r"train\[1\]: 'report' is not a string"),
+        (changed(id=1.5), r"train\[1\]: 'id' is not a string or an integer"),
         (changed(id=" "), r"train\[1\]: 'id' is empty"),
-        (changed(study_id=True), r"train\[1\]: 'study_id' is neither"),
-        (changed(image_path=[1]), r"train\[1\]: 'image_path' is no list of paths"),
+        (changed(study_id=True), r"train\[1\]: 'study_id' is not a string or an integer"),
+        (changed(image_path=[1]), r"train\[1\]: 'image_path' is not a list of paths"),
         (changed(image_path=["/etc/x.png"]), r"train\[1\]: 'image_path' leads out of the folder of images"),
         (changed(image_path=["a/../../x.png"]), r"train\[1\]: 'image_path' leads out"),
         (changed(image_path=["..\\x.png"]), r"train\[1\]: 'image_path' leads out"),
-        (changed(id="CXR9002_IM-0002"), r"train\[1\]: the id CXR9002_IM-0002 stands there twice"),
+        (changed(id="CXR9002_IM-0002"), r"train\[1\]: the id CXR9002_IM-0002 occurs twice"),
     ],
 )
 def test_an_error_names_file_sample_and_key(write, document, message):

@@ -1,4 +1,4 @@
-"""Report cleaning: the family's rules with their quirks, and the corrected ones."""
+"""Report cleaning: the family's rules, including their quirks, and the corrected ones."""
 
 import json
 from pathlib import Path
@@ -25,8 +25,8 @@ def test_family_rules_agree_with_every_published_result(rules):
 
 @pytest.mark.skipif(not (REAL / "annotation.json").is_file(), reason="needs ../shared/real/iu_xray")
 def test_corrected_rules_leave_no_oddity_in_real_reports():
-    splits = json.loads((REAL / "annotation.json").read_text(encoding="utf-8"))
-    for study in (study for split in splits.values() for study in split):
+    studies_by_split = json.loads((REAL / "annotation.json").read_text(encoding="utf-8"))
+    for study in (study for studies in studies_by_split.values() for study in studies):
         words = clean(study["report"], "corrected").split(" ")
         assert "xxxx" not in " ".join(words), study["id"]
         assert not any(first == second == "." for first, second in zip(words, words[1:], strict=False)), study["id"]

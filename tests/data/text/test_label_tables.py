@@ -1,4 +1,4 @@
-"""Label tables of every layout, and what can be wrong with them. All ids, reports and labels are invented."""
+"""Label tables in all formats, and errors in them. All ids, reports and labels are invented."""
 
 import csv
 import gzip
@@ -17,6 +17,7 @@ from data.text.label_tables import read_label_table
 
 REAL_LABELS = Path(__file__).resolve().parents[4] / "shared" / "real" / "iu_xray" / "chexbert_labels_train.json"
 
+ALPHABETICAL_ORDER = observation_names()
 CHEXBERT_ORDER = (
     "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
     "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
@@ -37,7 +38,7 @@ def write_csv(path, header, *rows):
     return path
 
 
-def cells(labels=LABELS, order=observation_names()):
+def cells(labels=LABELS, order=ALPHABETICAL_ORDER):
     return [{1: "1.0", 0: "0.0", -1: "-1.0", None: ""}[labels.get(name)] for name in order]
 
 
@@ -46,11 +47,11 @@ def write_json(path, content):
     return path
 
 
-def listed(*positive, order=observation_names()):
+def listed(*positive, order=ALPHABETICAL_ORDER):
     return [int(name in positive) for name in order]
 
 
-# Layouts
+# Formats
 
 
 def test_mimic_cxr_jpg(tmp_path):
@@ -121,9 +122,9 @@ def test_ids_are_the_same_however_written(tmp_path, written, asked):
 
 def test_json_lists_are_alphabetical(tmp_path):
     table = read_label_table(write_json(tmp_path / "labels.json", {"CXR9901_IM-0001": listed("Edema", "Fracture")}))
-    found = table.find("CXR9901_IM-0001-4001", "")
-    assert list(found) == list(observation_names())
-    assert {name for name, value in found.items() if value} == {"Edema", "Fracture"}
+    labels = table.find("CXR9901_IM-0001-4001", "")
+    assert list(labels) == list(observation_names())
+    assert {name for name, value in labels.items() if value} == {"Edema", "Fracture"}
 
 
 def test_json_by_split(tmp_path):
@@ -134,8 +135,8 @@ def test_json_by_split(tmp_path):
 
 def test_json_states_another_order(tmp_path):
     content = {"observations": CHEXBERT_ORDER, "train": {"9": listed("Edema", order=CHEXBERT_ORDER)}}
-    found = read_label_table(write_json(tmp_path / "labels.json", content)).find("9", "")
-    assert [name for name, value in found.items() if value] == ["Edema"]
+    labels = read_label_table(write_json(tmp_path / "labels.json", content)).find("9", "")
+    assert [name for name, value in labels.items() if value] == ["Edema"]
 
 
 def test_json_by_name(tmp_path):
@@ -166,7 +167,7 @@ def test_real_labels_are_read_in_their_order():
         assert list(table.find(study_id, "").values()) == values
 
 
-# What can be wrong
+# Errors
 
 
 @pytest.mark.parametrize(("header", "row", "message"), [
@@ -174,8 +175,8 @@ def test_real_labels_are_read_in_their_order():
     (["id", *observation_names(), "edema"], ["9", *cells(), "1"], "line 1 has two columns for 'Edema'"),
     (["subject_id", *observation_names()], ["9", *cells()], "line 1 has none of the columns 'study_id', 'id'"),
     (["id", *observation_names()], ["9", *cells()[:-1]], "line 2 has 14 fields instead of the 15"),
-    (["id", *observation_names()], ["9", *cells()[:-1], "2"], "line 2, column 'Support Devices' holds no label"),
-    (["id", *observation_names()], ["9", "inf", *cells()[1:]], "line 2, column 'Atelectasis' holds no label"),
+    (["id", *observation_names()], ["9", *cells()[:-1], "2"], "line 2, column 'Support Devices' has an invalid label"),
+    (["id", *observation_names()], ["9", "inf", *cells()[1:]], "line 2, column 'Atelectasis' has an invalid label"),
     (["id", *observation_names()], ["", *cells()], "line 2, column 'id' is empty"),
 ])
 def test_a_csv_names_line_and_column(tmp_path, header, row, message):
@@ -188,7 +189,7 @@ def test_a_csv_names_line_and_column(tmp_path, header, row, message):
 def test_lines_are_counted_through_reports_of_several_lines(tmp_path):
     path = write_csv(tmp_path / "labels.csv", ["Reports", *observation_names()], [REPORT, *cells()],
                      ["Invented.", *cells()[:-1], "SECRET"])
-    with pytest.raises(UserError, match="line 4, column 'Support Devices' holds no label") as caught:
+    with pytest.raises(UserError, match="line 4, column 'Support Devices' has an invalid label") as caught:
         read_label_table(path)
     assert "SECRET" not in str(caught.value)
 
@@ -201,12 +202,13 @@ def test_labels_that_contradict_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ([1, 2], "is not of the form"), ({}, "has no labels"), ({"train": {}}, "has no labels"),
+    ([1, 2], "is not a JSON object"), ({}, "has no labels"), ({"train": {}}, "has no labels"),
     ({"9": [1, 0]}, "study 9 has no list of 14 labels"), ({"9": None}, "study 9 has no list of 14 labels"),
-    ({"9": [2] * 14}, "study 9, 'Atelectasis' holds no label"), ({"9": ["1"] * 14}, "'Atelectasis' holds no label"),
-    ({"9": {"Oedema": 1}}, "study 9: 'Oedema' is no observation"),
-    ({"9": {"Edema": 1, "edema": 1}}, "study 9: 'edema' is there twice"),
-    ({"9": {"Edema": [1]}}, "study 9, 'Edema' holds no label"),
+    ({"9": [2] * 14}, "study 9, 'Atelectasis' has an invalid label"),
+    ({"9": ["1"] * 14}, "'Atelectasis' has an invalid label"),
+    ({"9": {"Oedema": 1}}, "study 9: 'Oedema' is not an observation"),
+    ({"9": {"Edema": 1, "edema": 1}}, "study 9: 'edema' occurs twice"),
+    ({"9": {"Edema": [1]}}, "study 9, 'Edema' has an invalid label"),
     ({"observations": ["Edema"], "9": [0] * 14}, "key 'observations' must list the 14"),
     ({"observations": 14, "9": [0] * 14}, "key 'observations' must list the 14"),
     ({"train": {"9": [0] * 14}, "val": {"9": [1] * 14}}, "study 9 has other labels than before"),
@@ -220,7 +222,8 @@ def test_json_names_study_and_observation(tmp_path, content, message):
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "line 1 has none of the columns"), (b"{", "is not JSON"), (b"[" * 100_000, "is not JSON"),
     (b"\x1f\x8b\x08", "is damaged"), (gzip.compress(HEADER, mtime=0)[:-9], "is damaged"),
-    (b"id,\xff\xfe", "is no text in UTF-8"), (b'id,"Ede', "is not CSV"), (b'{"9": "\xff"}', "is no text in UTF-8"),
+    (b"id,\xff\xfe", "is not a text file in UTF-8"), (b'id,"Ede', "is not CSV"),
+    (b'{"9": "\xff"}', "is not a text file in UTF-8"),
     (HEADER, "has no labels"),
 ])
 def test_damaged_files(tmp_path, content, message):
@@ -231,18 +234,18 @@ def test_damaged_files(tmp_path, content, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"Cannot read the labels .*none\.csv: No such file"):
+    with pytest.raises(UserError, match=r"Cannot read the labels .*none\.csv \(No such file"):
         read_label_table(tmp_path / "none.csv")
     with pytest.raises(UserError, match="Cannot read the labels"):
         read_label_table(tmp_path)
 
 
-# Whatever comes
+# Arbitrary content
 
 
 @pytest.fixture(scope="module")
 def changing_file(tmp_path_factory):
-    """A path for the files of all examples: a folder for each of them takes far longer than the reading."""
+    """One path for the files of all examples: creating a folder for each takes far longer than reading."""
     return tmp_path_factory.mktemp("changing") / "labels"
 
 
@@ -261,7 +264,8 @@ def test_any_order_of_columns_reads_the_same(changing_file, order, studies):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3) | st.sampled_from(observation_names()),
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3)
+    | st.sampled_from(observation_names()),
     lambda inner: st.lists(inner, max_size=14) | st.dictionaries(
         st.sampled_from(["train", "9", "observations", *observation_names()]) | st.text(max_size=3), inner, max_size=4),
 )
@@ -281,7 +285,8 @@ def test_any_content_gives_a_table_or_an_error_of_one_line(changing_file, conten
 @given(st.integers(0, 10**6), st.characters())
 def test_a_changed_character_never_breaks_the_reader(changing_file, place, character):
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([["Report Impression", *observation_names()], [REPORT, *cells()], ["Invented.", *cells({})]])
+    header = ["Report Impression", *observation_names()]
+    csv.writer(text).writerows([header, [REPORT, *cells()], ["Invented.", *cells({})]])
     content = text.getvalue()
     place %= len(content)
     changed = content[:place] + character + content[place + 1 :]

@@ -1,4 +1,4 @@
-"""The lexicon of `files/lexicon/`: plurals, references between its files, and errors in them."""
+"""The lexicon: plurals, references between the files in `files/lexicon/`, and errors in them."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from data.errors import UserError
-from data.text.lexicon import Lexicon, words_of
-from data.text.report_graph import groups
+from data.text.lexicon import Lexicon, normalise_words
+from data.text.report_graph import region_groups
 
 _FILES = Path(__file__).resolve().parents[3] / "files"
 
@@ -31,13 +31,13 @@ _FILES = Path(__file__).resolve().parents[3] / "files"
     ],
 )
 def test_plurals(word, singular):
-    assert words_of(word) == words_of(singular) == [singular]
+    assert normalise_words(word) == normalise_words(singular) == [singular]
 
 
 def test_places_are_regions():
-    known = set(groups())
+    regions = set(region_groups())
     for place in Lexicon.load().places.values():
-        assert set(place.on("left")) | set(place.on("right")) <= known, place.name
+        assert set(place.regions_on("left")) | set(place.regions_on("right")) <= regions, place.name
 
 
 def test_every_label_of_the_vocabulary_has_a_finding():

@@ -1,4 +1,4 @@
-"""The 14 observations of report texts: values and conventions."""
+"""Labeling reports with the 14 observations: values and conventions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tables of reports: what is read, and what is refused instead of being lost."""
+"""Tables of reports: reading, writing, and rejecting rows that would lose text."""
 
 import pytest
 
@@ -15,15 +15,15 @@ def test_what_is_written_is_read_again(tmp_path):
     assert list(read_reports(path)) == [("a", "x y"), ("b", 'it is 5" wide')]
 
 
-@pytest.mark.parametrize("rows, said", [
+@pytest.mark.parametrize("rows, message", [
     ("a,The heart, is large.\n", "line 2 has too many cells"),
     ("a,x\nb\n", "line 3 has too few cells"),
-    ('a,x\nb,"The heart is large.\nc,y\n', "line 4 is no CSV"),
-    ('a,"x"y\n', "line 2 is no CSV"),
+    ('a,x\nb,"The heart is large.\nc,y\n', "line 4 is not CSV"),
+    ('a,"x"y\n', "line 2 is not CSV"),
 ])
-def test_rows_that_would_lose_text_are_refused_in_one_line(tmp_path, rows, said):
+def test_rows_that_would_lose_text_are_refused_in_one_line(tmp_path, rows, message):
     path = tmp_path / "reports.csv"
     path.write_text(f"id,report\n{rows}")
     with pytest.raises(UserError) as raised:
         list(read_reports(path))
-    assert f"{path} {said}" in str(raised.value) and "\n" not in str(raised.value)
+    assert f"{path} {message}" in str(raised.value) and "\n" not in str(raised.value)

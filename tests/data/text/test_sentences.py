@@ -1,11 +1,8 @@
-"""Reports cut into sentences."""
-
+"""Splitting reports into sentences."""
 
 import pytest
 
-from data.text.sentences import sentences
-
-# Sentences
+from data.text.sentences import split_sentences
 
 
 @pytest.mark.parametrize(
@@ -30,10 +27,10 @@ from data.text.sentences import sentences
     ],
 )
 def test_sentences(text, lines):
-    assert [line for line, _ in sentences(text)] == lines
+    assert [line for line, _ in split_sentences(text)] == lines
 
 
 def test_long_text_without_punctuation_is_read_in_pieces():
-    pieces = list(sentences("mild edema and " * 200))
+    pieces = list(split_sentences("mild edema and " * 200))
     assert len(pieces) > 1 and sum(len(words) for _, words in pieces) == 600
     assert max(len(words) for _, words in pieces) <= 100

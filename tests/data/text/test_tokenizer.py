@@ -1,4 +1,4 @@
-"""The tokenizer of the R2Gen family."""
+"""The tokenizer: ids, encoding and decoding."""
 
 import json
 
@@ -75,11 +75,11 @@ def test_saved_as_json(tokenizer):
 
 
 def test_fingerprints_tell_tokenizers_apart():
-    prints = {
+    fingerprints = {
         Tokenizer.from_reports(reports, count, distinct).fingerprint
         for reports in (REPORTS, REPORTS[:2]) for count in (1, 2) for distinct in (True, False)
     }
-    assert len(prints) == 8
+    assert len(fingerprints) == 8
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
 
 

@@ -1,11 +1,11 @@
-"""The one attention: equal to torch's, blind where it must be, and zero where it sees nothing."""
+"""Multi-head attention: equal to torch's, masked, and zero for queries without memory."""
 
 import pytest
 import torch
 from torch import nn
 
 from models.layers.attention import MultiHeadAttention
-from models.layers.masking import Packing
+from models.layers.packing import Packing
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_equals_the_attention_of_torch(attention):
     queries, memory = torch.randn(2, 4, 12), torch.randn(2, 5, 12)
     mask = torch.rand(2, 4, 5) < 0.6
     mask[..., 0] = True
-    blind = (~mask).repeat_interleave(3, 0)  # torch wants True = hidden, a mask a head
+    blind = (~mask).repeat_interleave(3, 0)  # torch expects True = excluded, one mask per head
     expected, _ = as_torch_attention(attention)(queries, memory, memory, attn_mask=blind)
     torch.testing.assert_close(attention(queries, memory, mask), expected)
     expected, _ = as_torch_attention(attention)(queries, memory, memory)
@@ -106,9 +106,9 @@ def test_packed_rows_attend_as_padded_ones(attention):
     valid = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
     packing, rows = Packing.from_mask(valid), torch.randn(3, 4, 12)
     expected = attention(rows, rows, valid.unsqueeze(1))
-    found = attention(packing.pack(rows), packing.pack(rows), valid.unsqueeze(1), packing=packing)
+    found = attention(packing.pack(rows), packing.pack(rows), valid.unsqueeze(1), layout=packing)
     torch.testing.assert_close(found, packing.pack(expected))
-    causal = attention(packing.pack(rows), packing.pack(rows), causal=True, packing=packing)
+    causal = attention(packing.pack(rows), packing.pack(rows), causal=True, layout=packing)
     torch.testing.assert_close(causal, packing.pack(attention(rows, rows, causal=True)))
 
 
@@ -116,5 +116,5 @@ def test_packed_query_without_any_memory_gets_zeros(attention):
     packing = Packing.from_mask(torch.tensor([[True, False], [True, True]]))
     keys, values = attention.project_memory(torch.randn(2, 3, 12))
     mask = torch.tensor([[[True, True, True]], [[False, False, False]]])
-    answer = attention.attend(torch.randn(3, 12), keys, values, mask, packing=packing)
+    answer = attention.attend(torch.randn(3, 12), keys, values, mask, layout=packing)
     assert (answer[1:] == 0).all() and (answer[0] != 0).any()

@@ -1,4 +1,4 @@
-"""Pre-norm blocks: what they add to their input."""
+"""Pre-norm transformer blocks."""
 
 import torch
 import torch.nn.functional as F

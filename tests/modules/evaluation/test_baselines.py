@@ -1,4 +1,4 @@
-"""The baselines against slow and obvious ways to find the same answers."""
+"""The baselines, compared with slow and obvious implementations."""
 
 from dataclasses import fields
 
@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 from sklearn.metrics import f1_score
 
-from data.dataset import StudyDataset
-from data.vocabulary_builder import build_vocabularies
-from models.outputs import BoxSource, GraphSource
+from models.outputs import GraphSource
 from modules.evaluation.baselines import (
     BLIND,
     MOST_FREQUENT,
@@ -29,23 +27,19 @@ from modules.evaluation.baselines import (
     score_baselines,
     summarise,
 )
-from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.metrics import selective
-from tests.support.fake_model import FakeModel, loader_over
+from tests.support.evaluation.fake_evaluation import CPU, evaluate, make_evaluator, open_split
+from tests.support.evaluation.fake_model import FakeModel, loader_over
 from tests.support.tiny_dataset import write_tiny_dataset
 
-CPU = torch.device("cpu")
 TEXT = st.lists(st.sampled_from("abc"), min_size=0, max_size=8).map(" ".join)
 
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     root = write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", train=9, val=4, test=5, image_size=32, seed=3)
-    vocabularies = build_vocabularies(root, "corrected", 1, 1, True)
-    return {
-        split: StudyDataset(root, split, vocabularies, "corrected", 32, 30, 1, "ignored")
-        for split in ("train", "val", "test")
-    }
+    training = open_split(root, "train")
+    return {split: open_split(root, split, training.vocabularies) for split in ("train", "val", "test")}
 
 
 @pytest.fixture(scope="module")
@@ -78,35 +72,39 @@ def test_summary_counts_what_is_annotated(splits, model):
     training = splits["train"]
     summary = summarise(model, loader_over(training), CPU)
     samples = [training[index] for index in range(len(training))]
-    boxed = [sample for sample in samples if sample.regions.boxes_known]
+    with_boxes = [sample for sample in samples if sample.regions.boxes_known]
     graphs = [sample for sample in samples if sample.regions.graph_known]
-    assert 0 < len(boxed) < len(graphs) < len(samples)
+    assert 0 < len(with_boxes) < len(graphs) < len(samples)
     assert summary.references == [sample.reference for sample in samples]
-    assert summary.graphs == len(graphs)
-    np.testing.assert_array_equal(summary.mentions, sum(sample.regions.mentioned.int() for sample in graphs).numpy())
+    assert summary.graph_count == len(graphs)
     np.testing.assert_array_equal(
-        summary.attributes,
+        summary.mention_counts, sum(sample.regions.mentioned.int() for sample in graphs).numpy()
+    )
+    np.testing.assert_array_equal(
+        summary.attribute_counts,
         sum((sample.regions.attributes & sample.regions.mentioned[:, None]).int() for sample in graphs).numpy(),
     )
-    np.testing.assert_array_equal(summary.known, sum(sample.observations_known.int() for sample in samples).numpy())
     np.testing.assert_array_equal(
-        summary.positives, sum(sample.observations * sample.observations_known for sample in samples).numpy()
+        summary.label_counts, sum(sample.observations_known.int() for sample in samples).numpy()
+    )
+    np.testing.assert_array_equal(
+        summary.observation_counts, sum(sample.observations * sample.observations_known for sample in samples).numpy()
     )
     boxes = blind_prediction(summary).boxes
     for region in range(len(boxes)):
-        shown = [sample.regions.boxes[region] for sample in boxed if sample.regions.visible[region]]
-        expected = torch.stack(shown).mean(0).numpy() if shown else np.zeros(4)
+        visible = [sample.regions.boxes[region] for sample in with_boxes if sample.regions.visible[region]]
+        expected = torch.stack(visible).mean(0).numpy() if visible else np.zeros(4)
         np.testing.assert_allclose(boxes[region], expected, atol=1e-6)
 
 
 def summary_of(mentioned, observations, known):
-    """A summary of studies with mentioned [N, R], observations and known [N, K]; nothing else is annotated."""
+    """A summary of studies with mentioned [studies, R], observations and known [studies, K] as their only labels."""
     mentioned, observations, known = (np.array(table, dtype=bool) for table in (mentioned, observations, known))
     regions = mentioned.shape[1]
     return TrainingSummary(
         references=[], features=np.zeros((0, 1)), box_sums=np.zeros((regions, 4)), box_counts=np.zeros(regions, int),
-        graphs=len(mentioned), mentions=mentioned.sum(0), attributes=np.zeros((regions, 1), int),
-        positives=(observations & known).sum(0), known=known.sum(0),
+        graph_count=len(mentioned), mention_counts=mentioned.sum(0), attribute_counts=np.zeros((regions, 1), int),
+        observation_counts=(observations & known).sum(0), label_counts=known.sum(0),
     )
 
 
@@ -119,8 +117,8 @@ def test_thresholds_are_the_best_on_the_training_split(mentioned, observations, 
     prediction = blind_prediction(summary_of(mentioned, observations, known))
     mentioned, observations, known = (np.array(table) for table in (mentioned, observations, known))
 
-    def micro_f1(chosen, reference, counted):
-        return f1_score(reference[counted], np.broadcast_to(chosen, reference.shape)[counted], zero_division=0)
+    def micro_f1(selected, reference, counted):
+        return f1_score(reference[counted], np.broadcast_to(selected, reference.shape)[counted], zero_division=0)
 
     everything = np.ones_like(mentioned)
     cases = [(prediction.region_probabilities, prediction.region_selected, mentioned, everything)]
@@ -128,11 +126,11 @@ def test_thresholds_are_the_best_on_the_training_split(mentioned, observations, 
         cases.append((prediction.observation_probabilities, prediction.observations, observations, known))
     else:
         assert prediction.observations is None
-    for priors, chosen, reference, counted in cases:
+    for priors, selected, reference, counted in cases:
         for threshold in [*priors, 2.0]:
-            best = micro_f1(chosen, reference, counted)
+            best = micro_f1(selected, reference, counted)
             assert best >= micro_f1(priors >= threshold, reference, counted) - 1e-12
-        assert not chosen[priors == 0].any()
+        assert not selected[priors == 0].any()
 
 
 def test_parts_without_annotation_are_not_predicted():
@@ -166,15 +164,11 @@ def test_the_most_frequent_and_random_reports():
 
 def test_all_baselines_are_scored_like_the_model(splits, model):
     test = splits["test"]
-    evaluator = Evaluator(
-        vocabularies=test.vocabularies, protocol="r2gen", max_tokens=30, graph_source=GraphSource.PREDICTED,
-        box_source=BoxSource.LOCALIZER, beam_size=1,
-    )
-    evaluation = evaluator.evaluate(model, loader_over(test), CPU, meteor=False)
+    evaluation = evaluate(test, model)
     validation = [splits["val"][index].reference for index in range(4)]
     scored = score_baselines(
-        model, evaluator, evaluation.records, loader_over(test), loader_over(splits["train"]), validation, CPU,
-        meteor=False,
+        model, make_evaluator(test), evaluation.records, loader_over(test), loader_over(splits["train"]), validation,
+        CPU, meteor=False,
     )
     scores, absent = ({name: getattr(each, part) for name, each in scored.items()} for part in ("scores", "absent"))
     low, high = scored[RANDOM].intervals["bleu_1"]
@@ -188,7 +182,7 @@ def test_all_baselines_are_scored_like_the_model(splits, model):
     for name in ("region_auroc", "attribute_auroc", "observation_auroc"):
         assert scores[BLIND][name] == pytest.approx(0.5)
     assert 0.4 < scores[BLIND]["box_iou"] < 1
-    # No model is confident of this text.
+    # A baseline has no confidence in its sentences.
     may_be_absent = {"meteor", "grounding_generated_iou", "grounding_generated_pointing", *selective.NAMES}
     assert set(absent[BLIND]) <= may_be_absent
     assert "box_iou" in absent[NEAREST_IMAGE] and scores[NEAREST_IMAGE]["bleu_1"] > 0
@@ -197,10 +191,7 @@ def test_all_baselines_are_scored_like_the_model(splits, model):
 
 def test_the_nearest_image_to_a_training_image_is_itself(splits, model):
     training = splits["train"]
-    evaluator = Evaluator(
-        vocabularies=training.vocabularies, protocol="r2gen", max_tokens=30, graph_source=GraphSource.NONE,
-        box_source=BoxSource.LOCALIZER, beam_size=1,
-    )
+    evaluator = make_evaluator(training, graph_source=GraphSource.NONE)
     records = evaluator.evaluate(model, loader_over(training), CPU, meteor=False).records
     scored = score_baselines(
         model, evaluator, records, loader_over(training), loader_over(training), ["a"], CPU, meteor=False

@@ -1,34 +1,24 @@
-"""The evaluator: what the model is shown, what becomes of its answers, and that nothing else of a run is touched."""
+"""The evaluator: what the model sees, what becomes of its outputs, and that the rest of the run is unchanged."""
 
 import itertools
 import json
 import multiprocessing
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data.dataset import StudyDataset
-from data.vocabulary_builder import build_vocabularies
 from models.outputs import BoxSource, GraphSource
-from modules.evaluation.evaluator import SCORE_NAMES, Evaluator, in_study_order, inference, progress, score_records
-from modules.evaluation.metrics.claims import is_wrong
+from modules.evaluation.evaluator import in_study_order, inference, progress
 from modules.evaluation.metrics.graph import box_iou
+from modules.evaluation.scoring import SCORE_NAMES
 from modules.training.validation import EvaluationStopped
-from tests.support.fake_model import FakeModel, loader_over
+from tests.support.evaluation.fake_evaluation import CPU, evaluate, make_evaluator, open_split
+from tests.support.evaluation.fake_model import FakeModel, loader_over
 from tests.support.tiny_dataset import write_tiny_dataset
 
-CPU = torch.device("cpu")
 TEXTS = ["the heart is normal . no pneumothorax .", "the left lung is clear .", "the spine looks enlarged ."]
-
-
-def open_dataset(root, boxes_file=None):
-    vocabularies = build_vocabularies(root, "corrected", 1, 1, True)
-    return StudyDataset(root, "test", vocabularies, "corrected", 32, 30, 1, "ignored", boxes_file=boxes_file)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +28,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(root):
-    return open_dataset(root)
+    return open_split(root)
 
 
 @pytest.fixture
@@ -46,25 +36,10 @@ def model(dataset):
     return FakeModel(dataset.vocabularies, TEXTS)
 
 
-def make_evaluator(dataset, **settings):
-    chosen = {
-        "protocol": "r2gen", "max_tokens": 30, "graph_source": GraphSource.PREDICTED,
-        "box_source": BoxSource.LOCALIZER, "beam_size": 1,
-    }
-    return Evaluator(vocabularies=dataset.vocabularies, **(chosen | settings))
-
-
-def evaluate(dataset, model, should_stop=None, resamples=50, **settings):
-    evaluator = make_evaluator(dataset, **settings)
-    return evaluator.evaluate(
-        model, loader_over(dataset), CPU, meteor=False, should_stop=should_stop, resamples=resamples
-    )
-
-
 def test_all_scores_are_there_and_records_are_in_order(dataset, model):
     evaluation = evaluate(dataset, model)
     assert set(evaluation.scores) == set(SCORE_NAMES)
-    # The fake model writes of no finding in a region that has a box.
+    # The generated reports describe no finding in a region with a box.
     without = {"meteor", "grounding_generated_iou", "grounding_generated_pointing"}
     assert set(evaluation.absent) == without == {name for name, value in evaluation.scores.items() if value is None}
     assert set(evaluation.intervals) == set(SCORE_NAMES)
@@ -96,7 +71,7 @@ def test_oracle_mode_shows_the_annotated_graph_but_scores_the_models_own_regions
     assert oracle.scores["region_micro_f1"] < 1
     without = evaluate(dataset, model, graph_source=GraphSource.NONE)
     assert oracle.scores["region_micro_f1"] == without.scores["region_micro_f1"]
-    # attributes are those of annotated regions
+    # Attributes are those of annotated regions.
     for record in oracle.records:
         assert not record.prediction.attributes[~record.annotation.mentioned].any()
         assert record.prediction.attributes[record.annotation.mentioned].any()
@@ -107,7 +82,7 @@ def test_predicted_regions_and_attributes_are_those_of_the_graph(dataset, model)
     slots = dataset.vocabularies.attributes.slots().numpy()
     for record in evaluation.records:
         prediction = record.prediction
-        # the fake graph takes regions above a logit of 1: above the evaluator's own threshold of 0.2
+        # The fake graph selects regions with a logit above 1, which is stricter than the evaluator's threshold of 0.2.
         expected = (prediction.region_probabilities > torch.tensor(1.0).sigmoid().item()) & prediction.visible
         np.testing.assert_array_equal(prediction.region_selected, expected)
         assert not prediction.attributes[~expected].any()
@@ -152,23 +127,23 @@ def test_boxes_are_those_of_the_box_source(dataset, model):
 def test_boxes_of_a_file_are_scored_as_given(root, model, tmp_path):
     lines = [json.dumps({"id": f"test{number}", "boxes": {"spine": [0, 0, 1, 0.5]}}) for number in range(5)]
     (tmp_path / "boxes.jsonl").write_text("\n".join(lines))
-    dataset = open_dataset(root, boxes_file=tmp_path / "boxes.jsonl")
+    dataset = open_split(root, boxes_file=tmp_path / "boxes.jsonl")
     evaluation = evaluate(dataset, model, box_source=BoxSource.FILE)
     spine = dataset.vocabularies.anatomy.index("spine")
     overlaps = []
     for record in evaluation.records:
         assert record.prediction.visible.nonzero()[0].tolist() == [spine]
-        given = box_iou(np.array([0, 0, 1, 0.5]), record.annotation.boxes[spine])
-        overlaps += [given if region == spine else 0 for region in record.annotation.visible.nonzero()[0]]
+        spine_iou = box_iou(np.array([0, 0, 1, 0.5]), record.annotation.boxes[spine])
+        overlaps += [spine_iou if region == spine else 0 for region in record.annotation.visible.nonzero()[0]]
     assert evaluation.scores["box_iou"] == pytest.approx(np.mean(overlaps)) and np.mean(overlaps) > 0
 
 
 def test_protocols(dataset, model):
     cut = evaluate(dataset, model, max_tokens=6)
     full = evaluate(dataset, model, max_tokens=6, protocol="full")
-    known = set(dataset.vocabularies.tokenizer.words)
+    vocabulary = set(dataset.vocabularies.tokenizer.words)
     for short, long in zip(cut.records, full.records, strict=True):
-        words = [word if word in known else "<unk>" for word in long.reference.split()[:5]]
+        words = [word if word in vocabulary else "<unk>" for word in long.reference.split()[:5]]
         assert short.scored_reference == " ".join(words)
         assert long.scored_reference == long.reference == short.reference
 
@@ -203,85 +178,6 @@ def test_stopping_between_batches_and_before_scoring(dataset, model, calls):
     assert model.training
 
 
-def test_scores_are_a_function_of_the_records(dataset, model):
-    evaluation = evaluate(dataset, model)
-    scored = score_records(evaluation.records, meteor=False, resamples=50)
-    assert (scored.scores, scored.absent, scored.intervals) == (
-        evaluation.scores, evaluation.absent, evaluation.intervals
-    )
-    perfect = []
-    for record in evaluation.records:
-        annotation = record.annotation
-        perfect.append(replace(record, generated=record.scored_reference, prediction=replace(
-            record.prediction,
-            region_selected=annotation.mentioned, region_probabilities=annotation.mentioned.astype(float),
-            boxes=annotation.boxes, visible=annotation.visible,
-            attributes=annotation.attributes & annotation.mentioned[:, None],
-            attribute_probabilities=annotation.attributes.astype(float),
-            observations=annotation.observations, observation_probabilities=annotation.observations.astype(float),
-        )))
-    scores = score_records(perfect, meteor=False).scores
-    for name in ("bleu_4", "rouge_l", "region_micro_f1", "region_auroc", "attribute_micro_f1", "attribute_auroc",
-                 "box_iou", "observation_micro_f1", "observation_auroc"):
-        assert scores[name] == pytest.approx(1), name
-    for name in ("region_ece", "attribute_ece", "observation_ece"):
-        assert scores[name] == 0, name
-
-
-def test_no_records_have_no_scores():
-    scored = score_records([])
-    assert set(scored.scores) == set(scored.absent) == set(scored.intervals) == set(SCORE_NAMES)
-
-
-def spoiled(record, *changes):
-    """`record` without what is named."""
-    annotation = record.annotation
-    nothing = np.zeros_like
-    if "labels" in changes:
-        annotation = replace(annotation, observations=nothing(annotation.observations))
-    if "annotation" in changes:
-        annotation = replace(
-            annotation, observations_known=nothing(annotation.observations_known), graph_known=False, boxes_known=False
-        )
-    record = replace(record, annotation=annotation)
-    if "reference" in changes:
-        record = replace(record, reference="", scored_reference="")
-    return replace(record, generated="") if "generated" in changes else record
-
-
-@settings(deadline=None, max_examples=20)
-@given(
-    studies=st.lists(st.integers(0, 4), min_size=1, max_size=4),
-    changes=st.sets(st.sampled_from(["labels", "annotation", "reference", "generated"])),
-)
-def test_degenerate_records_have_values_or_reasons(dataset, studies, changes):
-    records = evaluate(dataset, FakeModel(dataset.vocabularies, TEXTS), resamples=0).records
-    records = [spoiled(records[study], *changes) for study in studies]
-    scored = score_records(records, meteor=False, resamples=20)
-    assert set(scored.scores) == set(scored.intervals) == set(SCORE_NAMES)
-    assert set(scored.absent) == {name for name, value in scored.scores.items() if value is None}
-    assert all(scored.absent.values())
-    if len(studies) == 1:
-        assert set(scored.intervals.values()) == {None}
-    if "labels" in changes:
-        assert scored.scores["observation_micro_f1"] is None and scored.scores["truth_14_micro_f1"] is None
-    if "reference" in changes:
-        assert scored.scores["bleu_4"] is None and scored.scores["report_14_micro_f1"] is None
-    elif "generated" in changes:
-        assert scored.scores["bleu_4"] == pytest.approx(0, abs=1e-9) and scored.scores["most_frequent_share"] == 1
-
-
-def test_a_study_without_a_reference_is_in_no_score_that_compares_with_it(dataset, model):
-    records = evaluate(dataset, model, resamples=0).records
-    lost = [spoiled(replace(records[0], generated="edema ."), "reference", "annotation")]
-    whole, more = (score_records(each, meteor=False, resamples=0) for each in (records, records + lost))
-    for name in SCORE_NAMES:
-        if not name.startswith(("distinct", "most", "generated_", "reference_", "empty")):
-            assert more.scores[name] == whole.scores[name], name
-    assert whole.scores["empty_references"] == 0 and more.scores["empty_references"] == 1
-    assert np.isnan(more.per_study["report_f1"][-1]) and np.isnan(more.per_study["bleu_4"][-1])
-
-
 def test_study_order_is_restored():
     studies = list(range(11))
     for processes in (1, 2, 3, 12):
@@ -296,19 +192,19 @@ def test_progress_passes_everything_on_and_speaks_now_and_then(monkeypatch, caps
 
 
 def evaluate_share(rank, root, rendezvous, answers):
-    """One of two processes: evaluates its share, then again, and the second process asks for an end."""
+    """Run one of two processes: evaluate the shard of `rank`, then again, where rank 1 asks to stop."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    dataset = open_dataset(root)
+    dataset = open_split(root)
     model, evaluator = FakeModel(dataset.vocabularies, TEXTS), make_evaluator(dataset)
     evaluation = evaluator.evaluate(model, loader_over(dataset, 2, rank, 2), CPU, meteor=False)
-    written = [(record.study_id, record.generated) for record in evaluation.records]
+    reports = [(record.study_id, record.generated) for record in evaluation.records]
     try:
         evaluator.evaluate(model, loader_over(dataset, 2, rank, 2), CPU, meteor=False, should_stop=lambda: rank == 1)
         stopped = False
     except EvaluationStopped:
         stopped = True
-    answers.put((evaluation.scores, evaluation.absent, written, stopped))
+    answers.put((evaluation.scores, evaluation.absent, reports, stopped))
     dist.destroy_process_group()
 
 
@@ -322,10 +218,10 @@ def test_two_processes_share_the_studies_and_agree_on_scores_and_stops(root, dat
     results = [answers.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
-    alone = evaluate(dataset, model)
-    written = [(record.study_id, record.generated) for record in alone.records]
-    assert results == [(alone.scores, alone.absent, written, True)] * 2
-    assert [study for study, _ in written] == [record["id"] for record in dataset.records]  # each once, in order
+    single = evaluate(dataset, model)
+    reports = [(record.study_id, record.generated) for record in single.records]
+    assert results == [(single.scores, single.absent, reports, True)] * 2
+    assert [study for study, _ in reports] == [record["id"] for record in dataset.records]  # each once, in order
 
 
 def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, model):
@@ -339,46 +235,3 @@ def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, mod
         for sentence in record.sentences:
             assert not sentence.regions.any()
             assert sentence.confidence == pytest.approx(np.exp(sentence.log_probability))
-
-
-def test_tables_and_curves_show_what_the_scores_summarise(dataset):
-    text = "the heart looks enlarged . the left lung shows a small effusion . no pneumothorax ."
-    evaluation = evaluate(dataset, FakeModel(dataset.vocabularies, [text]))
-    records = evaluation.records
-    regions = evaluation.tables["regions in the graph"]
-    assert tuple(regions) == dataset.vocabularies.anatomy.names
-    for region, row in enumerate(regions.values()):
-        selected = np.array([record.prediction.region_selected[region] for record in records])
-        mentioned = np.array([record.annotation.mentioned[region] for record in records])
-        assert row["positives"] == mentioned.sum()
-        if mentioned.any():
-            assert row["precision"] == pytest.approx((selected & mentioned).sum() / max(selected.sum(), 1))
-            assert row["recall"] == pytest.approx((selected & mentioned).sum() / mentioned.sum())
-    f1 = [row["f1"] for row in regions.values() if row["f1"] is not None]
-    assert np.mean(f1) == pytest.approx(evaluation.scores["region_macro_f1"])
-    known = np.stack([record.annotation.observations_known for record in records])
-    positive = np.stack([record.annotation.observations for record in records]) & known
-    observations = evaluation.tables["observations read off the image"]
-    assert sum(row["positives"] for row in observations.values()) == positive.sum()
-
-    slots = int(sum(
-        (record.prediction.attribute_probabilities[record.annotation.mentioned] > 0).sum() for record in records
-    ))
-    counts = {
-        kind: sum(found["count"] for found in evaluation.curves[f"reliability of {kind}s"])
-        for kind in ("region", "attribute", "observation")
-    }
-    assert counts == {"region": 29 * len(records), "attribute": slots, "observation": known.sum()} and slots
-    errors = evaluation.curves["errors of sentences by coverage"]
-    judged = [is_wrong(sentence.text, record.reference) for record in records for sentence in record.sentences]
-    assert (errors["sentences"], errors["wrong"]) == (len(judged) - judged.count(None), judged.count(True))
-    assert 0 < errors["wrong"] < errors["sentences"] and len(errors["by_coverage"]) == 100
-    assert evaluation.scores["sentence_error_at_100"] == pytest.approx(errors["wrong"] / errors["sentences"])
-
-
-def test_without_parts_and_sentences_tables_and_curves_are_empty(dataset):
-    model = FakeModel(dataset.vocabularies, [""], with_graph=False, with_observations=False)
-    evaluation = evaluate(dataset, model)
-    assert evaluation.tables["regions in the graph"] == evaluation.tables["observations read off the image"] == {}
-    assert evaluation.curves == {}
-    assert "claims" in evaluation.absent["sentence_error_area"]

@@ -1,4 +1,4 @@
-"""Reading generated reports from tables and from our own files."""
+"""Reading generated reports from tables and from predictions.jsonl."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import UserError
 from data.ontology import observation_names
-from modules.evaluation.predictions import predictions_file, read_predictions
+from modules.evaluation.predictions import predictions_path, read_predictions
 
 TABLE = 'id,reference,generated,study\na,"One, two.",one two,s2\nb,"x\ny",,s1\nc,z,z,s2\n'
 
@@ -41,7 +41,7 @@ def test_our_own_files_come_with_what_the_evaluation_says(tmp_path):
     edema, fracture = observation_names().index("Edema"), observation_names().index("Fracture")
     assert truth[:, edema].all() and known[:, edema].all()
     assert known[:, fracture].tolist() == [True, False] and truth.sum() == 2 and known.sum() == 3
-    assert predictions_file(tmp_path) == tmp_path / "predictions.jsonl"
+    assert predictions_path(tmp_path) == tmp_path / "predictions.jsonl"
     (tmp_path / "metrics_oracle.json").unlink()
     assert read_predictions(tmp_path / "predictions_oracle.jsonl").evaluation == {}
     bare = {key: rows[1][key] for key in ("id", "reference", "generated")}
@@ -49,36 +49,36 @@ def test_our_own_files_come_with_what_the_evaluation_says(tmp_path):
     assert read_predictions(tmp_path).labels is None and read_predictions(tmp_path).scored_references is None
 
 
-@pytest.mark.parametrize("name, content, said", [
+@pytest.mark.parametrize("name, content, message", [
     ("missing.csv", None, "Cannot read"),
-    ("empty.csv", "id,reference,generated\n", "has no generated report"),
+    ("empty.csv", "id,reference,generated\n", "has no generated reports"),
     ("column.csv", "id,reference\na,b\n", "no column 'generated'"),
-    ("twice.csv", "id,reference,generated\na,b,c\na,b,c\n", "the id a stands there twice"),
+    ("twice.csv", "id,reference,generated\na,b,c\na,b,c\n", "two reports have the id a"),
     ("study.csv", "id,reference,generated\na,b,c\n", "no 'study'"),
     ("short.csv", "id,reference,generated,study\na,b\n", "line 2 has too few cells"),
     ("comma.csv", "id,reference,generated\na,b,c\n1,a b c,d,extra\n", "line 3 has too many cells"),
-    ("quote.csv", 'id,reference,generated\n1,a,"unclosed\n2,b,c\n', "line 3 is no CSV"),
-    ("blank.csv", "id,reference,generated\n ,b,c\n", "report 1 has no name as its 'id'"),
-    ("blank study.csv", "id,reference,generated,study\na,b,c,x\nb,b,c,\n", "report 2 has no name as its 'study'"),
-    ("bytes.csv", b"id,reference,generated\n\xff\xfe,b,c\n", "is no CSV in UTF-8"),
+    ("quote.csv", 'id,reference,generated\n1,a,"unclosed\n2,b,c\n', "line 3 is not CSV"),
+    ("blank.csv", "id,reference,generated\n ,b,c\n", "report 1: 'id' is not a name"),
+    ("blank study.csv", "id,reference,generated,study\na,b,c,x\nb,b,c,\n", "report 2: 'study' is not a name"),
+    ("bytes.csv", b"id,reference,generated\n\xff\xfe,b,c\n", "is not a CSV file in UTF-8"),
     ("lines.jsonl", '{"id": "a", "reference": "b", "generated": "c"}\n{', "line 2 is not JSON"),
-    ("list.jsonl", "[]\n", "line 1 is no JSON object"),
-    ("text.jsonl", '{"id": "a", "reference": {"a": 1}, "generated": "c"}\n', "holds no text as its 'reference'"),
-    ("words.jsonl", '{"id": "a", "reference": "b", "generated": ["c"]}\n', "holds no text as its 'generated'"),
-    ("name.jsonl", '{"id": ["a"], "reference": "b", "generated": "c"}\n', "has no name as its 'id'"),
+    ("list.jsonl", "[]\n", "line 1 is not a JSON object"),
+    ("text.jsonl", '{"id": "a", "reference": {"a": 1}, "generated": "c"}\n', "'reference' is not text"),
+    ("words.jsonl", '{"id": "a", "reference": "b", "generated": ["c"]}\n', "'generated' is not text"),
+    ("name.jsonl", '{"id": ["a"], "reference": "b", "generated": "c"}\n', "'id' is not a name"),
     ("scored.jsonl", '{"id": 1, "reference": "b", "generated": "c", "scored_reference": 3}\n', "'scored_reference'"),
-    ("labels.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": [1]}\n', "labels that are no {"),
-    ("label.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": {"Edema": "yes"}}\n', "'Edema' holds no"),
-    ("other.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": {"Oedema": 1}}\n', "is no observation"),
+    ("labels.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": [1]}\n', "'labels' is not an object {"),
+    ("label.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": {"Edema": "yes"}}\n', "'Edema' has an"),
+    ("other.jsonl", '{"id": 1, "reference": "b", "generated": "c", "labels": {"Oedema": 1}}\n', "is not an obs"),
     ("key.jsonl", '{"id": "a", "reference": "b"}\n', "report 1 has no 'generated'"),
 ])
-def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, name, content, said):
+def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as raised:
         read_predictions(path, "study" if "study" in name else None)
-    assert said in str(raised.value) and "\n" not in str(raised.value) and str(path) in str(raised.value)
+    assert message in str(raised.value) and "\n" not in str(raised.value) and str(path) in str(raised.value)
 
 
 def test_a_broken_metrics_file_is_named(tmp_path):

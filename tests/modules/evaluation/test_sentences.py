@@ -1,4 +1,4 @@
-"""A generated report in sentences: texts, regions looked at, and a confidence computed by hand."""
+"""Splitting a generated report into sentences: texts, regions attended to, and a confidence computed by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.text.tokenizer import Tokenizer
-from modules.evaluation.sentences import sentences_of, subgraph_certainty
+from modules.evaluation.sentences import split_into_sentences, subgraph_certainty
 
 WORDS = (".", "<unk>", "clear", "heart", "large", "lungs")
 TOKENIZER = Tokenizer(WORDS, distinct_special_tokens=True)
@@ -20,7 +20,7 @@ def read(token_ids, log_probs=None, attention=None, certainty=(1.0, 1.0)):
     length = len(token_ids)
     log_probs = np.zeros(length) if log_probs is None else np.array(log_probs)
     attention = np.zeros((length, 2)) if attention is None else np.array(attention)
-    return sentences_of(token_ids, log_probs, attention, np.array(certainty), TOKENIZER)
+    return split_into_sentences(token_ids, log_probs, attention, np.array(certainty), TOKENIZER)
 
 
 def test_each_sentence_has_its_words_regions_and_confidence():
@@ -31,7 +31,7 @@ def test_each_sentence_has_its_words_regions_and_confidence():
         certainty=(0.8, 0.4),
     )
     assert (first.text, second.text) == ("heart large .", "lungs clear .")
-    # the full stop's attention is left out, its probability is not; EOS belongs to no sentence
+    # The attention of the full stop does not count, its probability does; EOS belongs to no sentence.
     np.testing.assert_allclose(first.regions, [0.75, 0.25])
     np.testing.assert_allclose(second.regions, [0, 1])
     assert first.log_probability == pytest.approx(np.log(0.25) / 3)
@@ -50,7 +50,7 @@ def test_without_a_graph_the_tokens_alone_decide():
 def test_an_empty_report_has_no_sentence(distinct):
     tokenizer = Tokenizer(WORDS, distinct)
     empty = np.array([tokenizer.eos_id, tokenizer.pad_id])
-    assert sentences_of(empty, np.zeros(2), np.zeros((2, 3)), np.ones(3), tokenizer) == []
+    assert split_into_sentences(empty, np.zeros(2), np.zeros((2, 3)), np.ones(3), tokenizer) == []
 
 
 def test_stops_in_a_row_end_one_sentence():
@@ -66,7 +66,7 @@ def test_the_sentences_together_are_the_report(tokens, with_graph, seed):
     token_ids = np.array(tokens, dtype=int)
     attention = generator.dirichlet(np.ones(3), len(tokens)) if with_graph else np.zeros((len(tokens), 3))
     log_probs = -generator.exponential(size=len(tokens))
-    sentences = sentences_of(token_ids, log_probs, attention.reshape(-1, 3), generator.random(3), TOKENIZER)
+    sentences = split_into_sentences(token_ids, log_probs, attention.reshape(-1, 3), generator.random(3), TOKENIZER)
     assert " ".join(sentence.text for sentence in sentences) == TOKENIZER.decode([TOKENIZER.bos_id, *tokens])
     for sentence in sentences:
         assert 0 <= sentence.confidence <= np.exp(sentence.log_probability) + 1e-12
@@ -75,5 +75,5 @@ def test_the_sentences_together_are_the_report(tokens, with_graph, seed):
 
 def test_the_certainty_of_a_subgraph():
     probabilities = np.array([[0.9, 0.4, 0.5], [0.2, 0.5, 0.5], [0.5, 0.5, 0.5]])
-    decided = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
-    np.testing.assert_allclose(subgraph_certainty(probabilities, decided), [0.9 * 0.6 * 0.5, 0.8, 1])
+    predicted = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    np.testing.assert_allclose(subgraph_certainty(probabilities, predicted), [0.9 * 0.6 * 0.5, 0.8, 1])

@@ -1,4 +1,4 @@
-"""What the protocols do to reports, and what they say that they did."""
+"""What the protocols do to reports, and how they describe it."""
 
 from argparse import ArgumentParser
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_r2gen_cuts_references_and_replaces_rare_words_with_training_reports(tmp
     )
     assert texts.scored_references == ["the heart is big . <unk>", "<unk> ."]
     assert texts.references[0] == "the heart is big . rare ."
-    assert texts.protocol == texts.words == "r2gen" and texts.applied["references"] == "cut to 6 words"
+    assert texts.protocol == texts.protocol_label == "r2gen" and texts.applied["references"] == "cut to 6 words"
     assert "fewer than 2 occurrences" in texts.applied["rare words"]
     tokenizer = Tokenizer.from_reports(["the heart is big .", "the heart is clear . big ."], 2, True)
     assert texts.scored_references == [tokenizer.protocol_reference(text, 7) for text in texts.references]
@@ -62,7 +62,7 @@ def test_r2gen_cuts_references_and_replaces_rare_words_with_training_reports(tmp
 def test_r2gen_without_training_reports_says_what_it_cannot_do():
     texts = prepared(RAW, "--protocol", "r2gen", "--max-tokens", 4)
     assert texts.scored_references == ["the heart is", "clear ."]
-    assert "--training-reports" in texts.applied["rare words"] and texts.words == "r2gen without <unk>"
+    assert "--training-reports" in texts.applied["rare words"] and texts.protocol_label == "r2gen without <unk>"
 
 
 def test_our_predictions_are_compared_as_the_evaluation_did_unless_told_otherwise():
@@ -71,8 +71,8 @@ def test_our_predictions_are_compared_as_the_evaluation_did_unless_told_otherwis
     assert texts.applied["cleaning"].startswith("none") and "as the evaluation" in texts.applied["references"]
     assert texts.generated == ["the <unk>"]
     done = {"cleaning": "references by the rules 'mimic_cxr'", "rare words": "<unk>", "intervals": "other"}
-    told = prepared(replace(OURS, evaluation={"protocol": "r2gen", "applied": done})).applied
-    assert told["cleaning"] == done["cleaning"] and told["rare words"] == "<unk>" and "intervals" not in told
+    applied = prepared(replace(OURS, evaluation={"protocol": "r2gen", "applied": done})).applied
+    assert applied["cleaning"] == done["cleaning"] and applied["rare words"] == "<unk>" and "intervals" not in applied
     assert prepared(OURS, "--protocol", "full").scored_references == OURS.references
 
 
@@ -87,21 +87,21 @@ def test_document_frequencies_of_the_training_reports(tmp_path):
 
 def test_what_a_user_can_mend_is_said(tmp_path):
     (tmp_path / "empty.csv").write_text("id,report\n")
-    for arguments, said in (
+    for arguments, message in (
         (("--document-frequencies", "training"), "needs --training-reports"),
-        (("--protocol", "r2gen", "--max-tokens", 1), "--max-tokens 1"),
-        (("--protocol", "full", "--max-tokens", 60), "--max-tokens 60 is a setting of r2gen"),
-        (("--min-count", 2, "--training-reports", tmp_path / "empty.csv"), "--min-count 2 is a setting of r2gen"),
-        (("--protocol", "r2gen", "--min-count", 2), "--min-count 2 counts words in training reports"),
+        (("--protocol", "r2gen", "--max-tokens", 1), "--max-tokens=1"),
+        (("--protocol", "full", "--max-tokens", 60), "--max-tokens=60: applies only to r2gen"),
+        (("--min-count", 2, "--training-reports", tmp_path / "empty.csv"), "--min-count=2: applies only to r2gen"),
+        (("--protocol", "r2gen", "--min-count", 2), "--min-count=2: needs --training-reports"),
         (("--training-reports", tmp_path / "empty.csv"), "no training report"),
         (("--training-reports", tmp_path / "nowhere.csv"), "Cannot read"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             prepared(RAW, *arguments)
 
 
 @settings(deadline=None)
-# Without digits: the family's rules delete "1. " inside "11. " and so join it to the next word.
+# Without digits: the rules of R2Gen delete "1. " inside "11. ", which joins the rest to the next word.
 @given(st.text(st.sampled_from("ab .,<>\n_-"), max_size=30), st.sampled_from(CLEANINGS))
 def test_cleaning_leaves_unknown_words_whole(text, rules):
     cleaned = clean_keeping_unknown(f"{text} <unk> {text}", rules)

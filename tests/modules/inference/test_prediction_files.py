@@ -1,4 +1,4 @@
-"""Predictions as JSON and pictures, under names that harm nobody."""
+"""Predictions as JSON and images, under safe file names."""
 
 import json
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import UserError
+from modules.inference.prediction import PredictedRegion, PredictedSentence, Prediction
 from modules.inference.prediction_files import NOTICE, as_json, draw_overlay, file_stem, write_prediction
-from modules.inference.predictor import PredictedRegion, PredictedSentence, Prediction
 
-PICTURE = np.full((50, 100), 90, dtype=np.uint8)
+PIXELS = np.full((50, 100), 90, dtype=np.uint8)
 
 
 def region(name, box, selected=True, abnormal=False):
@@ -29,7 +29,7 @@ def prediction(*regions):
 
 def test_json_holds_everything(tmp_path):
     spine = region("spine", (1.5, 2, 30, 40), abnormal=True)
-    paths = write_prediction(tmp_path / "new", "a", prediction(spine), PICTURE)
+    paths = write_prediction(tmp_path / "new", "a", prediction(spine), PIXELS)
     assert paths == [tmp_path / "new/a.json", tmp_path / "new/a.png"]
     assert json.loads(paths[0].read_text(encoding="utf-8")) == {
         "notice": NOTICE,
@@ -58,7 +58,7 @@ def test_region_without_a_box_has_none():
 
 
 def coloured(image):
-    """Columns and rows of the box that encloses all colour: x1, y1, x2, y2."""
+    """The bounding box of all coloured pixels: x1, y1, x2, y2; None without any."""
     pixels = np.asarray(image).astype(int)
     rows, columns = np.nonzero(pixels.max(2) - pixels.min(2) > 100)
     return (columns.min(), rows.min(), columns.max(), rows.max()) if len(rows) else None
@@ -66,21 +66,21 @@ def coloured(image):
 
 def test_boxes_lie_where_the_region_is_whatever_the_pictures_resolution():
     spine = region("spine", (100, 50, 300, 150))
-    for picture in (PICTURE, np.full((400, 800), 90, dtype=np.uint8)):
-        assert coloured(draw_overlay(picture, prediction(spine))) == pytest.approx((256, 128, 767, 383), abs=1)
+    for pixels in (PIXELS, np.full((400, 800), 90, dtype=np.uint8)):
+        assert coloured(draw_overlay(pixels, prediction(spine))) == pytest.approx((256, 128, 767, 383), abs=1)
 
 
 def test_regions_of_the_graph_are_drawn_unless_others_are_named():
-    hidden, shown = region("spine", (100, 50, 300, 150), selected=False), region("svc", (0, 0, 100, 100))
-    assert coloured(draw_overlay(PICTURE, prediction(hidden, shown)))[2] < 300
-    assert coloured(draw_overlay(PICTURE, prediction(hidden, shown), {"spine"}))[0] > 200
-    assert coloured(draw_overlay(PICTURE, prediction(region("spine", None)))) is None
+    other, selected = region("spine", (100, 50, 300, 150), selected=False), region("svc", (0, 0, 100, 100))
+    assert coloured(draw_overlay(PIXELS, prediction(other, selected)))[2] < 300
+    assert coloured(draw_overlay(PIXELS, prediction(other, selected), {"spine"}))[0] > 200
+    assert coloured(draw_overlay(PIXELS, prediction(region("spine", None)))) is None
 
 
 def test_abnormal_regions_have_another_colour_and_lie_on_top():
     whole = (0, 0, 400, 200)
     colours = [
-        draw_overlay(PICTURE, prediction(*regions)).getpixel((1023, 300))
+        draw_overlay(PIXELS, prediction(*regions)).getpixel((1023, 300))
         for regions in ([region("svc", whole)], [region("svc", whole, abnormal=True), region("spine", whole)])
     ]
     assert colours == [(79, 195, 247), (255, 176, 0)]
@@ -88,7 +88,7 @@ def test_abnormal_regions_have_another_colour_and_lie_on_top():
 
 @pytest.mark.parametrize("box", [(0, 0, 0.1, 0.1), (399.9, 199.9, 400, 200), (0, 0, 400, 200)])
 def test_any_box_can_be_drawn(box):
-    assert draw_overlay(PICTURE, prediction(region("spine", box))).size == (1024, 512)
+    assert draw_overlay(PIXELS, prediction(region("spine", box))).size == (1024, 512)
 
 
 # Names
@@ -113,4 +113,4 @@ def test_no_two_studies_share_a_file(names):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
-        write_prediction(tmp_path / "file", "a", prediction(), PICTURE)
+        write_prediction(tmp_path / "file", "a", prediction(), PIXELS)

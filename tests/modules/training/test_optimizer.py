@@ -19,7 +19,7 @@ from modules.training.optimizer import (
 
 
 class Parts(nn.Module):
-    """A part with a convolution and BatchNorm, one whose name begins alike, a table, and a bias of two dimensions."""
+    """Parts with a convolution and BatchNorm, a name with the same beginning, a table, and a two-dimensional bias."""
 
     def __init__(self):
         super().__init__()
@@ -111,7 +111,7 @@ def test_rates_of_both_parts_move_together():
     moving = schedule(Schedule.STEP)
     moving.set(2.5)
     assert moving.rates() == pytest.approx({"patch_encoder": 0.505, "rest": 1.01})
-    moving.set(10)  # from the full rates, not from the last ones
+    moving.set(10)  # relative to the full rates, not to the previous ones
     assert moving.rates() == pytest.approx({"patch_encoder": 0.8, "rest": 1.6})
 
 
@@ -149,7 +149,7 @@ def test_optimizer_state_goes_by_name_and_leaves_settings_alone(model, tmp_path)
     first.step()
     torch.save(optimizer_state(first, model), tmp_path / "state.pt")
     other = copy.deepcopy(model)
-    freeze(other, ["patch_encoder"])  # other groups, other positions
+    freeze(other, ["patch_encoder"])  # other groups, other indices
     second = build_optimizer(other, lr=0.2, lr_patch_encoder=0.2, weight_decay=0.3)
     load_optimizer_state(second, other, torch.load(tmp_path / "state.pt", weights_only=True))
     for key, value in first.state[model.patch_encoder_2.weight].items():

@@ -82,7 +82,7 @@ def test_going_on_cuts_what_came_after(tmp_path, monkeypatch, rerun, kept_valida
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # a crash in the middle of a line
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 60)  # TensorBoard orders its files by the second they were made in
+    monkeypatch.setattr(time, "time", lambda: now + 60)  # TensorBoard orders files by their second of creation
     log = RunLog(tmp_path, total_steps=9, log_every=1, done_steps=4, rerun_validation=rerun)
     train(log, 5, 5)
     log.close()
@@ -118,21 +118,21 @@ def test_a_terminal_gets_a_bar_with_terms_and_time_left(tmp_path, capsys, monkey
     log.begin_epoch(1, 2, 2, 1)
     train(log, 2, 2)
     log.close()
-    shown = capsys.readouterr().err
-    assert "epoch 1/2" in shown and "2/2" in shown
-    assert "loss 2.000, report 1.000, all " in shown
-    assert "images/s" not in shown
+    console = capsys.readouterr().err
+    assert "epoch 1/2" in console and "2/2" in console
+    assert "loss 2.000, report 1.000, all " in console
+    assert "images/s" not in console
     assert [entry["step"] for entry in entries(tmp_path)] == [2]
 
 
-@pytest.mark.usefixtures("capsys")  # else the console of a test is a file too, and meets the limit
+@pytest.mark.usefixtures("capsys")  # otherwise pytest captures to a file, which the limit applies to as well
 def test_a_full_disk_is_one_line(tmp_path):
     log = RunLog(tmp_path, total_steps=1, log_every=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
     try:
-        with pytest.raises(UserError, match=f"Cannot write the log in {tmp_path}: .*; make room there"):
-            log.message("a line that is longer than fifty characters, with all that stands around it")
+        with pytest.raises(UserError, match=rf"Cannot write the log in {tmp_path} \(.*\): free space, then resume"):
+            log.message("a line that is longer than fifty characters, together with its JSON keys")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -145,7 +145,7 @@ def test_the_course_of_a_run_is_read_back(tmp_path):
     log.train_step(4, loss=float("nan"), terms={}, rates={"rest": 0.1}, gradient_norm=2.0, images=4)
     log.close()
     with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')  # a crash cut it short
+        file.write('{"kind": "train", "st')  # a line cut short by a crash
     assert read_curves(tmp_path) == {
         "Training losses": {"total": [(2, 1.5), (4, 3.5)], "report": [(2, 0.75), (4, 1.75)]},
         "Validation scores": {"bleu_4": [(4, 0.25)]},

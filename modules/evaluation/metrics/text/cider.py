@@ -1,6 +1,6 @@
-"""CIDEr-D, the consensus of n-grams weighed by how few reports hold them (Vedantam et al., CVPR 2015).
+"""CIDEr-D, a consensus of n-grams weighted by how few reports contain them (Vedantam et al., CVPR 2015).
 
-The arithmetic is pycocoevalcap's; its scorer can take document frequencies from the references it scores only.
+Computes the same values as pycocoevalcap, whose scorer can only count document frequencies in the references it scores.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_LONGEST = 4  # of the n-grams
-_SIGMA = 6.0  # words of difference in length that the penalty forgives
+_MAX_LENGTH = 4  # of n-grams, in words
+_SIGMA = 6.0  # width of the length penalty, in words
 _SCALE = 10.0
 
 Ngram = tuple[str, ...]
@@ -20,71 +20,77 @@ Ngram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class DocumentFrequencies:
-    """How many of `documents` reports hold each n-gram; `source` says which reports they are."""
+    """How many of a collection of reports contain each n-gram.
+
+    source     which reports these are ("references", "training reports")
+    documents  number of reports
+    counts     n-gram -> number of reports that contain it
+    """
 
     source: str
     documents: int
     counts: Counter[Ngram]
 
     @classmethod
-    def of(cls, reports: Iterable[str], source: str) -> "DocumentFrequencies":
-        """Counted in `reports`."""
+    def from_reports(cls, reports: Iterable[str], source: str) -> "DocumentFrequencies":
+        """Count the n-grams of `reports`."""
         counts: Counter[Ngram] = Counter()
         documents = 0
         for report in reports:
             documents += 1
-            counts.update(ngrams(report).keys())
+            counts.update(count_ngrams(report).keys())
         return cls(source, documents, counts)
 
 
-def ngrams(text: str) -> Counter[Ngram]:
-    """How often each run of 1 to 4 words occurs in `text`."""
+def count_ngrams(text: str) -> Counter[Ngram]:
+    """Count the n-grams of 1 to 4 words in `text`."""
     words = text.split()
     return Counter(
         tuple(words[start : start + length])
-        for length in range(1, _LONGEST + 1)
+        for length in range(1, _MAX_LENGTH + 1)
         for start in range(len(words) - length + 1)
     )
 
 
 def cider_scores(references: Sequence[str], hypotheses: Sequence[str], frequencies: DocumentFrequencies) -> NDArray:
-    """[N] 0..10: CIDEr-D of every hypothesis against its reference; their mean is the score of all."""
+    """Return CIDEr-D [N], 0..10, of each hypothesis against its reference; the corpus score is their mean."""
     return np.array([
-        _similarity(_Vector(hypothesis, frequencies), _Vector(reference, frequencies))
+        _similarity(_TfIdfVector(hypothesis, frequencies), _TfIdfVector(reference, frequencies))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ])
 
 
-class _Vector:
-    """The n-grams of a text, each weighed by its count and by the logarithm of its inverse document frequency.
+class _TfIdfVector:
+    """The n-grams of a text, weighted by count and log inverse document frequency.
 
-    weights  by length of the n-grams, 1 to 4; norms: of each of these vectors
-    length   number of pairs of words, which stands for the length of the text
+    weights  n-gram -> weight, in a separate vector for each n-gram length from 1 to 4
+    norms    of these vectors
+    length   number of bigrams, which CIDEr-D uses as the length of the text
     """
 
     def __init__(self, text: str, frequencies: DocumentFrequencies):
-        everything = math.log(frequencies.documents) if frequencies.documents else 0.0
-        self.weights: list[dict[Ngram, float]] = [{} for _ in range(_LONGEST)]
-        squares = [0.0] * _LONGEST
+        log_documents = math.log(frequencies.documents) if frequencies.documents else 0.0
+        self.weights: list[dict[Ngram, float]] = [{} for _ in range(_MAX_LENGTH)]
+        squared_norms = [0.0] * _MAX_LENGTH
         self.length = 0
-        for ngram, count in ngrams(text).items():
-            size = len(ngram) - 1
-            weight = count * (everything - math.log(max(1, frequencies.counts[ngram])))
-            self.weights[size][ngram] = weight
-            squares[size] += weight**2
-            self.length += count * (size == 1)
-        self.norms = [math.sqrt(square) for square in squares]
+        for ngram, count in count_ngrams(text).items():
+            order = len(ngram) - 1
+            weight = count * (log_documents - math.log(max(1, frequencies.counts[ngram])))
+            self.weights[order][ngram] = weight
+            squared_norms[order] += weight**2
+            self.length += count * (order == 1)
+        self.norms = [math.sqrt(square) for square in squared_norms]
 
 
-def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
-    """The mean over n-gram lengths of the clipped cosine, times a penalty for a difference in length."""
+def _similarity(hypothesis: _TfIdfVector, reference: _TfIdfVector) -> float:
+    """Return the mean clipped cosine over n-gram lengths, times a penalty for different text lengths."""
     total = 0.0
-    for size in range(_LONGEST):
+    for order in range(_MAX_LENGTH):
         product = sum(
-            min(weight, reference.weights[size].get(ngram, 0.0)) * reference.weights[size].get(ngram, 0.0)
-            for ngram, weight in hypothesis.weights[size].items()
+            min(weight, reference.weights[order].get(ngram, 0.0)) * reference.weights[order].get(ngram, 0.0)
+            for ngram, weight in hypothesis.weights[order].items()
         )
-        norms = hypothesis.norms[size] * reference.norms[size]
+        norms = hypothesis.norms[order] * reference.norms[order]
         total += product / norms if norms else product
     penalty = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * _SIGMA**2))
-    return _SCALE * penalty * total / _LONGEST
+    return _SCALE * penalty * total / _MAX_LENGTH

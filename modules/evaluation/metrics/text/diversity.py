@@ -1,17 +1,24 @@
-"""Does the model write different reports for different images, or has it collapsed to a few, or to the normal one?"""
+"""Diversity of the generated reports: a collapsed model writes a few reports, or only normal ones, for all images."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.evaluation.metrics.weighted import Score, ScoreSet, absent, of_sums, ratio
+from modules.evaluation.metrics.weighted import (
+    Score,
+    ScoreSet,
+    absent_scores,
+    divide_or_nan,
+    ratio_score,
+    score_from_sums,
+)
 
-_LENGTHS = ("mean", "std", "q10", "q50", "q90")
+_LENGTH_STATISTICS = ("mean", "std", "q10", "q50", "q90")
 _QUANTILES = (0.1, 0.5, 0.9)
 NAMES = (
     "distinct_reports", "most_frequent_share", "abnormal_as_normal",
-    *(f"{text}_words_{name}" for text in ("generated", "reference") for name in _LENGTHS),
+    *(f"{text}_words_{name}" for text in ("generated", "reference") for name in _LENGTH_STATISTICS),
 )
 
 
@@ -21,46 +28,46 @@ def diversity_scores(
     reference_labels: Sequence[dict[str, int]],
     generated_labels: Sequence[dict[str, int]],
 ) -> ScoreSet:
-    """How N generated reports differ from each other, how long they and the references are, and `abnormal_as_normal`.
+    """Return how much N generated reports differ, the lengths of both texts in words, and `abnormal_as_normal`.
 
-    distinct_reports      different reports / reports
-    most_frequent_share   of the report that is written most often
-    abnormal_as_normal    share of studies whose reference report is not labelled No Finding (and is not empty) for
-                          which the generated one is
+    distinct_reports      number of distinct reports / number of reports
+    most_frequent_share   share of the report that is generated most often
+    abnormal_as_normal    among studies whose reference is neither empty nor labelled No Finding, the share whose
+                          generated report is labelled No Finding
     """
     if not generated:
-        return absent(NAMES, "no study")
-    copies = _Copies([" ".join(text.split()) for text in generated])
+        return absent_scores(NAMES, "no study")
+    duplicates = _Duplicates([" ".join(text.split()) for text in generated])
     scores = {
-        "distinct_reports": Score(copies.distinct, centred=True),
-        "most_frequent_share": Score(copies.most_frequent, centred=True),
+        "distinct_reports": Score(duplicates.distinct_share, centred=True),
+        "most_frequent_share": Score(duplicates.most_frequent_share, centred=True),
         "abnormal_as_normal": _abnormal_as_normal(references, reference_labels, generated_labels),
     }
     for name, texts in (("generated", generated), ("reference", references)):
-        lengths = _lengths([len(text.split()) for text in texts])
-        scores |= {f"{name}_words_{measure}": score for measure, score in lengths.items()}
+        lengths = _length_scores([len(text.split()) for text in texts])
+        scores |= {f"{name}_words_{statistic}": score for statistic, score in lengths.items()}
     return ScoreSet(scores)
 
 
-class _Copies:
-    """Which of the texts are the same."""
+class _Duplicates:
+    """Groups N texts by equality into D distinct ones, to count them for any weights."""
 
     def __init__(self, texts: Sequence[str]):
-        _, numbers = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
-        self._order = np.argsort(numbers, kind="stable")
-        self._starts = np.searchsorted(numbers[self._order], np.arange(numbers.max() + 1))
+        _, groups = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
+        self._order = np.argsort(groups, kind="stable")
+        self._group_starts = np.searchsorted(groups[self._order], np.arange(groups.max() + 1))
 
-    def _written(self, weights: NDArray) -> NDArray:
-        """[B, D]: how often each of the D different texts is written."""
-        return np.add.reduceat(weights[:, self._order], self._starts, axis=1)
+    def distinct_share(self, weights: NDArray) -> NDArray:
+        """Return [B]: number of distinct texts / number of texts."""
+        return divide_or_nan((self._group_counts(weights) > 0).sum(axis=1), weights.sum(axis=1))
 
-    def distinct(self, weights: NDArray) -> NDArray:
-        """[B]: different texts / texts."""
-        return ratio((self._written(weights) > 0).sum(axis=1), weights.sum(axis=1))
+    def most_frequent_share(self, weights: NDArray) -> NDArray:
+        """Return [B]: the share of the most frequent text."""
+        return divide_or_nan(self._group_counts(weights).max(axis=1), weights.sum(axis=1))
 
-    def most_frequent(self, weights: NDArray) -> NDArray:
-        """[B]: the share of the most frequent text."""
-        return ratio(self._written(weights).max(axis=1), weights.sum(axis=1))
+    def _group_counts(self, weights: NDArray) -> NDArray:
+        """Return [B, D]: the number of copies of each distinct text."""
+        return np.add.reduceat(weights[:, self._order], self._group_starts, axis=1)
 
 
 def _abnormal_as_normal(
@@ -71,31 +78,32 @@ def _abnormal_as_normal(
         for text, labels in zip(references, reference_labels, strict=True)
     ])
     called_normal = np.array([labels.get("No Finding") == 1 for labels in generated_labels])
-    statistics = np.stack([abnormal & called_normal, abnormal], axis=1)
-    return of_sums(
-        statistics, lambda sums: ratio(sums[:, 0], sums[:, 1]), "no reference report is labelled abnormal"
-    )
+    return ratio_score(abnormal & called_normal, abnormal, "no reference report is labelled abnormal")
 
 
-def _lengths(words: Sequence[int]) -> dict[str, Score]:
-    """Mean, standard deviation and quantiles (the least number that so many reports do not exceed) of words."""
-    numbers = np.array(words, dtype=np.float64)
-    moments = np.stack([np.ones_like(numbers), numbers, numbers**2], axis=1)
-    order = np.argsort(numbers, kind="stable")
-    ranked = numbers[order]
+def _length_scores(word_counts: Sequence[int]) -> dict[str, Score]:
+    """Return mean, standard deviation and quantiles of `word_counts`.
+
+    A quantile q is the smallest count that at least a share q of the texts does not exceed.
+    """
+    lengths = np.array(word_counts, dtype=np.float64)
+    moments = np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
+    order = np.argsort(lengths, kind="stable")
+    sorted_lengths = lengths[order]
+
+    def mean(sums: NDArray) -> NDArray:
+        return divide_or_nan(sums[:, 1], sums[:, 0])
 
     def deviation(sums: NDArray) -> NDArray:
-        variance = ratio(sums[:, 2], sums[:, 0]) - ratio(sums[:, 1], sums[:, 0]) ** 2
+        variance = divide_or_nan(sums[:, 2], sums[:, 0]) - mean(sums) ** 2
         return np.sqrt(np.maximum(variance, 0))
 
     def quantile(weights: NDArray, share: float) -> NDArray:
-        reached = np.cumsum(weights[:, order], axis=1)
-        # A share of a sum of weights may miss the sum of a share of them by rounding.
-        return ranked[(reached >= share * reached[:, -1:] - 1e-9).argmax(axis=1)]
+        cumulative = np.cumsum(weights[:, order], axis=1)
+        # The tolerance allows for rounding of share * sum.
+        return sorted_lengths[(cumulative >= share * cumulative[:, -1:] - 1e-9).argmax(axis=1)]
 
-    scores = {
-        "mean": of_sums(moments, lambda sums: ratio(sums[:, 1], sums[:, 0])), "std": of_sums(moments, deviation),
-    }
-    for name, share in zip(_LENGTHS[2:], _QUANTILES, strict=True):
+    scores = {"mean": score_from_sums(moments, mean), "std": score_from_sums(moments, deviation)}
+    for name, share in zip(_LENGTH_STATISTICS[2:], _QUANTILES, strict=True):
         scores[name] = Score(lambda weights, share=share: quantile(weights, share))
     return scores

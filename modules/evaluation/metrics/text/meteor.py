@@ -1,9 +1,9 @@
-"""METEOR through pycocoevalcap's jar, driven so that it cannot hang.
+"""METEOR by pycocoevalcap's jar, run in a way that cannot hang.
 
-The package's own wrapper blocks for ever when a text holds a newline, when the jar dies, or after any exception. Here
-every text is one line, replies are read by a thread and awaited with a time-out, and the process is killed on every
-way out. METEOR gets only the paraphrases that the texts can use (`paraphrases.py`), which saves most of its start and
-of its memory. The scores are those of the package's wrapper.
+The package's wrapper blocks forever if a text contains a newline, if the jar dies, and after any exception. Here, every
+text is one line, a thread reads the replies, waiting for them has a timeout, and the process is killed in every case.
+The jar loads only the paraphrases that the texts can use (`paraphrases.py`), which saves most of its start-up time and
+memory. The scores are the same as those of the package's wrapper.
 """
 
 import os
@@ -25,100 +25,112 @@ from numpy.typing import NDArray
 from modules.evaluation.metrics.text import paraphrases
 
 _SEPARATOR = "|||"
-# Silence after which the jar counts as dead. Its start takes a second on an idle machine, ten on a busy one.
+# Seconds without a reply after which the jar counts as dead. It starts in 1 s on an idle machine, 10 s on a busy one.
 REPLY_TIMEOUT = 300.0
-# A process takes as long to start as to score so many pairs.
-_PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES = 1500, 2
+# Starting a process takes about as long as scoring this many pairs.
+_PAIRS_WORTH_A_PROCESS, _MAX_PROCESSES = 1500, 2
 
-# The jar's parameters for English, and how much a match counts that is exact, by stem, synonym or paraphrase.
+# The jar's parameters for English, and the weights of exact, stem, synonym and paraphrase matches.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
-_WAYS = np.array([1.0, 0.6, 0.8, 0.6])
-# Columns of its statistics: hypothesis and reference each have two of the pairs.
+_MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+# Number of the jar's statistics, and columns among them; slices have one column each for hypothesis and reference.
 _STATISTICS, _CHUNKS, _LENGTHS, _MATCHED = 23, 20, slice(0, 2), slice(21, 23)
 
 
 class MeteorUnavailable(Exception):
-    """METEOR cannot be computed on this machine; the text says why and what mends it."""
+    """METEOR cannot run on this machine; the message says why and how to fix it."""
 
 
 class MeteorError(Exception):
-    """The METEOR process died, fell silent or answered nonsense; the text says which, with its last words."""
+    """The METEOR process died, stopped replying or gave an invalid reply; the message says which."""
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, words parted by single spaces, without METEOR's field separator."""
+    """Return `text` on one line, with single spaces between words and without METEOR's field separator."""
     return " ".join(text.replace(_SEPARATOR, " ").split())
 
 
 def meteor_statistics(
     references: Sequence[str], hypotheses: Sequence[str], timeout: float = REPLY_TIMEOUT
 ) -> NDArray:
-    """[N, 23]: what METEOR 1.5 (English, normalised) counts in N hypotheses with one reference each.
+    """Return [N, 23]: the counts of METEOR 1.5 (English, normalised) for N hypotheses with one reference each.
 
-    Columns: words of the hypothesis and of the reference, how many of each are function words; for each of the four
-    ways to match (exact, stem, synonym, paraphrase) content words of the hypothesis and of the reference that match so,
-    then function words; chunks; words of the hypothesis and of the reference that match. The score of any part of the
-    corpus is `meteor_of_sums` of their sums.
+    Columns 0-1: words of the hypothesis, of the reference; 2-3: function words among them; 4-19: for each kind of match
+    (exact, stem, synonym, paraphrase) matching content words of the hypothesis and of the reference, then matching
+    function words; 20: chunks; 21-22: matching words of the hypothesis, of the reference. The score of a corpus, or of
+    any part of it, is `meteor_from_sums` of the summed rows.
 
-    Raises MeteorUnavailable without Java or the jar, MeteorError when the process dies or is silent for `timeout`
-    seconds, and ValueError for lists of different or no length.
+    Raises MeteorUnavailable without Java or the jar, MeteorError if the process dies or is silent for `timeout`
+    seconds, and ValueError for empty lists or lists of different length.
     """
     if len(references) != len(hypotheses) or not references:
-        raise ValueError(f"METEOR needs a reference a hypothesis: {len(references)} and {len(hypotheses)} given")
-    # `SCORE ||| reference ||| hypothesis` is answered by a line of statistics, which depend on that pair alone.
+        raise ValueError(f"METEOR needs one reference per hypothesis, got {len(references)} and {len(hypotheses)}")
+    # The jar answers `SCORE ||| reference ||| hypothesis` with one line of statistics for that pair.
     references, hypotheses = [[one_line(text) for text in texts] for texts in (references, hypotheses)]
     lines = [
         f"SCORE {_SEPARATOR} {reference} {_SEPARATOR} {hypothesis}"
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    shares = max(1, min(len(lines) // _PAIRS_WORTH_A_PROCESS, _MOST_PROCESSES, os.cpu_count() or 1))
-    with ExitStack() as stack:
-        _java()  # without it there is nothing to prepare
-        table = stack.enter_context(_paraphrases_of([*references, *hypotheses], timeout))
-        processes = [stack.enter_context(MeteorProcess(table, timeout)) for _ in range(shares)]
-        answers = [""] * len(lines)
-        for share, answered in enumerate(_ask_all(processes, [lines[share::shares] for share in range(shares)])):
-            answers[share::shares] = answered
-    try:
-        statistics = np.array([[float(number) for number in answer.split()] for answer in answers])
-    except ValueError as error:
-        raise MeteorError(f"METEOR answered something that is no line of statistics: {error}") from error
-    if statistics.shape != (len(lines), _STATISTICS):
-        raise MeteorError(f"METEOR answered something that is no line of {_STATISTICS} statistics: {answers[0]!r}")
-    # As the jar adds studies up: where everything matches in one piece, that piece does not count as a chunk.
+    statistics = _parse_statistics(_ask_jar(lines, [*references, *hypotheses], timeout))
+    # The jar's rule for sums: if all words match in a single chunk, that chunk does not count.
     perfect = (statistics[:, _CHUNKS] == 1) & (statistics[:, _MATCHED] == statistics[:, _LENGTHS]).all(axis=1)
     statistics[perfect, _CHUNKS] = 0
     return statistics
 
 
-def meteor_of_sums(sums: NDArray) -> NDArray:
-    """[...]: METEOR of sums [..., 23] of `meteor_statistics`, by the jar's formula and its parameters for English.
+def meteor_from_sums(sums: NDArray) -> NDArray:
+    """Return METEOR [...] from sums [..., 23] of `meteor_statistics`, by the jar's formula and parameters for English.
 
     Denkowski and Lavie, Meteor Universal, WMT 2014: with weighted matches, precision P and recall R, the harmonic mean
-    P R / (alpha P + (1 - alpha) R), times 1 - gamma (chunks / matches) ** beta. 0 where nothing matches.
+    P R / (alpha P + (1 - alpha) R), times 1 - gamma (chunks / matches) ** beta. 0 if nothing matches.
     """
-    matches = sums[..., 4 : 4 + 4 * len(_WAYS)].reshape(*sums.shape[:-1], len(_WAYS), 4)
-    content, function = matches[..., :2], matches[..., 2:]  # [..., way, hypothesis and reference]
-    matched = np.einsum("...wt,w->...t", _DELTA * content + (1 - _DELTA) * function, _WAYS)
+    kinds = len(_MATCH_WEIGHTS)
+    matches = sums[..., 4 : 4 + 4 * kinds].reshape(*sums.shape[:-1], kinds, 4)
+    content, function = matches[..., :2], matches[..., 2:]  # [..., kind, hypothesis and reference]
+    matched = np.einsum("...kt,k->...t", _DELTA * content + (1 - _DELTA) * function, _MATCH_WEIGHTS)
     lengths, function_words = sums[..., _LENGTHS], sums[..., 2:4]
-    counted = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+    weighted_lengths = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
     with np.errstate(divide="ignore", invalid="ignore"):
-        precision, recall = np.moveaxis(matched / counted, -1, 0)
+        precision, recall = np.moveaxis(matched / weighted_lengths, -1, 0)
         mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
-        fragments = sums[..., _CHUNKS] / sums[..., _MATCHED].mean(axis=-1)
-        return np.nan_to_num(mean * (1 - _GAMMA * fragments**_BETA))
+        fragmentation = sums[..., _CHUNKS] / sums[..., _MATCHED].mean(axis=-1)
+        return np.nan_to_num(mean * (1 - _GAMMA * fragmentation**_BETA))
+
+
+def _ask_jar(lines: list[str], texts: list[str], timeout: float) -> list[str]:
+    """Return the jar's answer to each line; several processes share the lines. `texts` select the paraphrases."""
+    shares = max(1, min(len(lines) // _PAIRS_WORTH_A_PROCESS, _MAX_PROCESSES, os.cpu_count() or 1))
+    with ExitStack() as stack:
+        _find_java()  # without Java there is no point in preparing paraphrases
+        table = stack.enter_context(_filtered_paraphrases(texts, timeout))
+        processes = [stack.enter_context(MeteorProcess(table, timeout)) for _ in range(shares)]
+        answers = [""] * len(lines)
+        for share, replies in enumerate(_ask_all(processes, [lines[share::shares] for share in range(shares)])):
+            answers[share::shares] = replies
+    return answers
+
+
+def _parse_statistics(answers: list[str]) -> NDArray:
+    """Parse the jar's answers into [N, 23]. Raises MeteorError if one is not a line of 23 numbers."""
+    try:
+        statistics = np.array([[float(number) for number in answer.split()] for answer in answers])
+    except ValueError as error:
+        raise MeteorError(f"METEOR's answer is not a line of statistics: {error}") from error
+    if statistics.shape != (len(answers), _STATISTICS):
+        raise MeteorError(f"METEOR's answer is not a line of {_STATISTICS} statistics: {answers[0]!r}")
+    return statistics
 
 
 @contextmanager
-def _paraphrases_of(texts: Iterable[str], timeout: float) -> Iterator[Path]:
-    """A table of the paraphrases that METEOR can find between `texts`; a file that lasts as long as the context.
+def _filtered_paraphrases(texts: Iterable[str], timeout: float) -> Iterator[Path]:
+    """Provide a table of the paraphrases that can match between `texts`; the file exists only inside the context.
 
-    Raises MeteorUnavailable without METEOR's table, MeteorError when it cannot be filtered within `timeout` seconds.
+    Raises MeteorUnavailable without METEOR's table, MeteorError if filtering fails or takes over `timeout` seconds.
     """
     table = paraphrase_table()
     with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
         filtered = Path(folder) / table.name
-        # A process of its own: in a thread it would wait for the other scores, and they for it.
+        # A separate process: a thread would compete with the other scores for the interpreter.
         try:
             done = subprocess.run(
                 [sys.executable, "-I", paraphrases.__file__, table, filtered], input="\n".join(texts), timeout=timeout,
@@ -127,39 +139,39 @@ def _paraphrases_of(texts: Iterable[str], timeout: float) -> Iterator[Path]:
         except subprocess.TimeoutExpired as error:
             raise MeteorError(f"METEOR's paraphrases were not read within {timeout:g} s") from error
         if done.returncode != 0:
-            raise MeteorError(f"METEOR's paraphrases could not be filtered{_last_words(done.stderr)}")
+            raise MeteorError(f"METEOR's paraphrases could not be filtered{_last_stderr_line(done.stderr)}")
         yield filtered
 
 
 def _ask_all(processes: list["MeteorProcess"], shares: list[list[str]]) -> list[list[str]]:
-    """One answer a line, of every process to its share of lines, at the same time. Raises MeteorError."""
+    """Send each process its share of lines, all at the same time; return one answer per line. Raises MeteorError."""
 
     def ask(process: MeteorProcess, share: list[str]) -> list[str]:
         try:
             return process.ask(share, replies=len(share))
         except MeteorError:
-            for other in processes:  # what they would still answer is of no use
+            for other in processes:  # their answers are no longer needed
                 other.process.kill()
             raise
 
     with ThreadPoolExecutor(len(processes)) as pool:
-        asked = [pool.submit(ask, process, share) for process, share in zip(processes, shares, strict=True)]
-        done, _ = wait(asked, return_when=FIRST_EXCEPTION)
-        for future in done:  # the first failure, not those that it brought about
+        pending = [pool.submit(ask, process, share) for process, share in zip(processes, shares, strict=True)]
+        done, _ = wait(pending, return_when=FIRST_EXCEPTION)
+        for future in done:  # raise the first failure, not the ones that followed from killing the other processes
             future.result()
-        return [future.result() for future in asked]
+        return [future.result() for future in pending]
 
 
 class MeteorProcess:
-    """A running METEOR jar that answers lines with lines; a context manager that kills it on leaving."""
+    """A running METEOR jar that answers lines with lines; a context manager that kills it on exit."""
 
     def __init__(self, table: Path, timeout: float = REPLY_TIMEOUT) -> None:
-        """Start the jar with the paraphrases of `table`. Raises MeteorUnavailable without Java or without the jar."""
-        java, jar = _java(), meteor_jar()
+        """Start the jar with the paraphrases of `table`. Raises MeteorUnavailable without Java or the jar."""
+        java, jar = _find_java(), meteor_jar()
         self._timeout = timeout
         self._stderr = tempfile.TemporaryFile()
-        # The quick compiler alone: on thousands of pairs the thorough one costs more than it gains.
-        # A session of its own, so that a Ctrl-C meant for the training run leaves the scores of its validation whole.
+        # TieredStopAtLevel=1: for thousands of pairs, the optimising compiler costs more than it gains.
+        # A new session, so that a Ctrl-C meant for the training run does not interrupt the scores of its validation.
         self.process = subprocess.Popen(
             [
                 java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx2G", "-jar", jar.name,
@@ -179,7 +191,7 @@ class MeteorProcess:
         self.close()
 
     def close(self) -> None:
-        """Kill the process and wait for its end."""
+        """Kill the process and wait until it has ended."""
         self.process.kill()
         self.process.wait()
         self._reader.join()
@@ -187,13 +199,14 @@ class MeteorProcess:
         try:
             self.process.stdin.close()
         except BrokenPipeError:
-            pass  # what was still to be written has no reader any more
+            pass  # the killed process did not read everything
         self._stderr.close()
 
     def ask(self, lines: Iterable[str], replies: int) -> list[str]:
-        """Send `lines` and return the `replies` lines that answer them, stripped. Raises MeteorError.
+        """Send `lines` and return the next `replies` lines of output, stripped.
 
-        Lines go out from a thread of their own: neither side then ever waits for the other's full pipe.
+        A separate thread writes, so that neither side can block on the other's full pipe. Raises MeteorError if the
+        process dies, or is silent for longer than the timeout.
         """
         writer = threading.Thread(target=self._write, args=(lines,), daemon=True)
         writer.start()
@@ -208,7 +221,7 @@ class MeteorProcess:
                 ) from None
             if answer is None:
                 raise MeteorError(
-                    f"METEOR died with exit status {self.process.wait()} after {len(answers)} of {replies} answers"
+                    f"METEOR ended with exit status {self.process.wait()} after {len(answers)} of {replies} answers"
                     f"{self._last_line()}"
                 )
             answers.append(answer)
@@ -221,7 +234,7 @@ class MeteorProcess:
                 self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
         except (OSError, ValueError):
-            pass  # the process is gone or closed: the reader reports it
+            pass  # the process has ended or was closed; the reader reports it
 
     def _read(self) -> None:
         for line in self.process.stdout:
@@ -229,31 +242,31 @@ class MeteorProcess:
         self._replies.put(None)
 
     def _last_line(self) -> str:
-        """The last line that the ended process wrote to stderr, as the end of a message."""
+        """Wait for the process to end and return the last line of its stderr as the end of a message."""
         self.process.wait()
         self._stderr.seek(0)
-        return _last_words(self._stderr.read().decode("utf-8", "replace"))
+        return _last_stderr_line(self._stderr.read().decode("utf-8", "replace"))
 
 
-def _last_words(stderr: str) -> str:
-    """The last line of what a process wrote to stderr, as the end of a message."""
-    said = [line.strip() for line in stderr.split("\n") if line.strip()]
-    return f"; its last words: {said[-1]}" if said else ""
+def _last_stderr_line(stderr: str) -> str:
+    """Return the last line of `stderr` as the end of a message; empty if there is none."""
+    lines = [line.strip() for line in stderr.split("\n") if line.strip()]
+    return f"; last line of stderr: {lines[-1]}" if lines else ""
 
 
-def _java() -> str:
-    """The path of Java. Raises MeteorUnavailable where there is none."""
+def _find_java() -> str:
+    """Return the path of Java. Raises MeteorUnavailable if it is not installed."""
     java = shutil.which("java")
     if java is None:
         raise MeteorUnavailable(
-            "METEOR needs Java and there is no `java` on PATH: install a Java runtime "
+            "METEOR needs Java, and there is no `java` on PATH: install a Java runtime "
             "(Debian, Ubuntu: apt-get install default-jre-headless)"
         )
     return java
 
 
 def meteor_jar() -> Path:
-    """Where pycocoevalcap keeps the jar. Raises MeteorUnavailable where it is not installed."""
+    """Return the path of pycocoevalcap's METEOR jar. Raises MeteorUnavailable if it is not installed."""
     package = find_spec("pycocoevalcap")
     for folder in package.submodule_search_locations if package else []:
         jar = Path(folder) / "meteor" / "meteor-1.5.jar"
@@ -263,7 +276,7 @@ def meteor_jar() -> Path:
 
 
 def paraphrase_table() -> Path:
-    """Where pycocoevalcap keeps METEOR's paraphrases. Raises MeteorUnavailable where they are not installed."""
+    """Return the path of METEOR's paraphrases. Raises MeteorUnavailable if they are not installed."""
     table = meteor_jar().parent / "data" / "paraphrase-en.gz"
     if not table.is_file():
         raise MeteorUnavailable(f"METEOR's paraphrases are not installed: {table} is missing; reinstall pycocoevalcap")

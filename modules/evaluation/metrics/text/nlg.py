@@ -1,4 +1,4 @@
-"""Report scores: BLEU-1..4, METEOR, ROUGE-L and CIDEr as the image captioning field computes them (pycocoevalcap)."""
+"""BLEU-1..4, METEOR, ROUGE-L and CIDEr, with the values of pycocoevalcap, the package of the captioning literature."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,18 @@ from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from modules.evaluation.metrics.text.cider import DocumentFrequencies, cider_scores
-from modules.evaluation.metrics.text.meteor import MeteorError, MeteorUnavailable, meteor_of_sums, meteor_statistics
-from modules.evaluation.metrics.weighted import Score, ScoreSet, absent, mean_of, of_sums
+from modules.evaluation.metrics.text.meteor import (
+    MeteorError,
+    MeteorUnavailable,
+    meteor_from_sums,
+    meteor_statistics,
+)
+from modules.evaluation.metrics.weighted import ScoreSet, absent_scores, mean_score, score_from_sums
 
 BLEU_NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 NAMES = (*BLEU_NAMES, "meteor", "rouge_l", "cider")
 
-_LONGEST = len(BLEU_NAMES)  # of BLEU's n-grams
+_MAX_LENGTH = len(BLEU_NAMES)  # of BLEU's n-grams, in words
 
 
 def nlg_scores(
@@ -25,86 +30,90 @@ def nlg_scores(
     meteor: bool = True,
     frequencies: DocumentFrequencies | None = None,
 ) -> ScoreSet:
-    """Scores of N hypotheses against one reference each.
+    """Return the scores of N hypotheses, each against one reference.
 
-    Words are parted by white space; runs of white space count as one. CIDEr is on the captioning field's scale (0 to
-    10), with document frequencies of the references or those given; the rest is 0..1. METEOR is absent, with the
-    reason, without Java, when its process fails, and with meteor=False.
+    Words are separated by white space. CIDEr is in 0..10, the other scores in 0..1. `frequencies` are CIDEr's document
+    frequencies; None to count them in the references. METEOR is absent, with the reason, if there is no Java, if its
+    process fails, and for meteor=False. Raises ValueError for lists of different length.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references for {len(hypotheses)} hypotheses")
     references = [" ".join(text.split()) for text in references]
     hypotheses = [" ".join(text.split()) for text in hypotheses]
     if not references:
-        return absent(NAMES, "no study")
+        return absent_scores(NAMES, "no study")
     if not any(references):
-        return absent(NAMES, "every reference is empty")
-    # METEOR works in processes of its own, and by far the longest: the other scores are computed meanwhile.
+        return absent_scores(NAMES, "every reference is empty")
+    # METEOR takes longest and runs in separate processes: compute the other scores in the meantime.
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(meteor_statistics, references, hypotheses) if meteor else None
-        others = _bleu(references, hypotheses) | _rouge(references, hypotheses)
-        others |= _cider(references, hypotheses, frequencies)
-    return others | _meteor(asked)
+        statistics = pool.submit(meteor_statistics, references, hypotheses) if meteor else None
+        scores = _bleu(references, hypotheses) | _rouge(references, hypotheses)
+        scores |= _cider(references, hypotheses, frequencies)
+    return scores | _meteor(statistics)
 
 
 def bleu_statistics(reference: str, hypothesis: str) -> list[float]:
-    """[10]: matches of 1- to 4-grams, how many of each the hypothesis has, its words, the reference's words."""
+    """Return [10] counts that BLEU is computed from.
+
+    Matching n-grams (n = 1..4), n-grams of the hypothesis (n = 1..4), words of the hypothesis, words of the reference.
+    """
     counted = cook_test(hypothesis, cook_refs([reference]))
     return [*counted["correct"], *counted["guess"], counted["testlen"], counted["reflen"][0]]
 
 
-def bleu_of_sums(sums: NDArray) -> NDArray:
-    """[..., 4]: BLEU-1..4 (Papineni et al., ACL 2002) of sums [..., 10] of `bleu_statistics`.
+def bleu_from_sums(sums: NDArray) -> NDArray:
+    """Return BLEU-1..4 [..., 4] (Papineni et al., ACL 2002) from sums [..., 10] of `bleu_statistics`.
 
-    Guarded against 0 / 0 as pycocoevalcap's, whose numbers these are.
+    The small constants avoid 0 / 0; they are those of pycocoevalcap, so the values are too.
     """
     tiny, small = 1e-15, 1e-9
-    correct, guessed = sums[..., :_LONGEST], sums[..., _LONGEST : 2 * _LONGEST]
-    lengths = np.arange(1, _LONGEST + 1)
-    precision = np.cumprod((correct + tiny) / (guessed + small), axis=-1) ** (1 / lengths)
-    shortness = (sums[..., -2] + tiny) / (sums[..., -1] + small)
+    correct, predicted = sums[..., :_MAX_LENGTH], sums[..., _MAX_LENGTH : 2 * _MAX_LENGTH]
+    lengths = np.arange(1, _MAX_LENGTH + 1)
+    precision = np.cumprod((correct + tiny) / (predicted + small), axis=-1) ** (1 / lengths)
+    length_ratio = (sums[..., -2] + tiny) / (sums[..., -1] + small)
     with np.errstate(over="ignore"):
-        penalty = np.where(shortness < 1, np.exp(1 - 1 / shortness), 1.0)
-    return precision * penalty[..., None]
+        brevity_penalty = np.where(length_ratio < 1, np.exp(1 - 1 / length_ratio), 1.0)
+    return precision * brevity_penalty[..., None]
 
 
 def _bleu(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
     statistics = np.array([bleu_statistics(*pair) for pair in zip(references, hypotheses, strict=True)])
     scores = {
-        name: of_sums(statistics, lambda sums, at=at: bleu_of_sums(sums)[:, at]) for at, name in enumerate(BLEU_NAMES)
+        name: score_from_sums(statistics, lambda sums, column=column: bleu_from_sums(sums)[:, column])
+        for column, name in enumerate(BLEU_NAMES)
     }
-    return ScoreSet(scores, per_study={"bleu_4": bleu_of_sums(statistics)[:, -1]})
+    return ScoreSet(scores, per_study={"bleu_4": bleu_from_sums(statistics)[:, -1]})
 
 
 def _rouge(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
-    """ROUGE-L: F-measure of the longest common subsequence, recall weighed by 1.2 (Lin, 2004)."""
+    """Return ROUGE-L: the F-measure of the longest common subsequence with beta 1.2 (Lin, 2004)."""
     rouge = Rouge()
     values = np.array([
         float(rouge.calc_score([hypothesis], [reference]))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ])
-    return ScoreSet({"rouge_l": mean_of(values)}, per_study={"rouge_l": values})
+    return ScoreSet({"rouge_l": mean_score(values)}, per_study={"rouge_l": values})
 
 
 def _cider(
     references: Sequence[str], hypotheses: Sequence[str], frequencies: DocumentFrequencies | None
 ) -> ScoreSet:
     if frequencies is None:
-        frequencies = DocumentFrequencies.of(references, "references")
+        frequencies = DocumentFrequencies.from_reports(references, "references")
     if frequencies.documents < 2:
-        return absent(("cider",), f"CIDEr weighs words by how few {frequencies.source} hold them: it needs two of them")
-    if not any(math.log(frequencies.documents / held) for held in frequencies.counts.values()):
-        return absent(("cider",), f"CIDEr has nothing to weigh: all {frequencies.source} have the same words")
+        return absent_scores(("cider",), f"CIDEr needs at least two {frequencies.source} for its document frequencies")
+    if not any(math.log(frequencies.documents / count) for count in frequencies.counts.values()):
+        return absent_scores(("cider",), f"all CIDEr weights are 0, since all {frequencies.source} have the same words")
     values = cider_scores(references, hypotheses, frequencies)
-    return ScoreSet({"cider": mean_of(values)}, per_study={"cider": values})
+    return ScoreSet({"cider": mean_score(values)}, per_study={"cider": values})
 
 
-def _meteor(asked: Future | None) -> ScoreSet:
-    if asked is None:
-        return absent(("meteor",), "switched off for this evaluation")
+def _meteor(pending_statistics: Future | None) -> ScoreSet:
+    if pending_statistics is None:
+        return absent_scores(("meteor",), "switched off for this evaluation")
     try:
-        statistics = asked.result()
+        statistics = pending_statistics.result()
     except (MeteorUnavailable, MeteorError) as error:
-        return absent(("meteor",), str(error))
-    score: Score = of_sums(statistics, meteor_of_sums)
-    return ScoreSet({"meteor": score}, per_study={"meteor": meteor_of_sums(statistics)})
+        return absent_scores(("meteor",), str(error))
+    scores = {"meteor": score_from_sums(statistics, meteor_from_sums)}
+    return ScoreSet(scores, per_study={"meteor": meteor_from_sums(statistics)})

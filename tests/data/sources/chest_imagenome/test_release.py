@@ -1,4 +1,4 @@
-"""The authors' processed files, in an invented small copy."""
+"""The authors' processed files, as a small made-up copy."""
 
 import json
 import re
@@ -16,18 +16,18 @@ from data.prepare import main
 from data.records import read_records
 from data.sources.chest_imagenome.release import (
     ReleaseSource,
-    lies_in,
+    has_release,
     read_attributes,
-    read_boxes,
+    read_coco_boxes,
     region_attributes,
 )
-from data.sources.distributions import look_through
-from data.sources.preparation import Dropped, Study
+from data.sources.distributions import search_sources
+from data.sources.source import Dropped, Study
 from data.vocabulary_builder import build_vocabularies
-from tests.support.mimic_fixture import random_pixels
+from tests.support.sources.mimic_fixture import random_pixels
 
 NAMES = Anatomy.load().names
-# Of the stored image of width 40 and height 50, which the boxes call 400 by 500.
+# Boxes refer to a size of 400 x 500; the stored images are 40 x 50.
 BOXES = {
     "full": [(0, [100, 50, 200, 250]), (2, [40, 300, 80, 100]), (2, [100, 350, 80, 100]), (28, [-40, 0, 80, 500])],
     "bare": [],
@@ -36,7 +36,7 @@ BOXES = {
 
 
 def coco() -> dict:
-    """The boxes in COCO's form; the regions have ids from 1000 on, and the last annotation is of no region."""
+    """Return the boxes in COCO format; region ids start at 1000, and one annotation belongs to no region."""
     document = {"info": {"year": 2199}, "images": [], "annotations": [], "categories": []}
     for image, boxes in BOXES.items():
         positions = list(range(len(document["annotations"]), len(document["annotations"]) + len(boxes)))
@@ -68,7 +68,7 @@ ATTRIBUTES = {
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    """The authors' folder with images."""
+    """The authors' folder, with images."""
     folder = tmp_path / "datasets/cxr_gnome"
     (folder / "annotations").mkdir(parents=True)
     (folder / "images").mkdir()
@@ -91,7 +91,7 @@ def save(folder: Path, name: str, content: object) -> None:
 
 
 def build_all(folder: Path) -> dict[str, Study | Dropped]:
-    source = ReleaseSource([folder], look_through([folder.parent]), image_size=32)
+    source = ReleaseSource([folder], search_sources([folder.parent]), image_size=32)
     return {plan.id: source.build(plan) for plan in source.plans()}
 
 
@@ -150,20 +150,20 @@ def test_command_and_vocabulary(release, tmp_path, capsys):
 
 
 def test_what_is_missing_is_named(release, tmp_path):
-    assert lies_in(look_through([release])) and not lies_in(look_through([release / "images"]))
+    assert has_release(search_sources([release])) and not has_release(search_sources([release / "images"]))
     (release / "annotations/attribute_anns_id_mhead_ds.json").unlink()
-    with pytest.raises(UserError, match="There is no attribute_anns_id_mhead_ds.json beside"):
+    with pytest.raises(UserError, match="No attribute_anns_id_mhead_ds.json at"):
         build_all(release)
 
 
 def test_without_images_or_arrow_files(release):
-    (release / "images").rename(release / "pictures")
+    (release / "images").rename(release / "elsewhere")
     with pytest.raises(UserError, match="neither a folder images/ nor an Arrow file"):
         build_all(release)
 
 
 def test_arrow_files_need_pyarrow(release, monkeypatch):
-    (release / "images").rename(release / "pictures")
+    (release / "images").rename(release / "elsewhere")
     (release / "cxr_gnome_train_ft_atsg.arrow").touch()
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"cxr_gnome_train_ft_atsg.arrow needs pyarrow: pip install pyarrow, or give"):
@@ -178,7 +178,7 @@ def test_images_of_arrow_files(release):
     table = pyarrow.table(columns)
     with pyarrow.ipc.new_file(str(release / "cxr_gnome_train_ft_atsg.arrow"), table.schema) as writer:
         writer.write_table(table, max_chunksize=2)
-    (release / "images").rename(release / "pictures")
+    (release / "images").rename(release / "elsewhere")
     built = build_all(release)
     assert built["lost"] == Dropped("lost", "missing image")
     for image in BOXES:
@@ -187,9 +187,9 @@ def test_images_of_arrow_files(release):
 
 def test_file_that_is_no_arrow_file_is_named(release):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    (release / "images").rename(release / "pictures")
+    (release / "images").rename(release / "elsewhere")
     (release / "x.arrow").write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="x.arrow is no Arrow file"):
+    with pytest.raises(UserError, match="x.arrow is not an Arrow file"):
         build_all(release)
 
 
@@ -220,10 +220,10 @@ def test_malformed_boxes_are_refused_by_file_and_place(tmp_path, part, position,
     path = tmp_path / "box_train.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     if place is None:
-        assert set(read_boxes(path)) == {"None", *BOXES} - {"full"}
+        assert set(read_coco_boxes(path)) == {"None", *BOXES} - {"full"}
         return
     with pytest.raises(UserError, match=f"box_train.json: {place} is malformed"):
-        read_boxes(path)
+        read_coco_boxes(path)
 
 
 _anything = st.recursive(
@@ -243,7 +243,7 @@ def test_any_boxes_are_read_or_refused_by_file(tmp_path_factory, data, value):
     path = tmp_path_factory.mktemp("boxes") / "box_train.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     try:
-        for boxes in read_boxes(path).values():
+        for boxes in read_coco_boxes(path).values():
             assert ((boxes[:, 1:] >= 0) & (boxes[:, 1:] <= 1)).all()
             assert np.isin(boxes[:, 0], range(29)).all()
     except UserError as error:
@@ -265,7 +265,8 @@ def test_any_attributes_are_read_or_refused(data, value):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"annotations": {"holdout": {}}}', "'holdout' is no split"), ('{"annotations": []}', "not JSON of the expected"),
+    [('{"annotations": {"holdout": {}}}', "unknown split 'holdout'"),
+     ('{"annotations": []}', "not JSON of the expected"),
      ('{"annotations": {"train": {"a": }}}', "not JSON of the expected"), ("", "not JSON of the expected")],
 )  # fmt: skip
 def test_malformed_attribute_file_is_refused_by_name(tmp_path, content, message):

@@ -1,4 +1,4 @@
-"""Reading Chest ImaGenome scene graphs; all documents are invented."""
+"""Reading Chest ImaGenome scene graphs; all documents are made up."""
 
 import copy
 import json
@@ -19,8 +19,8 @@ from data.sources.chest_imagenome.scene_graphs import (
     read_splits,
     split_tables,
 )
-from data.sources.distributions import look_through
-from tests.support.mimic_fixture import FULL_SIZE, scene_object, write_files, write_table
+from data.sources.distributions import search_sources
+from tests.support.sources.mimic_fixture import FULL_SIZE, scene_object, write_files, write_table
 
 
 def box(region: str, *corners: float) -> dict:
@@ -93,7 +93,7 @@ def test_entries_that_are_not_about_their_region_are_left_out():
 
 
 def test_all_36_boxes_and_comparisons_with_earlier_films_give_the_29_regions():
-    """The seven that reports never speak of are left out; of `relationships`, ambiguous or not, nothing is read."""
+    """The seven regions that reports never mention are left out; `relationships` are ignored."""
     names = Anatomy.load().names
     others = ("left cardiac silhouette", "right cardiac silhouette", "descending aorta", "left upper abdomen",
               "right upper abdomen", "left cardiophrenic angle", "right cardiophrenic angle")  # fmt: skip
@@ -125,7 +125,7 @@ def test_lists_of_unequal_length_are_read_as_far_as_they_agree():
 
 
 def change(document: dict, path: list, value: object) -> dict:
-    """A copy of the document with another value at the end of the path; without it where the value is `del`."""
+    """Return a copy of the document with another value at the end of the path, or without it if `value` is "del"."""
     document = copy.deepcopy(document)
     place = document
     for key in path[:-1]:
@@ -160,7 +160,7 @@ def test_what_is_no_object_is_refused():
         read_scene_graph([], (10, 10))
 
 
-# Invented documents of the right form, with any of their parts replaced by anything.
+# Made-up valid documents, with any part replaced by anything.
 
 _anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
@@ -177,7 +177,7 @@ _attributes = st.lists(
 
 @st.composite
 def documents(draw) -> dict:
-    """A sound document."""
+    """Draw a valid document."""
     objects = draw(st.lists(st.builds(box, _regions, _corner, _corner, _corner, _corner), max_size=6))
     phrases = st.lists(_attributes, max_size=3)
     entries = [entry(region, *draw(phrases), about=draw(st.booleans()))
@@ -214,7 +214,7 @@ def test_any_document_gives_a_graph_or_one_line(document, replacement, data):
             assert "is malformed: " in str(error) and "\n" not in str(error)
 
 
-# The size that boxes refer to
+# The image size that boxes refer to
 
 
 def graph_with_boxes() -> dict:
@@ -248,7 +248,7 @@ def test_graphs_are_found_zipped_and_at_either_depth(tmp_path, layout):
     inner = "scene_graph" if layout == "zip" else layout
     files = {f"{inner}/a_SceneGraph.json": content, f"{inner}/broken_SceneGraph.json": b"{"}
     write_files(silver, files, silver / "scene_graph.zip" if layout == "zip" else None)
-    graphs = SceneGraphs.find(look_through([tmp_path]))
+    graphs = SceneGraphs.find(search_sources([tmp_path]))
     members = graphs.members()
     assert graphs.read("a", members.get("a")) == {"image_id": "a"}
     assert graphs.read("absent", members.get("absent")) is None
@@ -257,7 +257,7 @@ def test_graphs_are_found_zipped_and_at_either_depth(tmp_path, layout):
 
 
 def test_sources_without_graphs(tmp_path):
-    assert SceneGraphs.find(look_through([tmp_path])) is None
+    assert SceneGraphs.find(search_sources([tmp_path])) is None
 
 
 @given(st.binary(max_size=60) | _anything.map(lambda content: json.dumps(content).encode()))
@@ -279,7 +279,7 @@ def test_split_tables_are_read_by_column_name(tmp_path):
     for name, row in zip(("train", "valid", "test"), rows, strict=True):
         write_table(tmp_path / f"splits/{name}.csv", ("", *columns), [(0, *row)])
     write_table(tmp_path / "splits/images_to_avoid.csv", columns, rows[:1])
-    contents = look_through([tmp_path])
+    contents = search_sources([tmp_path])
     tables = split_tables(contents)
     images = list(read_splits(tables, contents.table("images_to_avoid")))
     assert [(image.id, image.study, image.split, image.view) for image in images] == [

@@ -1,4 +1,4 @@
-"""Chest ImaGenome with MIMIC-CXR's images and reports, on invented downloads."""
+"""Chest ImaGenome with MIMIC-CXR's images and reports, on made-up downloads."""
 
 import shutil
 
@@ -8,22 +8,22 @@ from data.errors import UserError
 from data.prepare import main
 from data.records import read_records
 from data.sources.chest_imagenome.source import find_listing
-from data.sources.distributions import look_through
+from data.sources.distributions import search_sources
 from data.sources.mimic_cxr.source import MimicSource, Options
-from data.sources.preparation import Dropped
-from tests.support.mimic_fixture import MimicFixture, write_mimic_fixture
+from data.sources.source import Dropped
+from tests.support.sources.mimic_fixture import MimicFixture, write_mimic_fixture
 
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> MimicFixture:
-    """The three downloads; read only."""
+    """The three downloads; read-only."""
     return write_mimic_fixture(tmp_path_factory.mktemp("downloads"))
 
 
 def test_only_listed_images_with_a_graph_are_samples(downloads):
-    contents = look_through(downloads.sources)
+    contents = search_sources(downloads.sources)
     source = MimicSource("chest_imagenome", downloads.sources, contents, find_listing(contents),
-                         Options(graph_needed=True), 64)  # fmt: skip
+                         Options(graph_required=True), 64)  # fmt: skip
     built = {plan.id: source.build(plan) for plan in source.plans()}
     assert downloads.trap("lateral").images[0].id not in built
     reasons = {study.trap: built[study.images[-1].id].reason for study in downloads.studies
@@ -42,8 +42,8 @@ def test_without_metadata_views_come_from_the_list_and_sizes_from_the_graphs(dow
     jpg = tmp_path / "jpg"
     shutil.copytree(downloads.jpg, jpg)
     (jpg / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
-    contents = look_through([jpg, downloads.reports, downloads.imagenome])
-    source = MimicSource("x", [], contents, find_listing(contents), Options(graph_needed=True), 64)
+    contents = search_sources([jpg, downloads.reports, downloads.imagenome])
+    source = MimicSource("x", [], contents, find_listing(contents), Options(graph_required=True), 64)
     study = downloads.studies[-1]
     sample = next(source.build(plan) for plan in source.plans() if plan.id == study.images[0].id)
     assert sample.images[0].view == study.images[0].view
@@ -65,8 +65,8 @@ def test_command(downloads, tmp_path, capsys):
 
 def test_sources_that_lack_something_are_refused(downloads):
     with pytest.raises(UserError, match=r"no splits/train.csv.*silver_dataset"):
-        find_listing(look_through([downloads.jpg]))
+        find_listing(search_sources([downloads.jpg]))
     splits = downloads.imagenome / "silver_dataset/splits"
-    with pytest.raises(UserError, match=r"hold no scene graphs: .*scene_graph.zip"):
-        contents = look_through([downloads.jpg, splits])
-        MimicSource("x", [], contents, find_listing(contents), Options(graph_needed=True))
+    with pytest.raises(UserError, match=r"have no scene graphs: .*scene_graph.zip"):
+        contents = search_sources([downloads.jpg, splits])
+        MimicSource("x", [], contents, find_listing(contents), Options(graph_required=True))

@@ -1,4 +1,4 @@
-"""The tables of MIMIC-CXR, and where its images and reports lie."""
+"""The tables of MIMIC-CXR, and finding its images and reports."""
 
 import json
 
@@ -7,19 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from data.sources.distributions import look_through
+from data.sources.distributions import search_sources
 from data.sources.mimic_cxr.files import (
     ImageFacts,
     ListedImage,
     Reports,
     find_image,
-    listed_image,
+    parse_view,
     read_metadata,
     read_r2gen_images,
     read_splits,
-    view_of,
 )
-from tests.support.mimic_fixture import write_files, write_table
+from tests.support.sources.mimic_fixture import write_files, write_table
 
 IMAGE = ListedImage("aaaa-1", "99500001", "99000001", "train")
 
@@ -42,7 +41,7 @@ IMAGE = ListedImage("aaaa-1", "99500001", "99000001", "train")
     ],
 )
 def test_views(position, code, procedure, view):
-    assert view_of(position, code, procedure) == view
+    assert parse_view(position, code, procedure) == view
 
 
 def test_metadata(tmp_path):
@@ -66,22 +65,22 @@ def test_splits_have_our_names_and_ids_no_prefix(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("../x", "1", "1", "train"), "'../x' is no dicom_id"),
-        (("", "1", "1", "train"), "'' is no dicom_id"),
-        (("a", "1/2", "1", "train"), "'1/2' is no study_id"),
-        (("a", "1", "", "train"), "'' is no subject_id"),
-        (("a", "1", "1", "holdout"), "'holdout' is no split"),
+        (("../x", "1", "1", "train"), "'../x' is not a dicom_id"),
+        (("", "1", "1", "train"), "'' is not a dicom_id"),
+        (("a", "1/2", "1", "train"), "'1/2' is not a study_id"),
+        (("a", "1", "", "train"), "'' is not a subject_id"),
+        (("a", "1", "1", "holdout"), "image a: unknown split 'holdout'; choose one of train, val, test"),
     ],
 )
 def test_ids_that_are_none_are_refused(tmp_path, row, message):
     with pytest.raises(UserError, match=f"t.csv: {message}"):
-        listed_image(tmp_path / "t.csv", *row)
+        ListedImage.from_row(tmp_path / "t.csv", *row)
 
 
 @given(st.lists(st.text(max_size=12), min_size=4, max_size=4))
 def test_no_id_leads_out_of_its_folder(tmp_path_factory, row):
     try:
-        image = listed_image(tmp_path_factory.getbasetemp() / "t.csv", *row)
+        image = ListedImage.from_row(tmp_path_factory.getbasetemp() / "t.csv", *row)
     except UserError:
         return
     assert not any(mark in part for part in (image.id, image.study, image.subject) for mark in "/\\.\0")
@@ -94,7 +93,7 @@ def test_r2gen_list(tmp_path):
     path.write_text(json.dumps({"train": [sample], "val": [], "test": []}), encoding="utf-8")
     assert list(read_r2gen_images(path)) == [ListedImage("aaaa-1", "99500001", "99000001", "train", report="Clear.")]
     path.write_text(json.dumps({"train": [sample | {"study_id": ""}], "val": [], "test": []}), encoding="utf-8")
-    with pytest.raises(UserError, match="annotation.json: '' is no study_id"):
+    with pytest.raises(UserError, match="annotation.json: '' is not a study_id"):
         list(read_r2gen_images(path))
 
 
@@ -111,7 +110,7 @@ def test_jpeg_is_preferred_to_dicom(tmp_path):
 def test_reports_zipped_or_as_files(tmp_path, zipped):
     files = {"files/p99/p99000001/s99500001.txt": b"Caf\xe9", "files/p99/p99000001/index.html": b""}
     write_files(tmp_path, files, tmp_path / "mimic-cxr-reports.zip" if zipped else None)
-    reports = Reports.find(look_through([tmp_path]))
+    reports = Reports.find(search_sources([tmp_path]))
     members = reports.members()
     assert list(members) == (["99500001"] if zipped else [])
     assert reports.read(IMAGE, members.get("99500001")) == "Caf\N{REPLACEMENT CHARACTER}"
@@ -122,8 +121,8 @@ def test_reports_zipped_or_as_files(tmp_path, zipped):
 def test_damaged_report_is_refused_by_name(tmp_path):
     archive = tmp_path / "mimic-cxr-reports.zip"
     write_files(tmp_path, {"files/p99/p99000001/s99500001.txt": b"text " * 99}, archive)
-    reports = Reports.find(look_through([tmp_path]))
+    reports = Reports.find(search_sources([tmp_path]))
     members = reports.members()
     archive.write_bytes(archive.read_bytes()[:60])
-    with pytest.raises(UserError, match="mimic-cxr-reports.zip: cannot read files/p99/p99000001/s99500001.txt"):
+    with pytest.raises(UserError, match="Cannot read files/p99/p99000001/s99500001.txt in .*mimic-cxr-reports.zip"):
         reports.read(IMAGE, members["99500001"])

@@ -1,4 +1,4 @@
-"""MIMIC-CXR as a source, on invented downloads."""
+"""Preparing MIMIC-CXR, on made-up downloads."""
 
 import json
 import shutil
@@ -11,11 +11,11 @@ from data.errors import UserError
 from data.ontology import observation_names
 from data.prepare import main
 from data.records import read_records
-from data.sources.distributions import look_through
+from data.sources.distributions import search_sources
 from data.sources.mimic_cxr.source import MimicSource, Options, find_listing
-from data.sources.preparation import Dropped, Study
-from tests.support.dicom_files import dicom
-from tests.support.mimic_fixture import (
+from data.sources.source import Dropped, Study
+from tests.support.images.dicom_files import dicom
+from tests.support.sources.mimic_fixture import (
     FULL_SIZE,
     STORED_SIZE,
     TRAPS,
@@ -30,18 +30,18 @@ from tests.support.mimic_fixture import (
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> MimicFixture:
-    """The three downloads; read only."""
+    """The three downloads; read-only."""
     return write_mimic_fixture(tmp_path_factory.mktemp("downloads"))
 
 
 @pytest.fixture(scope="module")
 def built(downloads: MimicFixture) -> dict[str, Study | Dropped]:
-    """The samples of all three downloads by default."""
+    """All samples of the three downloads, with default options."""
     return build_all(source(downloads.sources))
 
 
 def source(paths: list[Path], **options: str) -> MimicSource:
-    contents = look_through(paths)
+    contents = search_sources(paths)
     return MimicSource("mimic_cxr", paths, contents, find_listing(contents), Options(**options), image_size=64)
 
 
@@ -58,7 +58,7 @@ def test_samples_are_frontal_images_with_their_graph(downloads, built):
                 continue
             assert sample.split == {"validate": "val"}.get(study.split, study.split)
             assert sample.report == study.findings
-            assert [picture.view for picture in sample.images] == [image.view or "PA"]
+            assert [prepared.view for prepared in sample.images] == [image.view or "PA"]
             assert sample.images[0].pixels.shape == STORED_SIZE[::-1]
             assert (sample.graph is None) == (study.trap in ("no graph", "damaged graph"))
 
@@ -190,7 +190,7 @@ def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
         )  # fmt: skip
     (tmp_path / "annotation.json").write_text(json.dumps(samples), encoding="utf-8")
     shutil.copytree(downloads.jpg / "files", tmp_path / "images")
-    with pytest.raises(UserError, match="Nothing says which images are frontal"):
+    with pytest.raises(UserError, match="The sources do not state which images are frontal"):
         source([tmp_path])
     tables = [downloads.jpg / f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "chexpert")]
     built = build_all(source([tmp_path, *tables]))
@@ -205,20 +205,20 @@ def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
 def test_sources_that_lack_something_are_refused(tmp_path, downloads):
     with pytest.raises(UserError, match="neither mimic-cxr-2.0.0-split.csv.* nor R2Gen's annotation.json"):
         source([downloads.imagenome])
-    with pytest.raises(UserError, match="The sources hold no images"):
+    with pytest.raises(UserError, match="The sources have no images"):
         source([downloads.jpg / "mimic-cxr-2.0.0-split.csv.gz"])
     jpg = tmp_path / "jpg"
     shutil.copytree(downloads.jpg, jpg)
     (jpg / "mimic-cxr-2.0.0-negbio.csv.gz").unlink()
-    with pytest.raises(UserError, match="The sources hold no mimic-cxr-2.0.0-negbio"):
+    with pytest.raises(UserError, match="The sources have no mimic-cxr-2.0.0-negbio"):
         source([jpg], labels="negbio")
     (jpg / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
-    with pytest.raises(UserError, match=r"Nothing says which images are frontal.*metadata.csv"):
+    with pytest.raises(UserError, match=r"The sources do not state which images are frontal.*metadata.csv"):
         source([jpg])
 
 
 def test_dicom_that_needs_a_package_ends_the_preparation(downloads, monkeypatch):
-    def fail(path, at_least):
+    def fail(path, min_side):
         raise UserError(f"{path} stores its pixels as JPEG Lossless: pip install a package to read it")
 
     monkeypatch.setattr("data.sources.mimic_cxr.source.read_radiograph", fail)

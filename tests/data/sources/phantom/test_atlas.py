@@ -1,13 +1,13 @@
-"""The shipped atlas and template are what the average phantom gives."""
+"""The shipped atlas and template agree with the average phantom."""
 
 import numpy as np
 import pytest
 import yaml
 
-from data.images.atlas import TEMPLATE_FILE
+from data.images.lungs import TEMPLATE_FILE
 from data.ontology import Anatomy
 from data.sources.phantom import atlas as phantom_atlas
-from data.sources.phantom.atlas import ANATOMY_FILE, average_chest, main, placed
+from data.sources.phantom.atlas import ANATOMY_FILE, average_chest, main, place_boxes
 
 PATIENTS = 40
 
@@ -18,9 +18,9 @@ def averaged():
 
 
 def test_the_shipped_boxes_are_the_phantoms(averaged):
-    """To what 40 phantoms say of the 400 that the files are made of."""
+    """40 phantoms agree approximately with the 400 from which the files are made."""
     shipped = Anatomy.load()
-    again = placed(shipped, averaged[0])
+    again = place_boxes(shipped, averaged[0])
     assert again.names == shipped.names
     np.testing.assert_allclose(again.boxes, shipped.boxes, atol=0.02)
 
@@ -43,7 +43,7 @@ def test_the_command_rewrites_both_files_below_their_headers(tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["anatomy.yaml", "chest_template.yaml"]
     rewritten = Anatomy.load(copies["ANATOMY_FILE"])
     assert rewritten.names == Anatomy.load().names
-    assert rewritten.boxes[:2].equal(Anatomy.load().boxes[:2])  # the lungs are chosen, not measured
+    assert rewritten.boxes[:2].equal(Anatomy.load().boxes[:2])  # the lungs are chosen by hand
     assert not rewritten.boxes.equal(Anatomy.load().boxes)
     for name, path in (("ANATOMY_FILE", ANATOMY_FILE), ("TEMPLATE_FILE", TEMPLATE_FILE)):
         key = "regions:\n" if name == "ANATOMY_FILE" else "brightness:\n"

@@ -1,4 +1,4 @@
-"""The phantom's report grammar: what it says is right, varied in words, and cannot be guessed without the image."""
+"""The reports of phantom studies: correct, varied, and impossible to guess without the image."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.sources.phantom.findings import FINDING_KINDS, SEVERITIES, SIDES, Finding, regions_of
-from data.sources.phantom.reports import PHRASE_FILE, TOPICS, TRAITS, Sentence, write_report
+from data.sources.phantom.patient import TRAITS
+from data.sources.phantom.report_rules import TOPICS
+from data.sources.phantom.reports import PHRASE_FILE, Sentence, write_report
 
 STUDIES = 3000
 SHARE_OF_AP = 0.4
@@ -35,7 +37,7 @@ KIND_WORDS = {
     "rib fracture": "rib.*fracture|fracture.*rib|broken.*rib", "scoliosis": "scolio|curvature",
     "pacemaker": "pacemaker|pacing|pacer", "central line": "line|catheter", "endotracheal tube": "tube",
 }
-# A sentence about no region names none.
+# Words that sentences about no region do not contain.
 REGION_WORDS = re.compile(
     r"\b(left|right|lungs?|lobe|zones?|apex|apices|bases?|basal|heart|cardiac|hil\w+|mediast\w+|costophrenic|clavic\w+|spine|"
     r"vertebra\w*|aort\w+|trache\w+|carina|\w*diaphragm\w*|abdom\w+|vena|atri\w+|junction)\b", re.IGNORECASE)
@@ -51,7 +53,7 @@ def every_finding() -> list[Finding]:
 
 
 def sample_findings(rng: numpy.random.Generator) -> tuple[Finding, ...]:
-    """Every kind by itself, with the probability that its `prevalence` gives it."""
+    """Draw findings, each kind independently with the probability `prevalence`."""
     findings = []
     for name, kind in FINDING_KINDS.items():
         if rng.random() < kind.prevalence:
@@ -71,7 +73,7 @@ def words_of(text: str) -> list[str]:
 
 
 def mentions(reports: list[list[Sentence]]) -> numpy.ndarray:
-    """[N, 29] bool: which report speaks of which region."""
+    """[N, 29] bool: which report mentions which region."""
     return numpy.array([
         [region in mentioned for region in REGIONS]
         for mentioned in ({region for sentence in report for region in sentence.regions} for report in reports)
@@ -102,7 +104,8 @@ def phrases() -> dict:
     return yaml.safe_load(PHRASE_FILE.read_text(encoding="ascii"))
 
 
-# --- what image-blind and informed readers can know
+# What readers can know with and without the image
+
 
 def test_regions_cannot_be_guessed_without_the_image(reports):
     mentioned = mentions(reports)
@@ -125,12 +128,13 @@ def test_regions_follow_from_findings_and_view(studies, reports):
 
 
 def test_nearly_every_finding_is_mentioned(studies, reports):
-    told = sum(sentence.abnormal for report in reports for sentence in report)
-    there = sum(len(findings) for findings, _ in studies)
-    assert 0.96 <= told / there <= 0.98
+    mentioned = sum(sentence.abnormal for report in reports for sentence in report)
+    total = sum(len(findings) for findings, _ in studies)
+    assert 0.96 <= mentioned / total <= 0.98
 
 
-# --- variety
+# Variety
+
 
 def test_reports_have_the_length_and_the_words_of_real_ones(reports):
     words = [words_of(text_of(report)) for report in reports]
@@ -167,15 +171,15 @@ def test_one_phrasing_is_the_common_one(reports):
 
 
 def test_some_findings_are_hedged_and_some_compared(reports):
-    told = [sentence for report in reports for sentence in report if sentence.abnormal]
+    abnormal = [sentence for report in reports for sentence in report if sentence.abnormal]
     hedge = re.compile(r"possible|may represent|there may be|suggest|probable|suspected|likely", re.IGNORECASE)
-    hedged = [sentence for sentence in told if hedge.search(sentence.text)]
-    compared = Counter(sentence.comparison for sentence in told)
-    assert 0.05 <= len(hedged) / len(told) <= 0.15
+    hedged = [sentence for sentence in abnormal if hedge.search(sentence.text)]
+    compared = Counter(sentence.comparison for sentence in abnormal)
+    assert 0.05 <= len(hedged) / len(abnormal) <= 0.15
     assert {"no change", "worsened", "improved", None} == set(compared)
-    assert 0.08 <= 1 - compared[None] / len(told) <= 0.30
-    assert any("unchanged from prior" in sentence.text for sentence in told if sentence.comparison == "no change")
-    assert any("new since" in sentence.text for sentence in told if sentence.comparison == "worsened")
+    assert 0.08 <= 1 - compared[None] / len(abnormal) <= 0.30
+    assert any("unchanged from prior" in sentence.text for sentence in abnormal if sentence.comparison == "no change")
+    assert any("new since" in sentence.text for sentence in abnormal if sentence.comparison == "worsened")
     assert all(s.comparison is None for report in reports for s in report if not s.abnormal)
 
 
@@ -190,15 +194,16 @@ def test_topics_are_mostly_in_the_canonical_order(reports):
     assert TOPICS.index("lungs") < TOPICS.index("heart")
 
 
-# --- truth
+# Truth
+
 
 @pytest.mark.parametrize("finding", every_finding(), ids=lambda f: " ".join(filter(None, vars(f).values())))
 def test_a_finding_is_worded_as_it_is(finding):
     rng = numpy.random.default_rng(3)
-    told = [s for _ in range(40) for s in write_report([finding], "PA", rng) if s.abnormal]
-    assert len(told) >= 30
+    sentences = [s for _ in range(40) for s in write_report([finding], "PA", rng) if s.abnormal]
+    assert len(sentences) >= 30
     category, label = FINDING_KINDS[finding.kind].label.split("|")
-    for sentence in told:
+    for sentence in sentences:
         # The comparison is the last clause; its words ("less pronounced") do not describe the finding.
         text = sentence.text.rsplit(", ", 1)[0] if sentence.comparison else sentence.text
         words = set(words_of(text))
@@ -207,7 +212,7 @@ def test_a_finding_is_worded_as_it_is(finding):
         assert f"{category}|yes|{label}" in sentence.attributes
         assert all("|no|" not in attribute for attribute in sentence.attributes)
         for side in SIDES:
-            # A pacemaker's leads lie in the right heart whatever its side.
+            # The leads of a pacemaker are in the right heart, on whichever side it is.
             others = {"right"} if finding.kind == "pacemaker" else set()
             assert side in words if side == finding.side else side not in words - others, text
         if finding.place:
@@ -222,7 +227,7 @@ def test_a_finding_is_worded_as_it_is(finding):
 
 
 def assert_consistent(findings: tuple[Finding, ...], report: list[Sentence]) -> None:
-    """What holds for every report, whatever the findings."""
+    """Check what is true of every report."""
     positive = {(region, FINDING_KINDS[f.kind].label) for f in findings for region in regions_of(f)}
     asserted = {(region, a) for s in report for region in s.regions for a in s.attributes}
     assert not {(region, a.replace("|no|", "|yes|")) for region, a in asserted if "|no|" in a} & asserted
@@ -299,7 +304,8 @@ def test_a_report_without_a_prior_compares_nothing(reports):
     assert all(sentence.comparison is None for report in without for sentence in report)
 
 
-# --- view and randomness
+# View and randomness
+
 
 def test_the_view_is_worded_and_changes_the_routine():
     reports = {
@@ -324,17 +330,17 @@ def test_a_trait_is_remarked_upon_whatever_the_findings_and_only_where_it_shows(
     phrases = yaml.safe_load(PHRASE_FILE.read_text(encoding="utf-8"))["remarks"][trait]
     words = {word for phrase in phrases for word in re.findall(r"[a-z]{5,}", phrase.lower())}
     rng = numpy.random.default_rng(2)
-    told = [write_report(findings, view, rng, [trait]) for findings, view in studies[:200]]
-    silent = [write_report(findings, view, rng) for findings, view in studies[:200]]
+    with_trait = [write_report(findings, view, rng, [trait]) for findings, view in studies[:200]]
+    without_trait = [write_report(findings, view, rng) for findings, view in studies[:200]]
 
     def share(reports: list[list[Sentence]]) -> float:
-        """Reports with a sentence about no region that has two of the trait's own words or more."""
+        """Share of reports with a sentence about no region that has two or more of the trait's words."""
         return numpy.mean([
             any(not s.regions and len(words & set(re.findall(r"[a-z]+", s.text.lower()))) >= 2 for s in report)
             for report in reports
         ])
 
-    assert share(told) - share(silent) > 0.5
+    assert share(with_trait) - share(without_trait) > 0.5
 
 
 def test_an_unknown_trait_is_refused():

@@ -1,26 +1,26 @@
-"""Expected calibration error: by hand, by its definition, and at its limits."""
+"""Expected calibration error: computed by hand, by its definition, and in edge cases."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.evaluation.metrics.calibration import BINS, bin_sums, calibration_scores, decision_table, reliability
+from modules.evaluation.metrics.calibration import BINS, bin_sums, calibration_scores, decision_table, reliability_bins
 
 
 def bins_of(probabilities, positive, known=None):
     known = np.ones(len(probabilities), dtype=bool) if known is None else np.array(known)
-    return reliability(bin_sums(np.array(probabilities), np.array(positive, dtype=bool), known).sum(axis=0))
+    return reliability_bins(bin_sums(np.array(probabilities), np.array(positive, dtype=bool), known).sum(axis=0))
 
 
 def error(probabilities, positive, known=None):
     known = np.ones(len(probabilities), dtype=bool) if known is None else np.array(known)
-    found = calibration_scores("region", np.array(probabilities), np.array(positive, dtype=bool), known)
-    return found.values(len(probabilities))[0]["region_ece"]
+    scores = calibration_scores("region", np.array(probabilities), np.array(positive, dtype=bool), known)
+    return scores.compute(len(probabilities))[0]["region_ece"]
 
 
 def test_a_case_computed_by_hand():
-    # 0.70 and 0.72 share the bin (10/15, 11/15], 0.1 lies in (1/15, 2/15], 1 in the last.
+    # 0.70 and 0.72 share the bin (10/15, 11/15]; 0.1 is in (1/15, 2/15], 1 in the last bin.
     case = [0.7, 0.72, 0.1, 1.0], [1, 0, 0, 1]
     bins = bins_of(*case)
     assert [(each.count, each.frequency) for each in bins] == [(1, 0), (2, 0.5), (1, 1)]
@@ -59,7 +59,7 @@ def test_a_calibrated_and_an_overconfident_forecast():
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_the_definition(decisions):
-    """Against the definition, decision by decision: |mean probability - frequency| of its bin, averaged."""
+    """The definition, decision by decision: the mean of |mean probability - frequency| of its bin."""
     probabilities = np.array([probability for probability, _, _ in decisions], dtype=float)
     positive = np.array([yes for _, yes, _ in decisions], dtype=bool)
     known = np.array([counted for _, _, counted in decisions], dtype=bool)
@@ -69,17 +69,17 @@ def test_the_definition(decisions):
         edge = next(edge for edge in range(1, BINS + 1) if probability * BINS <= edge)
         inside = known & (probabilities * BINS <= edge) & ((probabilities * BINS > edge - 1) | (edge == 1))
         expected.append(abs(probabilities[inside].mean() - positive[inside].mean()))
-    found = error(probabilities, positive, known)
-    assert found == (pytest.approx(np.mean(expected)) if expected else None)
-    assert found is None or 0 <= found <= 1
+    value = error(probabilities, positive, known)
+    assert value == (pytest.approx(np.mean(expected)) if expected else None)
+    assert value is None or 0 <= value <= 1
 
 
 def test_scores_say_why_they_are_absent():
     nothing = np.zeros((2, 3), dtype=bool)
-    assert calibration_scores("attribute", None, nothing, None).values(2)[1] == {
+    assert calibration_scores("attribute", None, nothing, None).compute(2)[1] == {
         "attribute_ece": "attributes are not predicted"
     }
-    assert calibration_scores("region", nothing.astype(float), nothing, nothing).values(2)[1] == {
+    assert calibration_scores("region", nothing.astype(float), nothing, nothing).compute(2)[1] == {
         "region_ece": "no region has a known reference"
     }
 
@@ -91,7 +91,7 @@ def test_a_resample_scores_like_the_studies_repeated():
     times = np.array([2, 0, 1, 0, 2])
     score = calibration_scores("region", probabilities, reference, known).scores["region_ece"]
     repeated = np.repeat(np.arange(5), times)
-    assert score.of(times[None].astype(float))[0] == pytest.approx(
+    assert score.compute(times[None].astype(float))[0] == pytest.approx(
         error(probabilities[repeated], reference[repeated], known[repeated])
     )
 
@@ -102,9 +102,9 @@ def test_a_table_of_labels():
     reference = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)
     known = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0]], dtype=bool)
     table = decision_table(predicted, probabilities, reference, known, ["a", "b", "c"])
-    assert list(table) == ["a", "b"]  # "c" is known nowhere
+    assert list(table) == ["a", "b"]  # "c" is not known for any study
     assert table["a"] == pytest.approx({
-        # Two answers of 0.9, one right; one of 0.1 for a positive.
+        # Two probabilities of 0.9, of which one is right, and one of 0.1 for a positive.
         "precision": 0.5, "recall": 0.5, "f1": 0.5, "positives": 2, "ece": (2 * 0.4 + 0.9) / 3,
     })
     assert table["b"] == pytest.approx({

@@ -1,4 +1,4 @@
-"""The CheXbert adapter with a tiny BERT made on the spot."""
+"""The CheXbert labeler, with the random weights of a tiny BERT."""
 
 from importlib import util
 
@@ -9,7 +9,7 @@ from data.errors import UserError
 from data.ontology import observation_names
 from modules.evaluation.metrics import chexbert
 from modules.evaluation.metrics.chexbert import load_chexbert
-from tests.support.tiny_chexbert import WORDS, published_weights, write_folder
+from tests.support.evaluation.tiny_chexbert import WORDS, published_weights, write_folder
 
 if util.find_spec("transformers") is None:
     pytest.skip("CheXbert needs transformers (requirements-metrics.txt)", allow_module_level=True)
@@ -39,7 +39,7 @@ def test_labels_do_not_depend_on_batches_order_or_padding(tmp_path, monkeypatch)
 
 
 def test_the_representation_is_that_of_the_first_token(tmp_path):
-    """By transformers' own way through the same weights."""
+    """Compared with a BertModel of transformers that loads the same weights."""
     from transformers import BertConfig, BertModel
 
     state = published_weights()
@@ -66,11 +66,11 @@ def test_the_representation_is_that_of_the_first_token(tmp_path):
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"chexbert\.pth, which is not there: fetch"):
+    with pytest.raises(UserError, match=r"No file that CheXbert needs at .*chexbert\.pth: download"):
         load_chexbert(tmp_path)
     write_folder(tmp_path, published_weights())
     (tmp_path / "vocab.txt").unlink()
-    with pytest.raises(UserError, match=r"vocab\.txt, which is not there"):
+    with pytest.raises(UserError, match=r"No file that CheXbert needs at .*vocab\.txt: download"):
         load_chexbert(tmp_path)
     monkeypatch.setattr(chexbert, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -r requirements-metrics\.txt"):
@@ -81,6 +81,6 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, monkeypatch):
 def test_other_weights_are_refused_in_one_line(tmp_path, content):
     write_folder(tmp_path, {})
     torch.save(content, tmp_path / "chexbert.pth")
-    with pytest.raises(UserError, match="does not hold CheXbert's weights") as raised:
+    with pytest.raises(UserError, match=r"is not a checkpoint of CheXbert \(.+\): download it again") as raised:
         load_chexbert(tmp_path)
     assert "\n" not in str(raised.value)

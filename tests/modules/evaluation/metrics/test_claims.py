@@ -1,10 +1,10 @@
-"""Which generated sentences a reference supports."""
+"""Which generated sentences a reference report supports."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.evaluation.metrics.claims import Claim, claims, is_wrong, supported
+from modules.evaluation.metrics.claims import Claim, extract_claims, is_supported, is_wrong
 
 REFERENCE = (
     "there is a small left pleural effusion . the heart is normal in size . the right lung is clear . "
@@ -16,15 +16,15 @@ REFERENCE = (
     ("a small left pleural effusion is seen .", False),
     ("there is a small right pleural effusion .", True),      # the other side
     ("there is a large left pleural effusion .", True),       # another severity
-    ("there is no pleural effusion .", True),                 # denies what is there
-    ("consolidation in the left lower lung zone .", False),   # how sure the reference is does not matter
+    ("there is no pleural effusion .", True),                 # denies a finding of the reference
+    ("consolidation in the left lower lung zone .", False),   # certainty does not matter
     ("consolidation in the left upper lung zone .", True),    # elsewhere
-    ("no pneumothorax .", False),                             # silence is absence
+    ("no pneumothorax .", False),                             # not mentioned means absent
     ("the heart is enlarged .", True),
     ("the cardiac silhouette is normal .", False),
     ("the lungs are clear .", True),                          # the left one is not
     ("the right lung is clear .", False),
-    ("there is a pneumothorax .", True),                      # on a side left open: still an observation too many
+    ("there is a pneumothorax .", True),                      # without a side it is still an observation
     ("comparison is made with the prior examination .", None),
     ("<unk> <unk> .", None),
     ("", None),
@@ -39,14 +39,14 @@ def test_an_empty_reference_supports_denials_alone():
 
 
 def test_claims_of_a_sentence():
-    assert claims("small left pleural effusion .") >= {
+    assert extract_claims("small left pleural effusion .") >= {
         Claim("left costophrenic angle", "anatomicalfinding|pleural effusion", True),
         Claim("left costophrenic angle", "severity|mild", True),
         Claim(None, "Pleural Effusion", True),
     }
-    assert Claim("cardiac silhouette", "nlp|abnormal", False) in claims("the heart is normal .")
-    # Clear zones do not make a clear lung.
-    zones = claims("the left upper and mid lung zones are clear .")
+    assert Claim("cardiac silhouette", "nlp|abnormal", False) in extract_claims("the heart is normal .")
+    # Clear zones do not imply a clear lung.
+    zones = extract_claims("the left upper and mid lung zones are clear .")
     assert Claim("left mid lung zone", "nlp|abnormal", False) in zones
     assert not [claim for claim in zones if claim.region == "left lung"]
 
@@ -66,7 +66,7 @@ def test_no_sentence_of_a_report_is_wrong_about_it(sentences):
 
 @given(st.lists(st.sampled_from(SENTENCES), max_size=5), st.lists(st.sampled_from(SENTENCES), max_size=5))
 def test_saying_less_never_makes_an_affirmed_claim_right(few, more):
-    small, large = claims(" ".join(few)), claims(" ".join([*few, *more]))
-    for claim in claims(" ".join(SENTENCES)):
-        if claim.affirmed and supported(claim, small):
-            assert supported(claim, large)
+    small, large = extract_claims(" ".join(few)), extract_claims(" ".join([*few, *more]))
+    for claim in extract_claims(" ".join(SENTENCES)):
+        if claim.affirmed and is_supported(claim, small):
+            assert is_supported(claim, large)

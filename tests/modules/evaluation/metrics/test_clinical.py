@@ -1,4 +1,4 @@
-"""Observation scores by hand, over known labels only."""
+"""Observation scores, computed by hand over known labels only."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ def test_by_hand():
     probabilities = np.array([[0.9, 0.2], [0.8, 0.7], [0.3, 0.6]])
     reference = np.array([[1, 0], [0, 1], [1, 0]], dtype=bool)
     known = np.array([[1, 1], [1, 1], [1, 0]], dtype=bool)
-    scores, absent = observation_scores(probabilities > 0.5, probabilities, reference, known).values(3)
+    scores, absent = observation_scores(probabilities > 0.5, probabilities, reference, known).compute(3)
     assert not absent
     for name in ("precision", "recall", "f1"):
-        assert scores[f"observation_micro_{name}"] == pytest.approx(2 / 3)  # two right, one too many, one missed
+        assert scores[f"observation_micro_{name}"] == pytest.approx(2 / 3)  # two correct, one wrong, one missed
         assert scores[f"observation_macro_{name}"] == pytest.approx((1 / 2 + 1) / 2)
     assert scores["observation_auroc"] == pytest.approx((1 / 2 + 1) / 2)
 
@@ -25,9 +25,9 @@ def test_absence_is_explained():
         observation_scores(None, None, nothing, ~nothing),
         observation_scores(nothing, nothing.astype(float), nothing, nothing),
     ):
-        scores, absent = part.values(2)
+        scores, absent = part.compute(2)
         assert set(absent) == set(NAMES)
         assert set(scores.values()) == {None}
-    scores, absent = observation_scores(nothing, nothing.astype(float), nothing, ~nothing).values(2)
+    scores, absent = observation_scores(nothing, nothing.astype(float), nothing, ~nothing).compute(2)
     assert absent == dict.fromkeys(NAMES, NO_POSITIVE) | {"observation_auroc": ONE_CLASS}
     assert set(scores.values()) == {None}

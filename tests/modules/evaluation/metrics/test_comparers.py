@@ -1,4 +1,4 @@
-"""Comparers by others behind one interface, with stand-ins for their packages."""
+"""The interface for scores by other models, with stand-ins for their packages."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -12,7 +12,7 @@ from modules.evaluation.metrics.comparers import RADGRAPH_NAMES, RadEvalComparer
 
 
 class StandInF1:
-    """Answers as radgraph's F1RadGraph does: share of common words, once, halved and quartered."""
+    """Returns values like radgraph's F1RadGraph: the share of common words, its half and its quarter."""
 
     def __init__(self, reward_level, model_type, model_cache_dir):
         assert (reward_level, model_type) == ("all", "radgraph-xl")
@@ -22,8 +22,8 @@ class StandInF1:
 
     def __call__(self, refs, hyps):
         shares = [
-            len(set(reference.split()) & set(written.split())) / max(1, len(set(reference.split())))
-            for reference, written in zip(refs, hyps, strict=True)
+            len(set(reference.split()) & set(generated.split())) / max(1, len(set(reference.split())))
+            for reference, generated in zip(refs, hyps, strict=True)
         ]
         levels = tuple([share / part for share in shares] for part in (1, 2, 4))
         return tuple(np.mean(level) for level in levels), levels, [], []
@@ -46,23 +46,23 @@ def write_model(folder):
 def test_scores_are_means_over_the_pairs(package, tmp_path):
     comparer = RadGraphComparer(write_model(tmp_path / "models"))
     part = comparer_scores(comparer, ["a b", "c d"], ["a b", "c x"])
-    scores, absent = part.values(2)
+    scores, absent = part.compute(2)
     assert scores == dict(zip(RADGRAPH_NAMES, (0.75, 0.375, 0.1875), strict=True)) and not absent
     assert part.per_study["radgraph_simple"].tolist() == [1, 0.5]
-    low, high = part.scored(2, resamples=50).intervals["radgraph_simple"]
+    low, high = part.evaluate(2, resamples=50).intervals["radgraph_simple"]
     assert (low, high) == (0.5, 1)
 
 
 def test_a_pair_without_a_reference_is_left_out(package, tmp_path):
     comparer = RadGraphComparer(write_model(tmp_path / "models"))
     part = comparer_scores(comparer, ["a b", " "], ["a x", "c"])
-    assert part.values(2)[0]["radgraph_simple"] == 0.5 and np.isnan(part.per_study["radgraph_simple"][1])
-    scores, absent = comparer_scores(comparer, ["", ""], ["a", "b"]).values(2)
+    assert part.compute(2)[0]["radgraph_simple"] == 0.5 and np.isnan(part.per_study["radgraph_simple"][1])
+    scores, absent = comparer_scores(comparer, ["", ""], ["a", "b"]).compute(2)
     assert set(scores.values()) == {None} and "reference" in absent["radgraph_simple"]
 
 
 def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"weights\.th, which is not there: unpack radgraph-xl\.tar\.gz"):
+    with pytest.raises(UserError, match=r"No RadGraph weights at .*weights\.th: unpack radgraph-xl\.tar\.gz"):
         RadGraphComparer(tmp_path)
     with pytest.raises(UserError, match="couldn't connect to the hub") as raised:
         RadGraphComparer(write_model(tmp_path / "broken"))
@@ -73,7 +73,7 @@ def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
 
 
 class StandInRadEval:
-    """Answers as RadEval does with per_sample=True: a list for each metric, None where one cannot say."""
+    """Returns values like RadEval with per_sample=True: one list per metric, None for a pair that it cannot score."""
 
     def __init__(self, metrics, per_sample, show_progress):
         assert per_sample and not show_progress
@@ -88,7 +88,7 @@ class StandInRadEval:
         if "whole" in self.metrics:
             return {"whole": 0.5}
         pairs = zip(refs, hyps, strict=True)
-        equal = [None if "?" in written else float(reference == written) for reference, written in pairs]
+        equal = [None if "?" in generated else float(reference == generated) for reference, generated in pairs]
         return {"bleu": equal, "bertscore": [0.25] * len(refs)}
 
 
@@ -102,7 +102,7 @@ def radeval(monkeypatch):
 
 def test_scores_of_radeval_are_means_over_the_pairs(radeval):
     part = comparer_scores(RadEvalComparer(["bleu", "bertscore"]), ["a", "b", "c", ""], ["a", "x", "?", "y"])
-    scores, _ = part.values(4)
+    scores, _ = part.compute(4)
     assert scores == {"radeval_bleu": 0.5, "radeval_bertscore": 0.25}
     np.testing.assert_equal(part.per_study["radeval_bleu"], [1, 0, np.nan, np.nan])
 
@@ -111,8 +111,8 @@ def test_what_radeval_lacks_is_said_in_one_line(radeval, monkeypatch):
     with pytest.raises(UserError, match="cannot load unknown \\(Unknown metric 'unknown'") as raised:
         RadEvalComparer(["unknown"])
     assert "\n" not in str(raised.value)
-    for metric, said in (("weights", "couldn't connect to the hub"), ("whole", "no number for each report")):
-        with pytest.raises(UserError, match=said) as raised:
+    for metric, message in (("weights", "couldn't connect to the hub"), ("whole", "not return one number per report")):
+        with pytest.raises(UserError, match=message) as raised:
             RadEvalComparer([metric]).compare(["a", "b"], ["a", "b"])
         assert "\n" not in str(raised.value)
     monkeypatch.setattr("modules.evaluation.metrics.comparers.find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""Region, attribute and box scores by hand."""
+"""Region, attribute, box and grounding scores, computed by hand."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def test_regions_by_hand():
     mentioned = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
     probabilities = np.array([[0.9, 0.1, 0.3], [0.6, 0.8, 0.9], [0.0, 0.0, 0.0]])
     known = np.array([True, True, False])  # the last study has no annotated graph
-    scores, absent = region_scores(probabilities > 0.5, probabilities, mentioned, known).values(3)
-    # region 0: right and too many, region 1: right, region 2: right and missed
+    scores, absent = region_scores(probabilities > 0.5, probabilities, mentioned, known).compute(3)
+    # Region 0: one true and one false positive; region 1: one true positive; region 2: one true positive, one missed.
     assert scores["region_micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     assert scores["region_macro_f1"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
-    assert scores["region_auroc"] == 1.0  # of regions 0 and 1: region 2 is always mentioned
+    assert scores["region_auroc"] == 1.0  # only regions 0 and 1: region 2 is always mentioned
     assert not absent
 
 
@@ -35,12 +35,12 @@ def test_attributes_count_on_mentioned_regions_and_known_graphs_only():
     reference[0, 0, 0] = reference[1, 0, 1] = reference[1, 1, 0] = reference[2] = True
     mentioned = np.array([[1, 0], [1, 0], [1, 1]], dtype=bool)  # study 1 does not mention region 1
     probabilities = np.zeros((3, 2, 2))
-    probabilities[0, 0, 0] = 0.9  # right
-    probabilities[1, 1, 0] = 0.8  # given to a region that is not mentioned
+    probabilities[0, 0, 0] = 0.9  # true positive
+    probabilities[1, 1, 0] = 0.8  # predicted for a region that is not mentioned
     probabilities[1, 0, 0] = 0.2
     scores, absent = attribute_scores(
         probabilities > 0.5, probabilities, reference, mentioned, np.array([True, True, False])
-    ).values(3)
+    ).compute(3)
     assert scores["attribute_micro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))  # (1, 0, 1) is missed
     # Slot (0, 0): study 0 positive at .9 above study 1 at .2. Slot (0, 1): a tie at 0. Region 1 is never mentioned.
     assert scores["attribute_auroc"] == pytest.approx((1 + 0.5) / 2)
@@ -50,11 +50,11 @@ def test_attributes_count_on_mentioned_regions_and_known_graphs_only():
 def test_an_invisible_prediction_counts_zero():
     boxes = np.array([[[0, 0, 0.5, 0.5], [0, 0, 1, 1]], [[0, 0, 1, 1], [0, 0, 1, 1]]], dtype=np.float32)
     predicted = np.array([[[0, 0, 0.5, 1], [0, 0, 1, 1]], [[0, 0, 1, 1], [0, 0, 1, 1]]], dtype=np.float32)
-    called_visible = np.array([[True, False], [True, True]])
+    predicted_visible = np.array([[True, False], [True, True]])
     visible = np.array([[True, True], [False, True]])
-    scores, _ = box_scores(predicted, called_visible, boxes, visible, YES).values(2)
+    scores, _ = box_scores(predicted, predicted_visible, boxes, visible, YES).compute(2)
     assert scores["box_iou"] == pytest.approx((0.5 + 0 + 1) / 3)
-    scores, _ = box_scores(predicted, called_visible, boxes, visible, np.array([True, False])).values(2)
+    scores, _ = box_scores(predicted, predicted_visible, boxes, visible, np.array([True, False])).compute(2)
     assert scores["box_iou"] == pytest.approx((0.5 + 0) / 2)
 
 
@@ -75,20 +75,20 @@ def test_overlap_is_symmetric_bounded_and_one_with_itself(numbers):
 
 
 def test_absence_is_explained():
-    nobody = np.array([False, False])
+    none_known = np.array([False, False])
     regions, attributes = np.zeros((2, 3), dtype=bool), np.zeros((2, 3, 4), dtype=bool)
     boxes = np.zeros((2, 3, 4))
     cases = [
         (region_scores(None, None, regions, YES), "not predicted"),
-        (region_scores(regions, regions * 0.5, regions, nobody), "no study"),
+        (region_scores(regions, regions * 0.5, regions, none_known), "no study"),
         (attribute_scores(None, None, attributes, regions, YES), "not predicted"),
-        (attribute_scores(attributes, attributes * 0.5, attributes, regions, nobody), "no study"),
+        (attribute_scores(attributes, attributes * 0.5, attributes, regions, none_known), "no study"),
         (box_scores(None, None, boxes, regions, YES), "not predicted"),
-        (box_scores(boxes, regions, boxes, ~regions, nobody), "no study"),
+        (box_scores(boxes, regions, boxes, ~regions, none_known), "no study"),
         (box_scores(boxes, regions, boxes, regions, YES), "no study"),
     ]
     for part, reason in cases:
-        scores, absent = part.values(2)
+        scores, absent = part.compute(2)
         assert set(scores.values()) == {None}
         assert set(absent) == set(scores)
         assert all(reason in text for text in absent.values())
@@ -97,13 +97,15 @@ def test_absence_is_explained():
 def test_grounding_by_hand():
     boxes = np.array([[[0, 0, 0.4, 0.4], [0.5, 0.5, 1, 1], [0, 0, 1, 1]]] * 2)
     predicted = np.array([[[0, 0, 0.4, 0.2], [0, 0, 0.4, 0.4], [0, 0, 1, 1]]] * 2)
-    called_visible = np.array([[True, True, False], [True, True, True]])
-    boxed = np.array([[True, True, True], [True, False, True]])
-    found = np.array([[True, True, True], [False, True, False]])  # the second study's region has no box
-    generated = np.array([[True, False, False], [False, False, True]])
-    scores, absent = grounding_scores(predicted, called_visible, boxes, boxed, found, generated).values(2)
+    predicted_visible = np.array([[True, True, False], [True, True, True]])
+    has_box = np.array([[True, True, True], [True, False, True]])
+    in_reference = np.array([[True, True, True], [False, True, False]])  # the second study's region has no box
+    in_generated = np.array([[True, False, False], [False, False, True]])
+    scores, absent = grounding_scores(
+        predicted, predicted_visible, boxes, has_box, in_reference, in_generated
+    ).compute(2)
     assert not absent
-    assert scores["grounding_iou"] == pytest.approx((1 / 2 + 0 + 0) / 3)  # the last box is called invisible
+    assert scores["grounding_iou"] == pytest.approx((1 / 2 + 0 + 0) / 3)  # the last box is predicted as not visible
     assert scores["grounding_pointing"] == pytest.approx(1 / 3)
     assert scores["grounding_generated_iou"] == pytest.approx((1 / 2 + 1) / 2)
     assert scores["grounding_generated_pointing"] == 1
@@ -112,9 +114,9 @@ def test_grounding_by_hand():
 
 def test_grounding_without_boxes_or_findings_is_absent():
     nothing, boxes = np.zeros((2, 3), dtype=bool), np.zeros((2, 3, 4))
-    _, absent = grounding_scores(None, None, boxes, ~nothing, ~nothing, ~nothing).values(2)
+    _, absent = grounding_scores(None, None, boxes, ~nothing, ~nothing, ~nothing).compute(2)
     assert absent == dict.fromkeys(GROUNDING_NAMES, "boxes are not predicted")
-    _, absent = grounding_scores(boxes, ~nothing, boxes, ~nothing, nothing, nothing).values(2)
+    _, absent = grounding_scores(boxes, ~nothing, boxes, ~nothing, nothing, nothing).compute(2)
     assert set(absent) == set(GROUNDING_NAMES) and all("no region" in reason for reason in absent.values())
 
 

@@ -1,4 +1,4 @@
-"""Averages over known decisions only, by hand and against scikit-learn, for the whole and for any weights."""
+"""Averages over known decisions only, computed by hand and by scikit-learn, for equal and for arbitrary weights."""
 
 import numpy as np
 import pytest
@@ -22,9 +22,9 @@ WEIGHTS = arrays(int, 6, elements=st.integers(0, 3))
 
 
 def values(scores, weights):
-    """Precision, recall and F1 for the weights [N]; None where undefined."""
-    found = [float(scores[measure].of(np.array(weights, dtype=float)[None])[0]) for measure in MEASURES]
-    return tuple(None if np.isnan(value) else value for value in found)
+    """Return precision, recall and F1 for weights [N]; None if undefined."""
+    measured = [float(scores[measure].compute(np.array(weights, dtype=float)[None])[0]) for measure in MEASURES]
+    return tuple(None if np.isnan(value) else value for value in measured)
 
 
 def test_by_hand():
@@ -32,10 +32,10 @@ def test_by_hand():
     reference = np.array([[1, 0], [0, 1], [1, 0]], dtype=bool)
     known = np.array([[1, 1], [1, 1], [1, 0]], dtype=bool)
     counts = label_counts(predicted, reference, known)
-    # label 0: one right, one too many, one missed; label 1 (two known studies): one right
+    # Label 0: one true positive, one false positive, one missed. Label 1, known for two studies: one true positive.
     assert values(micro_scores(counts), [1, 1, 1]) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     assert values(macro_scores(counts), [1, 1, 1]) == pytest.approx((0.75, 0.75, 0.75))
-    # studies: right; one of two right; nothing predicted where there was something
+    # Studies: all correct; one of two predictions correct; the positive label missed.
     assert values(example_scores(counts), [1, 1, 1]) == pytest.approx((1 / 2, 2 / 3, (1 + 2 / 3) / 3))
     assert values(example_scores(counts, np.array([True, False, False])), [1, 1, 1]) == (1, 1, 1)
     assert label_table(counts, ["a", "b"]) == {
@@ -65,17 +65,17 @@ def test_a_label_without_positives_does_not_lower_the_mean():
 @given(predicted=TABLE, reference=TABLE, weights=WEIGHTS)
 def test_weights_repeat_studies_as_scikit_learn_sees_them(predicted, reference, weights):
     counts = label_counts(predicted, reference)
-    guessed, truth = np.repeat(predicted, weights, axis=0), np.repeat(reference, weights, axis=0)
-    found = truth.any(axis=0)
-    if not found.any():
+    guesses, truth = np.repeat(predicted, weights, axis=0), np.repeat(reference, weights, axis=0)
+    has_positive = truth.any(axis=0)
+    if not has_positive.any():
         assert values(micro_scores(counts), weights) == values(macro_scores(counts), weights) == (None, None, None)
         return
-    for average, function, labels in (("micro", micro_scores, slice(None)), ("macro", macro_scores, found)):
+    for average, function, labels in (("micro", micro_scores, slice(None)), ("macro", macro_scores, has_positive)):
         expected = precision_recall_fscore_support(
-            truth[:, labels].astype(int), guessed[:, labels].astype(int), average=average, zero_division=0,
+            truth[:, labels].astype(int), guesses[:, labels].astype(int), average=average, zero_division=0,
             labels=range(truth[:, labels].shape[1]),
         )[:3]
-        if truth[:, labels].shape[1] > 1:  # a single column means something else to scikit-learn
+        if truth[:, labels].shape[1] > 1:  # scikit-learn treats a single column as binary labels
             assert values(function(counts), weights) == pytest.approx(expected)
 
 
@@ -87,7 +87,8 @@ def test_unknown_decisions_change_nothing(predicted, reference, known, other, we
     other_reference, other_prediction = np.where(known, reference, other), np.where(known, predicted, other)
     rows = weights[None].astype(float)
     np.testing.assert_array_equal(
-        macro_auroc(probabilities, reference, known).of(rows), macro_auroc(shifted, other_reference, known).of(rows)
+        macro_auroc(probabilities, reference, known).compute(rows),
+        macro_auroc(shifted, other_reference, known).compute(rows),
     )
     np.testing.assert_array_equal(
         label_counts(predicted, reference, known), label_counts(other_prediction, other_reference, known)
@@ -95,13 +96,13 @@ def test_unknown_decisions_change_nothing(predicted, reference, known, other, we
 
 
 def test_auroc_by_hand():
-    # label 0: positives .9 and .3, negatives .5 and .1: three of four pairs in order; label 1 has one class only
+    # Label 0: positives 0.9 and 0.3, negatives 0.5 and 0.1, so three of four pairs are in order. Label 1: one class.
     probabilities = np.array([[0.9, 0.5], [0.5, 0.5], [0.3, 0.5], [0.1, 0.5]])
     reference = np.array([[1, 1], [0, 1], [1, 1], [0, 1]], dtype=bool)
     known = np.ones_like(reference)
-    everything = np.ones((1, 4))
-    assert macro_auroc(probabilities, reference, known).of(everything) == pytest.approx([3 / 4])
-    assert np.isnan(macro_auroc(probabilities[:, 1:], reference[:, 1:], known[:, 1:]).of(everything)[0])
+    equal_weights = np.ones((1, 4))
+    assert macro_auroc(probabilities, reference, known).compute(equal_weights) == pytest.approx([3 / 4])
+    assert np.isnan(macro_auroc(probabilities[:, 1:], reference[:, 1:], known[:, 1:]).compute(equal_weights)[0])
 
 
 @settings(deadline=None)
@@ -116,5 +117,5 @@ def test_auroc_is_scikit_learns(probabilities, reference, known, weights):
         truth = reference[counted, label]
         if truth.any() and not truth.all():
             areas.append(roc_auc_score(truth, probabilities[counted, label], sample_weight=weights[counted]))
-    found = macro_auroc(probabilities, reference, known).of(weights[None].astype(float))[0]
-    assert found == pytest.approx(np.mean(areas)) if areas else np.isnan(found)
+    area = macro_auroc(probabilities, reference, known).compute(weights[None].astype(float))[0]
+    assert area == pytest.approx(np.mean(areas)) if areas else np.isnan(area)

@@ -1,4 +1,4 @@
-"""Error over coverage: by hand, ties, and what holds for any answers."""
+"""Error over coverage: computed by hand, with ties, and properties that hold for any answers."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ def risk_curve(confidences, wrong):
 
 
 def scores_of(confidences, wrong):
-    found = sentence_scores(np.array(confidences), np.array(wrong, dtype=bool), np.arange(len(wrong)))
-    return found.values(len(wrong))
+    scores = sentence_scores(np.array(confidences), np.array(wrong, dtype=bool), np.arange(len(wrong)))
+    return scores.compute(len(wrong))
 
 
 def test_a_case_computed_by_hand():
     scores, absent = scores_of([0.9, 0.1, 0.8, 0.5, 0.3], [0, 1, 0, 1, 1])
     assert tuple(scores) == NAMES and not absent
-    # sorted: right, right, wrong, wrong, wrong
+    # By confidence: correct, correct, wrong, wrong, wrong.
     assert scores == pytest.approx({
         "sentence_error_at_100": 3 / 5, "sentence_error_at_80": 2 / 4, "sentence_error_at_60": 1 / 3,
         "sentence_error_at_40": 0, "sentence_error_at_20": 0,
@@ -56,15 +56,15 @@ def test_the_curve_for_plots():
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans(), st.integers(0, 3)), min_size=1, max_size=20),
        st.lists(st.integers(0, 3), min_size=4, max_size=4))
 def test_a_resample_scores_like_the_studies_repeated(sentences, times):
-    """Weights 2 and 0 for two studies: the same as the first one's sentences twice and none of the second."""
+    """Study weights 2 and 0, for example: the first study's sentences twice, and none of the second's."""
     confidences, wrong, studies = map(np.array, zip(*sentences, strict=True))
-    found = sentence_scores(confidences, wrong, studies)
+    weighted = sentence_scores(confidences, wrong, studies)
     repeats = np.repeat(np.arange(len(studies)), np.array(times)[studies])
     for name in NAMES:
-        value = found.scores[name].of(np.array([times], dtype=float))[0]
+        value = weighted.scores[name].compute(np.array([times], dtype=float))[0]
         if len(repeats):
-            again = sentence_scores(confidences[repeats], wrong[repeats], studies[repeats])
-            assert value == pytest.approx(again.scores[name].of(np.ones((1, 4)))[0])
+            repeated = sentence_scores(confidences[repeats], wrong[repeats], studies[repeats])
+            assert value == pytest.approx(repeated.scores[name].compute(np.ones((1, 4)))[0])
         else:
             assert np.isnan(value)
 

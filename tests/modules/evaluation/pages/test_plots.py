@@ -1,4 +1,4 @@
-"""Plots are well-formed SVG, lie within their frame, and put values where they belong."""
+"""Plots are well-formed SVG, stay within their frame, and draw values at the right place."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -21,10 +21,10 @@ def points_of(svg):
 @given(NUMBERS, NUMBERS)
 def test_ticks_span_the_data_in_even_round_steps(one, other):
     low, high = min(one, other), max(one, other)
-    found = ticks(low, high, 4)
-    assert 2 <= len(found) <= 6
-    assert found[0] <= low + 1e-9 and found[-1] >= high - 1e-9
-    steps = [after - before for before, after in zip(found, found[1:], strict=False)]
+    values = ticks(low, high, 4)
+    assert 2 <= len(values) <= 6
+    assert values[0] <= low + 1e-9 and values[-1] >= high - 1e-9
+    steps = [after - before for before, after in zip(values, values[1:], strict=False)]
     assert min(steps) > 0 and max(steps) == pytest.approx(min(steps), rel=1e-6)
 
 

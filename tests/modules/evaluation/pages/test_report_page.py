@@ -1,4 +1,4 @@
-"""report.html: one well-formed file that needs nothing else, its parts, and how it behaves in a browser."""
+"""report.html: one well-formed, self-contained file, its sections, and its behaviour in a browser."""
 
 import json
 import re
@@ -7,20 +7,20 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-import torch
 
-from data.dataset import StudyDataset
-from data.vocabulary_builder import build_vocabularies
 from docs.chromium import MISSING, find_chromium
-from models.outputs import BoxSource, GraphSource
-from modules.evaluation.evaluator import SCORE_NAMES, Evaluation, Evaluator
-from modules.evaluation.pages.report_page import HEADLINES, PICTURES, chosen_studies, write_report_page
-from modules.evaluation.pages.study_panel import Case, grey_picture
-from modules.evaluation.results import graph_comparison
-from tests.support.fake_model import FakeModel, loader_over
+from models.outputs import GraphSource
+from modules.evaluation.display import format_report
+from modules.evaluation.pages.report_page import HEADLINES, MAX_STUDIES, choose_studies, write_report_page
+from modules.evaluation.pages.study_panel import Case, to_grey_image
+from modules.evaluation.records import Evaluation
+from modules.evaluation.results_writer import compare_graph_sources
+from modules.evaluation.scoring import SCORE_NAMES
+from tests.support.evaluation import fake_evaluation
+from tests.support.evaluation.fake_model import FakeModel
 from tests.support.tiny_dataset import write_tiny_dataset
 
-COURSE = {
+CURVES = {
     "Training losses": {"total": [(1, 3.0), (2, 2.0)], "report": [(1, 2.0), (2, 1.0)]},
     "Validation scores": {"bleu_4": [(2, 0.5)], "bleu_1": [(2, 0.625)]},
 }
@@ -29,18 +29,13 @@ CHROMIUM = find_chromium()
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", train=4, val=1, test=12, image_size=32)
-    vocabularies = build_vocabularies(root, "corrected", 1, 1, True)
-    return StudyDataset(root, "test", vocabularies, "corrected", 32, 30, 1, "ignored")
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    return fake_evaluation.open_split(write_tiny_dataset(root, train=4, val=1, test=12, image_size=32))
 
 
 def evaluate(dataset, graph_source=GraphSource.PREDICTED, **parts):
-    evaluator = Evaluator(
-        vocabularies=dataset.vocabularies, protocol="r2gen", max_tokens=30, graph_source=graph_source,
-        box_source=BoxSource.LOCALIZER, beam_size=1,
-    )
     model = FakeModel(dataset.vocabularies, ["the heart looks enlarged . the left lung is clear ."], **parts)
-    return evaluator.evaluate(model, loader_over(dataset), torch.device("cpu"), meteor=False, resamples=20)
+    return fake_evaluation.evaluate(dataset, model, resamples=20, graph_source=graph_source)
 
 
 def metrics_of(evaluation, graph_source="predicted"):
@@ -53,12 +48,12 @@ def metrics_of(evaluation, graph_source="predicted"):
     }
 
 
-def write_page(dataset, path, evaluation, metrics, course=COURSE):
+def write_page(dataset, path, evaluation, metrics, curves=CURVES):
     cases = [
-        Case(evaluation.records[position], grey_picture(dataset[position].images[0]), why)
-        for position, why in chosen_studies(evaluation)
+        Case(evaluation.records[position], to_grey_image(dataset[position].images[0]), reason)
+        for position, reason in choose_studies(evaluation)
     ]
-    write_report_page(path, metrics, cases, dataset.vocabularies, course)
+    write_report_page(path, metrics, cases, dataset.vocabularies, curves)
     text = path.read_text(encoding="utf-8")
     return text, ElementTree.fromstring(text.replace("<!DOCTYPE html>", ""))
 
@@ -73,7 +68,7 @@ def page(dataset, evaluation, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     metrics = metrics_of(evaluation)
     other = evaluate(dataset, GraphSource.NONE)
-    metrics["graph_sources"] = graph_comparison(
+    metrics["graph_sources"] = compare_graph_sources(
         {"predicted": metrics, "none": metrics_of(other, "none")},
         {"predicted": evaluation.resampled, "none": other.resampled},
     )
@@ -132,17 +127,17 @@ def test_curves_of_the_run_calibration_and_coverage_are_drawn(page, dataset, eva
     assert f"Regions: expected calibration error {metrics['scores']['region_ece']:.3f}" in captions
     rates = [metrics["scores"][f"sentence_error_at_{share}"] for share in (100, 80, 60, 40, 20)]
     assert rows_of(tree, "Error rate by coverage")["error rate"][:5] == [f"{rate:.3f}" for rate in rates]
-    text, _ = write_page(dataset, tmp_path / "no_log.html", evaluation, metrics_of(evaluation), course={})
-    assert "Course of the run" not in text
+    text, _ = write_page(dataset, tmp_path / "no_log.html", evaluation, metrics_of(evaluation), curves={})
+    assert "Training curves" not in text
 
 
 def test_every_table_of_the_evaluation_is_shown(page, evaluation):
     _, _, tree, _ = page
     regions = rows_of(tree, "regions in the graph")
     assert regions[None] == ["precision", "recall", "f1", "positives", "ece"]
-    found = evaluation.tables["regions in the graph"]["left lung"]
+    values = evaluation.tables["regions in the graph"]["left lung"]
     assert regions["left lung"] == [
-        f"{found[name]:.3f}" if name != "positives" else str(found[name]) for name in regions[None]
+        f"{values[name]:.3f}" if name != "positives" else str(values[name]) for name in regions[None]
     ]
     for title, rows in evaluation.tables.items():
         assert len(rows_of(tree, title)) == len(rows) + 1
@@ -150,29 +145,31 @@ def test_every_table_of_the_evaluation_is_shown(page, evaluation):
 
 def test_ten_studies_are_shown(page, evaluation):
     _, _, tree, _ = page
-    assert len(list(tree.iter("article"))) == len(list(tree.iter("image"))) == PICTURES
+    assert len(list(tree.iter("article"))) == len(list(tree.iter("image"))) == MAX_STUDIES
     plain = "".join(tree.itertext())
-    for position, _ in chosen_studies(evaluation):
-        assert evaluation.records[position].study_id in plain and evaluation.records[position].reference in plain
+    for position, _ in choose_studies(evaluation):
+        record = evaluation.records[position]
+        assert record.study_id in plain and format_report(record.reference) in plain
 
 
 def test_a_model_without_parts_has_a_page(dataset, tmp_path):
     bare = evaluate(dataset, with_graph=False, with_observations=False)
     _, tree = write_page(dataset, tmp_path / "bare.html", bare, metrics_of(bare) | {"graph_in": "none"})
     assert "a model without graph" in "".join(tree.itertext())
-    assert len(list(tree.iter("article"))) == PICTURES
+    assert len(list(tree.iter("article"))) == MAX_STUDIES
     assert not [group for group in tree.iter("g") if "predicted" in group.get("class")]
 
 
 def scored_studies(**per_study):
     count = len(next(iter(per_study.values())))
-    return Evaluation({}, {}, [None] * count, per_study={name: np.array(each) for name, each in per_study.items()})
+    arrays = {name: np.array(values) for name, values in per_study.items()}
+    return Evaluation({}, {}, records=[None] * count, per_study=arrays)
 
 
 def test_best_and_worst_studies_are_chosen_and_others_between_them():
     scores = np.arange(30) / 29
-    chosen = chosen_studies(scored_studies(report_f1=scores, triple_f1=scores))
-    assert len(chosen) == len(dict(chosen)) == PICTURES
+    chosen = choose_studies(scored_studies(report_f1=scores, triple_f1=scores))
+    assert len(chosen) == len(dict(chosen)) == MAX_STUDIES
     assert [position for position, why in chosen if "best" in why] == [29, 28, 27]
     assert [position for position, why in chosen if "worst" in why] == [2, 1, 0]
     others = [position for position, why in chosen if "among" not in why]
@@ -183,15 +180,15 @@ def test_best_and_worst_studies_are_chosen_and_others_between_them():
 def test_ties_go_to_the_next_score_and_studies_without_one_are_neither_best_nor_worst():
     report, triple = np.ones(12), np.arange(12) / 11
     report[0] = report[11] = np.nan
-    chosen = chosen_studies(scored_studies(report_f1=report, triple_f1=triple))
+    chosen = choose_studies(scored_studies(report_f1=report, triple_f1=triple))
     assert [position for position, why in chosen if "best" in why] == [10, 9, 8]
     assert [position for position, why in chosen if "worst" in why] == [3, 2, 1]
 
 
 def test_few_studies_are_all_shown_in_order():
-    assert [position for position, _ in chosen_studies(scored_studies(report_f1=[0.5, 1.0, 0.0]))] == [0, 1, 2]
-    assert chosen_studies(Evaluation({}, {}, [])) == []
-    assert len(chosen_studies(Evaluation({}, {}, [None] * 299))) == PICTURES
+    assert [position for position, _ in choose_studies(scored_studies(report_f1=[0.5, 1.0, 0.0]))] == [0, 1, 2]
+    assert choose_studies(Evaluation({}, {}, records=[])) == []
+    assert len(choose_studies(Evaluation({}, {}, records=[None] * 299))) == MAX_STUDIES
 
 
 # In a browser
@@ -203,24 +200,24 @@ const study = [...document.querySelectorAll(".study")].find(each =>
     each.querySelectorAll("g.predicted").length > 3 && each.querySelector("g.reference"));
 const sentence = study.querySelector(".sentence");
 const regions = [...sentence.classList].map(name => name.replace("looks", "region"));
-const opacity = name => [...study.querySelectorAll(".picture g.predicted")]
+const opacity = name => [...study.querySelectorAll(".image g.predicted")]
     .filter(box => [...box.classList].some(each => regions.includes(each) && each.startsWith("region"))
-        === (name === "looked at"))
+        === (name === "attended"))
     .map(box => Number(getComputedStyle(box).opacity));
-const shown = () => getComputedStyle(study.querySelector(".picture g.reference")).display !== "none";
-const before = opacity("looked at").concat(opacity("others"));
+const referenceShown = () => getComputedStyle(study.querySelector(".image g.reference")).display !== "none";
+const before = opacity("attended").concat(opacity("others"));
 sentence.focus();
-const found = {
+const measured = {
     width: innerWidth, overflow: document.documentElement.scrollWidth - innerWidth,
-    before: before, looked: opacity("looked at"), others: opacity("others"), hidden: !shown(),
+    before: before, attended: opacity("attended"), others: opacity("others"), hidden: !referenceShown(),
 };
 study.querySelector(".show-reference").click();
-found.shown = shown();
-found.plots = [...document.querySelectorAll("svg.plot")].every(plot => plot.getBoundingClientRect().height > 50);
-parent.postMessage(JSON.stringify(found), "*");
+measured.shown = referenceShown();
+measured.plots = [...document.querySelectorAll("svg.plot")].every(plot => plot.getBoundingClientRect().height > 50);
+parent.postMessage(JSON.stringify(measured), "*");
 </script>
 """
-# A browser window may not be as narrow as a phone; a frame may.
+# A browser window cannot be as narrow as a phone, but a frame can.
 FRAME = """<!DOCTYPE html><html><body>
 <script>onmessage = answer => document.body.append(answer.data);</script>
 <iframe src="probed.html" width="WIDTH" height="900" style="border: 0"></iframe>
@@ -237,8 +234,8 @@ def test_in_a_browser_it_fits_the_screen_and_a_sentence_lifts_out_its_boxes(page
          "--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom", (tmp_path / "frame.html").as_uri()],
         capture_output=True, text=True, timeout=120,
     )
-    found = json.loads(re.search(r"{.*}", result.stdout.split("</iframe>")[1])[0])
-    assert found["width"] == width and found["overflow"] <= 0
-    assert set(found["before"]) == set(found["looked"]) == {1}
-    assert found["others"] and max(found["others"]) < 0.5
-    assert found["hidden"] and found["shown"] and found["plots"]
+    measured = json.loads(re.search(r"{.*}", result.stdout.split("</iframe>")[1])[0])
+    assert measured["width"] == width and measured["overflow"] <= 0
+    assert set(measured["before"]) == set(measured["attended"]) == {1}
+    assert measured["others"] and max(measured["others"]) < 0.5
+    assert measured["hidden"] and measured["shown"] and measured["plots"]

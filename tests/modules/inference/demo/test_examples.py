@@ -1,4 +1,4 @@
-"""The simulated chests of the page."""
+"""The simulated examples of the page."""
 
 import io
 
@@ -11,7 +11,7 @@ from modules.inference.demo import examples
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
+def small_images(monkeypatch):
     monkeypatch.setattr(examples, "IMAGE_SIZE", 64)
 
 
@@ -40,4 +40,4 @@ def test_examples_are_different_patients():
 
 def test_chance_gives_another_chest_each_time():
     rng = np.random.default_rng(0)
-    assert (pixels_of(examples.simulate_any(rng)) != pixels_of(examples.simulate_any(rng))).any()
+    assert (pixels_of(examples.simulate_random(rng)) != pixels_of(examples.simulate_random(rng))).any()

@@ -1,4 +1,4 @@
-"""What a visitor may ask for: time, bytes and routes."""
+"""Limits on requests: time, size and routes."""
 
 import asyncio
 import threading
@@ -6,54 +6,54 @@ import threading
 import pytest
 
 from data.errors import UserError
-from modules.inference.demo.limits import OneAtATime, RequestGuard
+from modules.inference.demo.limits import RequestGuard, SerialExecutor
 
-# One at a time
+# Serial execution
 
 
 def test_calls_give_what_the_function_gives_or_raises():
-    line = OneAtATime(seconds=10)
-    assert line.call(lambda one, other: one + other, 1, 2) == 3
+    executor = SerialExecutor(seconds=10)
+    assert executor.call(lambda one, other: one + other, 1, 2) == 3
     with pytest.raises(ZeroDivisionError):
-        line.call(lambda: 1 / 0)
+        executor.call(lambda: 1 / 0)
 
 
 def test_calls_never_overlap():
-    line, running, most = OneAtATime(seconds=60), [], []
+    executor, running, counts = SerialExecutor(seconds=60), [], []
 
     def work():
         running.append(1)
-        most.append(len(running))
+        counts.append(len(running))
         running.pop()
 
-    threads = [threading.Thread(target=line.call, args=(work,)) for _ in range(20)]
+    threads = [threading.Thread(target=executor.call, args=(work,)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 20
+    assert counts == [1] * 20
 
 
 def test_who_waits_too_long_is_told_and_the_next_one_is_served():
-    line, done = OneAtATime(seconds=0.05), threading.Event()
+    executor, done = SerialExecutor(seconds=0.05), threading.Event()
     called = []
     with pytest.raises(UserError, match="more than 0.05 seconds"):
-        line.call(done.wait)
-    with pytest.raises(UserError):  # still busy with the first one
-        line.call(called.append, "given up")
+        executor.call(done.wait)
+    with pytest.raises(UserError):  # still busy with the first call
+        executor.call(called.append, "cancelled")
     done.set()
-    line.seconds = 60
-    assert line.call(lambda: "served") == "served"
+    executor.seconds = 60
+    assert executor.call(lambda: "served") == "served"
     assert called == []
 
 
 # Requests
 
 
-def ask(guard, method="POST", path="/", headers=None, pieces=(b"",), pause=0.0):
-    """Status and headers of the answer to a request whose body comes in `pieces` with a pause before each."""
+def request(guard, method="POST", path="/", headers=None, chunks=(b"",), pause=0.0):
+    """Status and headers of the response to a request whose body arrives in `chunks`, with a pause before each."""
     messages = []
-    left = list(pieces)
+    left = list(chunks)
 
     async def receive():
         await asyncio.sleep(pause)
@@ -70,16 +70,16 @@ def ask(guard, method="POST", path="/", headers=None, pieces=(b"",), pause=0.0):
 
 
 async def reading_app(scope, receive, send):
-    """Reads the whole body and answers 200."""
+    """Reads the whole body and responds with status 200."""
     while (await receive())["more_body"]:
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"kept")]})
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"unchanged")]})
     await send({"type": "http.response.body", "body": b""})
 
 
 def test_an_ordinary_request_passes_and_its_answer_forbids_other_servers():
-    status, headers = ask(RequestGuard(reading_app), headers={"content-length": "2"}, pieces=(b"a", b"b"))
-    assert status == 200 and headers[b"x-own"] == b"kept"
+    status, headers = request(RequestGuard(reading_app), headers={"content-length": "2"}, chunks=(b"a", b"b"))
+    assert status == 200 and headers[b"x-own"] == b"unchanged"
     assert b"default-src 'self'" in headers[b"content-security-policy"]
 
 
@@ -88,18 +88,18 @@ def test_an_ordinary_request_passes_and_its_answer_forbids_other_servers():
     ({"content-length": "ten"}, 411),
 ])
 def test_the_length_of_a_body_is_told_and_limited(headers, status):
-    assert ask(RequestGuard(reading_app, largest_body=10), headers=headers)[0] == status
+    assert request(RequestGuard(reading_app, max_bytes=10), headers=headers)[0] == status
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/file/x", "/gradio_api/proxy=http://x"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 def test_file_routes_are_closed(method, path):
-    assert ask(RequestGuard(reading_app), method, path, {"content-length": "0"})[0] == 403
+    assert request(RequestGuard(reading_app), method, path, {"content-length": "0"})[0] == 403
 
 
 def test_a_body_that_trickles_is_given_up():
     guard = RequestGuard(reading_app, seconds=0.05)
-    assert ask(guard, headers={"content-length": "9"}, pieces=[b"x"] * 9, pause=0.03)[0] == 408
+    assert request(guard, headers={"content-length": "9"}, chunks=[b"x"] * 9, pause=0.03)[0] == 408
 
 
 def test_an_answer_may_take_longer_than_a_request():
@@ -111,4 +111,4 @@ def test_an_answer_may_take_longer_than_a_request():
     async def finished():
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    assert ask(RequestGuard(slow_app, seconds=0.05), headers={"content-length": "0"})[0] == 200
+    assert request(RequestGuard(slow_app, seconds=0.05), headers={"content-length": "0"})[0] == 200

@@ -1,4 +1,4 @@
-"""CIDEr-D is pycocoevalcap's; by hand where document frequencies come from elsewhere."""
+"""CIDEr-D against pycocoevalcap, and by hand for document frequencies of other reports."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.cider.cider import Cider
 
-from modules.evaluation.metrics.text.cider import DocumentFrequencies, cider_scores, ngrams
+from modules.evaluation.metrics.text.cider import DocumentFrequencies, cider_scores, count_ngrams
 
 TEXT = st.lists(st.sampled_from("abcde"), max_size=9).map(" ".join)
 
@@ -23,30 +23,30 @@ def test_scores_are_those_of_the_package(pairs):
         {study: [text] for study, text in enumerate(references)},
         {study: [text] for study, text in enumerate(hypotheses)},
     )
-    found = cider_scores(references, hypotheses, DocumentFrequencies.of(references, "references"))
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-    assert found.mean() == pytest.approx(expected_mean, abs=1e-9)
+    values = cider_scores(references, hypotheses, DocumentFrequencies.from_reports(references, "references"))
+    np.testing.assert_allclose(values, expected, atol=1e-9)
+    assert values.mean() == pytest.approx(expected_mean, abs=1e-9)
 
 
 def test_document_frequencies_by_hand():
-    frequencies = DocumentFrequencies.of(["a b", "a", "c", "a a"], "training reports")
+    frequencies = DocumentFrequencies.from_reports(["a b", "a", "c", "a a"], "training reports")
     assert (frequencies.source, frequencies.documents) == ("training reports", 4)
     assert frequencies.counts[("a",)] == 3 and frequencies.counts[("a", "b")] == 1
-    # Single words: weights log(4/3) of a and log 4 of b and of d, which no training report has; the reference "a b"
-    # shares a with "a d". Pairs of words: none is shared.
+    # Unigrams: weight log(4/3) for a, log 4 for b and for d, which is in no training report; "a b" and "a d" share a.
+    # They share no bigram.
     common, rare = math.log(4 / 3), math.log(4)
     cosine = common**2 / (common**2 + rare**2)
     assert cider_scores(["a b"], ["a d"], frequencies) == pytest.approx([10 * cosine / 4])
 
 
 def test_a_longer_text_pays_for_its_length():
-    frequencies = DocumentFrequencies.of(["a b", "c"], "references")
+    frequencies = DocumentFrequencies.from_reports(["a b", "c"], "references")
     same, longer = cider_scores(["a b", "a b"], ["a b", "a b c c"], frequencies)
-    assert same == pytest.approx(10 * 2 / 4)  # no runs of three or four words
-    # two more words cost exp(-4/72); "a", "b" and "a b" are found among three words and three pairs of equal weight
-    # but "c", twice, doubles its weight
+    assert same == pytest.approx(10 * 2 / 4)  # the texts have no 3-grams or 4-grams
+    # Two more words cost exp(-4/72). The shared a, b and "a b" are among three unigrams and three bigrams of equal
+    # weight, except that c occurs twice, which doubles its weight.
     assert longer == pytest.approx(10 / 4 * math.exp(-4 / 72) * (2 / math.sqrt(2 * 6) + 1 / math.sqrt(3)))
 
 
 def test_runs_of_words():
-    assert ngrams("a b a") == {("a",): 2, ("b",): 1, ("a", "b"): 1, ("b", "a"): 1, ("a", "b", "a"): 1}
+    assert count_ngrams("a b a") == {("a",): 2, ("b",): 1, ("a", "b"): 1, ("b", "a"): 1, ("a", "b", "a"): 1}

@@ -1,4 +1,4 @@
-"""Diversity and collapse by hand and against numpy."""
+"""Diversity and collapse of generated reports, computed by hand and by numpy."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def scores_of(generated, references=None, reference_labels=None, generated_label
 
 def test_by_hand():
     part = scores_of(["a  b", "a b\n", "c", ""], references=["x", "x y", "x y z", "x y z w"])
-    scores, absent = part.values(4)
+    scores, absent = part.compute(4)
     assert set(scores) == set(NAMES) and set(absent) == {"abnormal_as_normal"}
     assert scores["distinct_reports"] == 3 / 4 and scores["most_frequent_share"] == 2 / 4
     assert scores["generated_words_mean"] == 5 / 4
@@ -30,18 +30,18 @@ def test_abnormal_studies_described_as_normal():
     references = ["edema", "fracture", "clear", "", "edema"]
     labels = [{"Edema": 1}, {"Fracture": -1}, NORMAL, {}, {"Edema": 1}]
     part = scores_of(["x"] * 5, references, labels, [NORMAL, {"Fracture": 1}, NORMAL, NORMAL, {}])
-    # Three abnormal references; the empty one says nothing. An empty generated report does not call anything normal.
-    assert part.values(5)[0]["abnormal_as_normal"] == pytest.approx(1 / 3)
+    # Three references are abnormal; an empty one does not count. An empty generated report is not labelled normal.
+    assert part.compute(5)[0]["abnormal_as_normal"] == pytest.approx(1 / 3)
 
 
 def test_a_collapsed_model_shows():
-    scored = scores_of(["the same report"] * 30).scored(30, resamples=50)
+    scored = scores_of(["the same report"] * 30).evaluate(30, resamples=50)
     assert scored.scores["distinct_reports"] == 1 / 30 and scored.scores["most_frequent_share"] == 1
     assert scored.intervals["most_frequent_share"] == (1, 1) and scored.scores["generated_words_std"] == 0
 
 
 def test_intervals_of_shares_hold_the_share_though_resamples_repeat_studies():
-    scored = scores_of([f"report {number % 40}" for number in range(60)]).scored(60)
+    scored = scores_of([f"report {number % 40}" for number in range(60)]).evaluate(60)
     for name in ("distinct_reports", "most_frequent_share"):
         low, high = scored.intervals[name]
         assert low <= scored.scores[name] <= high
@@ -50,7 +50,7 @@ def test_intervals_of_shares_hold_the_share_though_resamples_repeat_studies():
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20))
 def test_lengths_are_numpys(words):
-    scores, _ = scores_of(["w " * count for count in words]).values(len(words))
+    scores, _ = scores_of(["w " * count for count in words]).compute(len(words))
     assert scores["generated_words_mean"] == pytest.approx(np.mean(words))
     assert scores["generated_words_std"] == pytest.approx(np.std(words), abs=1e-6)
     for name, share in (("q10", 0.1), ("q50", 0.5), ("q90", 0.9)):

@@ -1,4 +1,4 @@
-"""METEOR's scores are the package's, and nothing makes the driver hang."""
+"""METEOR has the package's scores, and nothing makes it hang."""
 
 import gzip
 import json
@@ -16,17 +16,17 @@ from modules.evaluation.metrics.text.meteor import (
     MeteorError,
     MeteorProcess,
     MeteorUnavailable,
+    meteor_from_sums,
     meteor_jar,
-    meteor_of_sums,
     meteor_statistics,
     one_line,
 )
 
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, and there is none on PATH")
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, which is not on PATH")
 
 IU_REPORTS = Path(__file__).resolve().parents[6] / "shared" / "real" / "iu_xray" / "annotation.json"
 
-# The last two are alike through paraphrases alone: "physician" and "doctor", "carried out" and "performed".
+# The last two pairs match only by paraphrases: "physician" and "doctor", "carried out" and "performed".
 REFERENCES = [
     "the heart is normal in size .", "no pleural effusion or pneumothorax .", "lungs are clear .", "café naïve .",
     "the physician was informed .", "the examination was carried out in the u.s. in the past .",
@@ -39,7 +39,7 @@ HYPOTHESES = [
 
 @pytest.fixture(scope="module")
 def package():
-    """The package's own scorer, which reads the whole table of paraphrases: seconds, once for all tests."""
+    """The package's scorer. It reads the whole paraphrase table, which takes seconds: once for all tests."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     return Meteor()
@@ -47,16 +47,16 @@ def package():
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A table of one paraphrase."""
+    """A table with one pair of paraphrases."""
     path = tmp_path / "table.gz"
     path.write_bytes(gzip.compress(b"0.5\nlung\nlungs\n"))
     return path
 
 
 def meteor_scores(references: list[str], hypotheses: list[str], **settings) -> tuple[float, list[float]]:
-    """The score of the corpus and of every pair."""
+    """Return the score of the corpus and of every pair."""
     statistics = meteor_statistics(references, hypotheses, **settings)
-    return float(meteor_of_sums(statistics.sum(axis=0))), meteor_of_sums(statistics).tolist()
+    return float(meteor_from_sums(statistics.sum(axis=0))), meteor_from_sums(statistics).tolist()
 
 
 def package_scores(package, references: list[str], hypotheses: list[str]) -> tuple[float, list[float]]:
@@ -74,8 +74,8 @@ def assert_equal_scores(package, references: list[str], hypotheses: list[str]) -
 
 
 def fake_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a shell script in place of Java; no paraphrases are read for it."""
-    monkeypatch.setattr(meteor, "_paraphrases_of", lambda *_: nullcontext(folder / "table.gz"))
+    """Replace Java by a shell script, and skip reading the paraphrases."""
+    monkeypatch.setattr(meteor, "_filtered_paraphrases", lambda *_: nullcontext(folder / "table.gz"))
     path = folder / "java"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -90,7 +90,7 @@ def test_scores_are_those_of_the_package(package):
 @needs_java
 @pytest.mark.parametrize("seed", range(4))
 def test_any_part_of_a_corpus_has_the_packages_score(package, seed):
-    """Of the sums of its statistics; among the pairs are perfect ones, which the jar adds up in a way of its own."""
+    """Scores from summed statistics. Some pairs match perfectly: the jar has a special rule for summing these."""
     generator = random.Random(seed)
     references = REFERENCES + ["", "a", "the heart", "", "lungs are clear ."]
     hypotheses = HYPOTHESES + ["a", "", "the heart", "", "lungs are clear ."]
@@ -100,25 +100,25 @@ def test_any_part_of_a_corpus_has_the_packages_score(package, seed):
         expected, _ = package_scores(
             package, [references[study] for study in drawn], [hypotheses[study] for study in drawn]
         )
-        assert meteor_of_sums(statistics[drawn].sum(axis=0)) == pytest.approx(expected, abs=1e-12)
+        assert meteor_from_sums(statistics[drawn].sum(axis=0)) == pytest.approx(expected, abs=1e-12)
 
 
 @needs_java
 def test_paraphrases_that_the_texts_can_use_are_found(table):
-    """The texts of the test above tell whether a paraphrase is lost: without them the scores are others."""
-    found, _ = meteor_scores(REFERENCES, HYPOTHESES)
+    """The tests above would notice a lost paraphrase: without paraphrases the score of their texts is lower."""
+    with_paraphrases, _ = meteor_scores(REFERENCES, HYPOTHESES)
     table.write_bytes(gzip.compress(b""))
     lines = [f"SCORE ||| {reference} ||| {text}" for reference, text in zip(REFERENCES, HYPOTHESES, strict=True)]
     with MeteorProcess(table) as process:
         statistics = process.ask(lines, replies=len(lines))
         *_, without = process.ask([" ||| ".join(["EVAL", *statistics])], replies=len(lines) + 1)
-    assert float(without) < found - 0.01
+    assert float(without) < with_paraphrases - 0.01
 
 
 @needs_java
 @pytest.mark.skipif(not IU_REPORTS.is_file(), reason=f"the IU X-ray reports are not at {IU_REPORTS}")
 def test_scores_of_real_reports_are_those_of_the_package(package):
-    """Uncleaned reports, with all their punctuation, against the next ones."""
+    """Each uncleaned report, with all its punctuation, against the next one."""
     reports = [study["report"] for study in json.loads(IU_REPORTS.read_text())["test"]]
     references = [one_line(report) for report in reports]
     hypotheses = references[1:] + references[:1]
@@ -145,7 +145,7 @@ def test_a_killed_process_is_an_error(table):
             process.process.wait()
             yield "SCORE ||| a b ||| a b"
 
-        with pytest.raises(MeteorError, match="died with exit status -9"):
+        with pytest.raises(MeteorError, match="ended with exit status -9"):
             process.ask(lines(), replies=2)
 
 
@@ -158,7 +158,7 @@ def test_without_java_the_reason_says_what_mends_it(tmp_path, monkeypatch):
 def test_silence_ends_at_the_timeout_and_leaves_no_process(tmp_path, monkeypatch):
     fake_java(tmp_path, "echo thinking >&2\nexec /bin/sleep 100", monkeypatch)
     with MeteorProcess(tmp_path / "table.gz", timeout=0.5) as process:
-        with pytest.raises(MeteorError, match="silent for 0.5 s and was killed; its last words: thinking"):
+        with pytest.raises(MeteorError, match="silent for 0.5 s and was killed; last line of stderr: thinking"):
             process.ask(["SCORE ||| a ||| a"], replies=1)
         pid = process.process.pid
     with pytest.raises(ProcessLookupError):
@@ -173,34 +173,37 @@ def test_a_silent_process_that_does_not_read_cannot_block_the_writer(tmp_path, m
 
 def test_an_early_exit_shows_the_last_words(tmp_path, monkeypatch):
     fake_java(tmp_path, "echo 'Error: could not reserve memory' >&2\nexit 3", monkeypatch)
-    with pytest.raises(MeteorError, match="exit status 3 after 0 of 1 answers; its last words: Error: could"):
+    with pytest.raises(MeteorError, match="exit status 3 after 0 of 1 answers; last line of stderr: Error: could"):
         meteor_scores(["a"], ["a"], timeout=20)
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "1 2 3", "$line"])
 def test_nonsense_in_place_of_statistics_is_an_error(nonsense, tmp_path, monkeypatch):
     fake_java(tmp_path, f'while read line; do echo "{nonsense}"; done', monkeypatch)
-    with pytest.raises(MeteorError, match="is no line of"):
+    with pytest.raises(MeteorError, match="is not a line of"):
         meteor_statistics(["a", "b"], ["a", "b"], timeout=20)
 
 
 @pytest.mark.parametrize(
     ("program", "timeout", "message"),
     [
-        ("raise OSError('No space left on device')", 60, "not be filtered; its last words: OSError: No space left"),
+        (
+            "raise OSError('No space left on device')", 60,
+            "not be filtered; last line of stderr: OSError: No space left",
+        ),
         ("import time; time.sleep(100)", 0.5, "not read within 0.5 s"),
     ],
 )
 def test_paraphrases_that_cannot_be_filtered_are_an_error(program, timeout, message, tmp_path, monkeypatch):
     (tmp_path / "program.py").write_text(program)
     monkeypatch.setattr(paraphrases, "__file__", str(tmp_path / "program.py"))
-    monkeypatch.setattr(meteor, "_java", lambda: "java")
+    monkeypatch.setattr(meteor, "_find_java", lambda: "java")
     with pytest.raises(MeteorError, match=message):
         meteor_scores(["a"], ["a"], timeout=timeout)
 
 
 def test_without_the_table_the_reason_says_what_mends_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(meteor, "_java", lambda: "java")
+    monkeypatch.setattr(meteor, "_find_java", lambda: "java")
     monkeypatch.setattr(meteor, "meteor_jar", lambda: tmp_path / "meteor.jar")
     with pytest.raises(MeteorUnavailable, match="paraphrase-en.gz is missing; reinstall"):
         meteor_scores(["a"], ["a"])

@@ -1,4 +1,4 @@
-"""Report scores against values worked out by hand, and against pycocoevalcap's for any texts and any weights."""
+"""Language scores against values computed by hand, and against pycocoevalcap for any texts and any weights."""
 
 import math
 
@@ -16,8 +16,8 @@ from modules.evaluation.metrics.text.nlg import nlg_scores
 
 
 def evaluate(references, hypotheses, **settings):
-    """The scores by name, and why those that are None are absent."""
-    return nlg_scores(references, hypotheses, **settings).values(len(references))
+    """Return the scores by name, and the reasons of absent ones."""
+    return nlg_scores(references, hypotheses, **settings).compute(len(references))
 
 
 def scores_of(references, hypotheses):
@@ -25,18 +25,18 @@ def scores_of(references, hypotheses):
 
 
 def test_bleu_and_rouge_by_hand():
-    # matches of 1-, 2- and 3-grams: 3 of 4, 2 of 3, 1 of 2; no 4-gram
+    # 3 of 4 unigrams, 2 of 3 bigrams, 1 of 2 3-grams and no 4-gram match.
     scores = scores_of(["a b c d"], ["a b c e"])
     assert scores["bleu_1"] == pytest.approx(3 / 4)
     assert scores["bleu_2"] == pytest.approx(math.sqrt(3 / 4 * 2 / 3))
     assert scores["bleu_3"] == pytest.approx((3 / 4 * 2 / 3 * 1 / 2) ** (1 / 3))
     assert scores["bleu_4"] == pytest.approx(0, abs=1e-3)
-    # longest common subsequence of 3: precision and recall 3/4, so F is 3/4 for any beta
+    # The longest common subsequence has 3 words: precision and recall are 3/4, so F is 3/4 for any beta.
     assert scores["rouge_l"] == pytest.approx(3 / 4)
 
 
 def test_short_texts_pay_the_brevity_penalty_of_the_corpus():
-    # 4 words for 8 reference words over the corpus, all of them right
+    # 4 words, all correct, for 8 reference words in the corpus.
     scores = scores_of(["a b c d", "e f g h"], ["a b", "e f"])
     assert scores["bleu_1"] == pytest.approx(math.exp(1 - 8 / 4))
 
@@ -69,11 +69,11 @@ def test_absent_scores_have_a_reason(monkeypatch, tmp_path):
 
 def test_a_failing_meteor_costs_only_meteor(monkeypatch):
     def fail(*_):
-        raise nlg.MeteorError("METEOR died")
+        raise nlg.MeteorError("METEOR failed")
 
     monkeypatch.setattr(nlg, "meteor_statistics", fail)
     scores, absent = evaluate(["a b", "c"], ["a b", "d"])
-    assert absent == {"meteor": "METEOR died"}
+    assert absent == {"meteor": "METEOR failed"}
     assert scores["bleu_1"] == pytest.approx(2 / 3)
 
 
@@ -95,13 +95,13 @@ TEXT = st.lists(st.sampled_from("abcd"), max_size=9).map(" ".join)
 
 
 def package_scores(references, hypotheses):
-    """BLEU-1..4, ROUGE-L and CIDEr by the package's scorers."""
+    """Return BLEU-1..4, ROUGE-L and CIDEr, computed by the package."""
     truths = {study: [text] for study, text in enumerate(references)}
-    written = {study: [text] for study, text in enumerate(hypotheses)}
-    bleu, _ = Bleu(4).compute_score(truths, written, verbose=0)
+    generated = {study: [text] for study, text in enumerate(hypotheses)}
+    bleu, _ = Bleu(4).compute_score(truths, generated, verbose=0)
     scores = {f"bleu_{length}": value for length, value in enumerate(bleu, start=1)}
     return scores | {
-        "rouge_l": Rouge().compute_score(truths, written)[0], "cider": Cider().compute_score(truths, written)[0],
+        "rouge_l": Rouge().compute_score(truths, generated)[0], "cider": Cider().compute_score(truths, generated)[0],
     }
 
 
@@ -111,26 +111,27 @@ def test_scores_of_any_texts_are_the_packages(pairs, weights):
     references, hypotheses = zip(*pairs, strict=True)
     if not any(references):
         return
-    part = nlg_scores(references, hypotheses, meteor=False)
-    scores, absent = part.values(len(pairs))
+    score_set = nlg_scores(references, hypotheses, meteor=False)
+    scores, absent = score_set.compute(len(pairs))
     for name, expected in package_scores(references, hypotheses).items():
         if name not in absent:
             assert scores[name] == pytest.approx(expected, abs=1e-9)
-    # Weights repeat studies; CIDEr keeps the document frequencies of the whole.
+    # Weights repeat studies. CIDEr is not compared: it keeps the document frequencies of all studies.
     weights = weights[: len(pairs)]
     drawn = np.repeat(np.arange(len(pairs)), weights)
     if any(references[study] for study in drawn):
         expected = package_scores([references[study] for study in drawn], [hypotheses[study] for study in drawn])
         for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"):
-            found = part.scores[name].of(np.array([weights], dtype=float))[0]
-            assert found == pytest.approx(expected[name], abs=1e-9)
+            value = score_set.scores[name].compute(np.array([weights], dtype=float))[0]
+            assert value == pytest.approx(expected[name], abs=1e-9)
 
 
 def test_cider_with_document_frequencies_of_other_reports():
-    frequencies = DocumentFrequencies.of(["a b", "a", "c", "a a"], "training reports")
+    frequencies = DocumentFrequencies.from_reports(["a b", "a", "c", "a a"], "training reports")
     scores, absent = evaluate(["a b"], ["a b"], meteor=False, frequencies=frequencies)
-    assert scores["cider"] == pytest.approx(5) and "cider" not in absent  # no runs of three or four words
-    _, absent = evaluate(["a b"], ["a b"], meteor=False, frequencies=DocumentFrequencies.of(["a"], "training reports"))
+    assert scores["cider"] == pytest.approx(5) and "cider" not in absent  # the texts have no 3-grams or 4-grams
+    frequencies = DocumentFrequencies.from_reports(["a"], "training reports")
+    _, absent = evaluate(["a b"], ["a b"], meteor=False, frequencies=frequencies)
     assert "training reports" in absent["cider"]
     _, absent = evaluate(["a b", "a b"], ["a", "b"], meteor=False)
     assert "all references have the same words" in absent["cider"]

@@ -1,4 +1,4 @@
-"""Of METEOR's paraphrases those stay that METEOR can find between the texts."""
+"""The filter keeps the paraphrases that METEOR can match between the texts, and only these."""
 
 import gzip
 import random
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modules.evaluation.metrics.text import paraphrases
 from modules.evaluation.metrics.text.meteor import meteor_jar, one_line
-from modules.evaluation.metrics.text.paraphrases import filter_paraphrases, runs_of_words
+from modules.evaluation.metrics.text.paraphrases import filter_paraphrases, word_runs
 
 WORDS = ["heart", "lung", "x-ray", "us", "1,000", "é", "don't", "x", "ray"]
 PHRASE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
@@ -22,13 +22,13 @@ PAIRS = st.lists(st.tuples(st.sampled_from(["0.1", "0.25"]), PHRASE, PHRASE), ma
 
 
 def filtered(folder: Path, content: str, text: str) -> str:
-    """The part of the table `content` that stays for `text`."""
+    """Return what is left of the table `content` for `text`."""
     table, part = folder / "table.gz", folder / "part.gz"
     table.write_bytes(gzip.compress(content.encode()))
     pairs = filter_paraphrases(table, part, text)
-    kept = gzip.decompress(part.read_bytes()).decode()
-    assert kept.count("\n") == 3 * pairs
-    return kept
+    remaining = gzip.decompress(part.read_bytes()).decode()
+    assert remaining.count("\n") == 3 * pairs
+    return remaining
 
 
 def test_both_phrases_must_be_of_words_of_the_texts(tmp_path):
@@ -51,26 +51,26 @@ def test_the_last_line_needs_no_end(tmp_path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(pairs=PAIRS, text=PHRASE, block=st.integers(1, 50))
 def test_pairs_stay_in_order_whatever_the_blocks(pairs, text, block, tmp_path, monkeypatch):
-    monkeypatch.setattr(paraphrases, "_BLOCK", block)
-    runs = runs_of_words(text)
+    monkeypatch.setattr(paraphrases, "_BLOCK_SIZE", block)
+    runs = word_runs(text)
 
     def possible(phrase: str) -> bool:
         return all(run.encode() in runs for run in re.findall("[a-z0-9]+", phrase))
 
-    table, kept = (
+    table, expected = (
         "".join("\n".join(pair) + "\n" for pair in chosen)
         for chosen in (pairs, [pair for pair in pairs if possible(pair[1]) and possible(pair[2])])
     )
-    assert filtered(tmp_path, table, text) == kept
+    assert filtered(tmp_path, table, text) == expected
 
 
 def test_abbreviations_lose_their_dots():
-    assert {b"u", b"s", b"us", b"a", b"1", b"000"} == runs_of_words("(U.S.) a. 1,000")
+    assert {b"u", b"s", b"us", b"a", b"1", b"000"} == word_runs("(U.S.) a. 1,000")
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, and there is none on PATH")
+@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java, which is not on PATH")
 def test_no_word_of_meteor_is_missed():
-    """METEOR's own normaliser parts and rewrites texts full of whatever it treats in a way of its own."""
+    """Compared with METEOR's normaliser, on texts full of the characters that it treats specially."""
     generator = random.Random(0)
     parts = [
         *"abkKs019....,,''`‘’“”--–/:()<>&|éÉßİıΣàЖ\u212a\u212b\u3000\x85",
@@ -92,7 +92,7 @@ def test_no_word_of_meteor_is_missed():
     assert len(normalised) >= len(texts)
     for text, words in zip(texts, normalised, strict=False):
         runs = {run.encode() for run in re.findall("[a-z0-9]+", words.lower())}
-        assert runs <= runs_of_words(text), (text, words)
+        assert runs <= word_runs(text), (text, words)
 
 
 def test_the_module_is_a_program(tmp_path):

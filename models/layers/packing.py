@@ -1,0 +1,95 @@
+"""Two layouts of the rows of padded sequences: padded [B, L, ...], or packed [P, ...] without the padding.
+
+Projections and feed-forward layers treat every row alone, so they can skip padding; attention needs padded sequences.
+A layer takes its rows in some layout and moves between the two with the layout's `pack` and `unpack`:
+
+    rows = layout.pack(padded)      # [B, L, ...] -> rows
+    padded = layout.unpack(rows)    # rows -> [B, L, ...]
+
+`Packing` drops the padding. `PADDED` leaves rows as they are, so that a layer has one code path for both.
+
+Every shape and every branch of `models/` that depends on the values of a mask is decided in this file. `torch.export`
+has shapes without values: it packs every slot, valid or not, and otherwise runs the same code.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Layout(Protocol):
+    """How a layer's rows are laid out."""
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, L, ...] -> rows; an axis of size 1 in place of L is broadcast."""
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """Rows -> [B, L, ...]."""
+
+
+class PaddedLayout:
+    """Rows stay padded: both functions return their argument."""
+
+    def pack(self, padded: Tensor) -> Tensor:
+        return padded
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        return rows
+
+
+PADDED = PaddedLayout()
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Rows are the valid slots of B sequences, sequence by sequence.
+
+    mask      [B, L] bool: the valid slots
+    sequence  [P] long: the sequence of each row
+    slot      [P] long: its slot in that sequence
+    """
+
+    mask: Tensor
+    sequence: Tensor
+    slot: Tensor
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> "Packing":
+        """The packing of the slots that `mask` [B, L] keeps."""
+        if not sizes_are_static():
+            return cls(mask, *mask.nonzero(as_tuple=True))
+        slots = torch.arange(mask.numel(), device=mask.device)
+        return cls(mask, slots // mask.shape[1], slots % mask.shape[1])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, L, ...] -> the valid rows [P, ...]; an axis of size 1 in place of L is broadcast."""
+        padded = padded.expand(*self.mask.shape, *padded.shape[2:])
+        # The same as `padded[self.sequence, self.slot]`, whose backward is five times slower: it allows repetitions.
+        return padded.flatten(0, 1).index_select(0, self.sequence * self.mask.shape[1] + self.slot)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """The rows [P, ...] in their slots, zeros elsewhere: [B, L, ...]."""
+        if not sizes_are_static():
+            slots = rows.new_zeros(*self.mask.shape, *rows.shape[1:])
+            return slots.index_put((self.sequence, self.slot), rows)
+        slots = rows.unflatten(0, self.mask.shape)
+        return slots.masked_fill(~self.mask.view(*self.mask.shape, *[1] * (rows.dim() - 1)), 0)
+
+
+def sizes_are_static() -> bool:
+    """Whether sizes must follow from shapes alone, because masks have no values while a model is exported."""
+    return torch.compiler.is_exporting()
+
+
+def largest_count(mask: Tensor) -> int:
+    """The number of True entries in the fullest row of `mask` [S, A]; 0 for an empty mask."""
+    if sizes_are_static():
+        return mask.shape[-1]
+    return int(mask.sum(-1).max()) if mask.numel() else 0
+
+
+def is_all_true(mask: Tensor) -> bool:
+    """Whether every entry of `mask` is True; False while its values are unknown."""
+    return not sizes_are_static() and bool(mask.all())

@@ -1,0 +1,154 @@
+"""Collects the content of metrics.json and writes the results of one or several graph sources into a folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numpy.typing import NDArray
+
+from data.dataset import StudyDataset
+from data.vocabulary import AttributeVocabulary
+from models.outputs import GraphSource
+from modules.config import Config
+from modules.evaluation.evaluator import Evaluator
+from modules.evaluation.metrics.weighted import RESAMPLES, Interval, ScoreResults, percentile_interval
+from modules.evaluation.pages.report_page import Curves, choose_studies, write_report_page
+from modules.evaluation.pages.study_panel import Case, to_grey_image
+from modules.evaluation.records import Evaluation, StudyRecord
+from modules.evaluation.results import result_path, write_metrics, write_predictions
+from modules.evaluation.text_protocol import FULL_APPLIED, describe_intervals, describe_r2gen
+
+
+def build_metrics(
+    evaluator: Evaluator, evaluation: Evaluation, baselines: Mapping[str, ScoreResults], config: Config, split: str,
+    checkpoint: Path, dataset_root: Path,
+) -> dict[str, Any]:
+    """Return the content of metrics.json: settings, scores, and those of the `baselines` by name.
+
+    docs/evaluation.md describes the keys.
+    """
+    return {
+        "split": split,
+        "graph_source": evaluator.graph_source.value,
+        "graph_in": config.model.graph_in,
+        "annotated_graphs": sum(bool(record.annotation.graph_known) for record in evaluation.records),
+        "box_source": evaluator.box_source.value,
+        "protocol": evaluator.protocol,
+        "applied": _describe_steps(evaluator, evaluation, config),
+        "beam_size": evaluator.beam_size,
+        "precision": evaluator.precision.value,
+        "int8": config.eval.int8,
+        "seed": config.seed,
+        "studies": len(evaluation.records),
+        "checkpoint": str(checkpoint),
+        "dataset": dataset_name(dataset_root),
+        "scores": evaluation.scores,
+        "absent": evaluation.absent,
+        "intervals": evaluation.intervals,
+        "tables": evaluation.tables,
+        "curves": evaluation.curves,
+        "baselines": {name: results.scores for name, results in baselines.items()},
+        "baseline_intervals": {name: results.intervals for name, results in baselines.items()},
+        "absent_baselines": {name: results.absent for name, results in baselines.items()},
+    }
+
+
+def compare_graph_sources(
+    by_source: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, NDArray]]
+) -> dict[str, dict[str, Any]]:
+    """Return `graph_sources` of metrics.json: the scores of each graph source and their difference to the first one's.
+
+    by_source   graph source -> its metrics.json
+    resampled   graph source -> its scores in the resamples (`ScoreResults.resampled`), the same for all sources
+
+    A difference is None if either score is absent; its interval, if either has none.
+    """
+    first, first_resampled = next(iter(by_source.values()))["scores"], next(iter(resampled.values()))
+
+    def interval(values: Mapping[str, NDArray], name: str) -> Interval | None:
+        both = name in values and name in first_resampled
+        return percentile_interval(values[name] - first_resampled[name]) if both else None
+
+    return {
+        source: {
+            "box_source": metrics["box_source"],
+            "annotated_graphs": metrics["annotated_graphs"],
+            "scores": metrics["scores"],
+            "difference": {
+                name: None if value is None or first[name] is None else value - first[name]
+                for name, value in metrics["scores"].items()
+            },
+            "interval": {name: interval(resampled[source], name) for name in metrics["scores"]},
+        }
+        for source, metrics in by_source.items()
+    }
+
+
+def write_results(
+    folder: Path, by_source: dict[str, dict[str, Any]], evaluations: Sequence[Evaluation], dataset: StudyDataset,
+    curves: Curves,
+) -> list[Path]:
+    """Write metrics.json and predictions.jsonl of each graph source and the page of the first; return their paths.
+
+    With several graph sources, `graph_sources` is added to the metrics of the first one, whose files then have the
+    plain names.
+
+    by_source   graph source -> its metrics.json, in the order of `evaluations`
+    curves      of the training run (`run_log.read_curves`), shown on the page
+    """
+    first, *others = by_source
+    default_source = GraphSource.PREDICTED
+    if others:
+        resampled = {source: each.resampled for source, each in zip(by_source, evaluations, strict=True)}
+        by_source[first]["graph_sources"] = compare_graph_sources(by_source, resampled)
+        default_source = GraphSource(first)
+
+    def path_of(name: str, source: str) -> Path:
+        return result_path(folder, name, GraphSource(source), by_source[source]["split"], default_source)
+
+    paths = []
+    for (source, metrics), evaluation in zip(by_source.items(), evaluations, strict=True):
+        paths += [path_of("metrics.json", source), path_of("predictions.jsonl", source)]
+        write_metrics(paths[-2], metrics)
+        write_predictions(paths[-1], evaluation.records, dataset.vocabularies)
+    paths.append(path_of("report.html", first))
+    cases = [
+        Case(evaluations[0].records[position], to_grey_image(dataset[position].images[0]), why)
+        for position, why in choose_studies(evaluations[0])
+    ]
+    write_report_page(paths[-1], by_source[first], cases, dataset.vocabularies, curves)
+    return paths
+
+
+def check_annotated_attributes(records: Sequence[StudyRecord], vocabulary: AttributeVocabulary) -> str | None:
+    """Return a warning if annotated graphs mention regions but have no attribute of the `vocabulary`, else None."""
+    annotations = [record.annotation for record in records if record.annotation.graph_known]
+    names = [name for region_names in vocabulary.by_region for name in region_names]
+    mentions_regions = any(annotation.mentioned.any() for annotation in annotations)
+    if not names or not mentions_regions or any(annotation.attributes.any() for annotation in annotations):
+        return None
+    return (
+        f"The annotated graphs have none of the checkpoint's attributes (such as '{names[0]}'): the oracle graph has "
+        "regions only, and attributes get no scores"
+    )
+
+
+def dataset_name(root: Path) -> str:
+    """Return the name in the dataset.yaml of a prepared data set, or the name of its folder if it has none."""
+    description = yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
+    return str(description.get("name") or root.name)
+
+
+def _describe_steps(evaluator: Evaluator, evaluation: Evaluation, config: Config) -> dict[str, str]:
+    """What was done to the texts, in words, as `modules.score` says it: step -> description."""
+    cut = FULL_APPLIED
+    if evaluator.protocol == "r2gen":
+        cut = describe_r2gen(evaluator.max_tokens, "those outside the checkpoint's vocabulary")
+    references = sum(bool(record.reference.strip()) for record in evaluation.records)
+    return {
+        "cleaning": f"references by the rules '{config.data.cleaning}'", **cut,
+        "CIDEr's document frequencies": f"of the {references} references",
+        "observations": "read by the labeler 'rules' from complete reports",
+        **describe_intervals(RESAMPLES, "studies", len(evaluation.records)),
+    }

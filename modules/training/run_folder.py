@@ -1,0 +1,130 @@
+"""The run folder: creating it, saving the checkpoints `best` and `last`, and resuming from `last`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from data.errors import UserError, cannot_write
+from data.vocabulary import Vocabularies
+from modules.checkpoint import check_replaceable, has_checkpoint, load_checkpoint, save_checkpoint
+from modules.config import Config, config_to_yaml
+from modules.runtime import gather_objects, random_state, rank, run_on_rank_zero, world_size
+from modules.training.optimizer import load_optimizer_state, optimizer_state
+from modules.training.progress import RunProgress
+from modules.weights import load_weights
+
+
+class RunFolder:
+    """The folder `config.run_dir`. `best` has weights for testing; `last` also has the state that resuming needs.
+
+    Every process calls the methods; files are written by rank zero.
+
+    studies   number of studies in the training split
+    """
+
+    def __init__(self, config: Config, vocabularies: Vocabularies, studies: int):
+        self.config = config
+        self.vocabularies = vocabularies
+        self.studies = studies
+        self.path: Path = config.run_dir
+        self.best = self.path / "best"
+        self.last = self.path / "last"
+
+    def create(self) -> bool:
+        """Create the folder with its config.yaml. Return whether it has a `last` checkpoint to resume from.
+
+        Raises UserError if the folder is not empty and train.resume is off, if `best` or `last` holds other files than
+        a checkpoint's, or if the folder cannot be written.
+        """
+        return run_on_rank_zero(self._create)
+
+    def _create(self) -> bool:
+        resume = self.config.train.resume
+        try:
+            if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+                raise UserError(
+                    f"{self.path} already holds a run: resume it with train.resume=true, or choose another name=..."
+                )
+            for directory in (self.best, self.last):
+                check_replaceable(directory, training=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            partial = self.path / ".config.yaml.partial"
+            partial.write_text(config_to_yaml(self.config), encoding="utf-8")
+            os.replace(partial, self.path / "config.yaml")
+        except OSError as error:
+            what = f"the run folder {self.path}"
+            raise cannot_write(what, error, "free space, or choose another folder with results=...") from error
+        return resume and has_checkpoint(self.last)
+
+    def save_best(self, model: nn.Module) -> None:
+        """Save `best`, without a training state."""
+        self._save(self.best, model, None)
+
+    def save_last(
+        self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, progress: RunProgress
+    ) -> None:
+        """Save `last`, with everything that `resume` restores."""
+        state = {
+            "position": progress.to_dict(),
+            "optimizer": optimizer_state(optimizer, model),
+            "scaler": scaler.state_dict(),
+            "random_states": gather_objects(random_state()),
+            "vocabularies": self.vocabularies.fingerprints(),
+            "order": self._study_order(),
+        }
+        self._save(self.last, model, state)
+
+    def _save(self, directory: Path, model: nn.Module, training_state: dict[str, Any] | None) -> None:
+        run_on_rank_zero(lambda: save_checkpoint(directory, model, self.config, self.vocabularies, training_state))
+
+    def resume(
+        self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    ) -> tuple[RunProgress, dict[str, Any]]:
+        """Load weights, optimiser and scaler from `last`. Return its progress and this process's RNG state.
+
+        Raises UserError if `last` was trained with other vocabularies or another order of studies, or does not fit the
+        model.
+        """
+        checkpoint = load_checkpoint(self.last, training=True)
+        state = checkpoint.training_state
+        self._check_vocabularies(state["vocabularies"])
+        self._check_study_order(state["order"])
+        load_weights(model, checkpoint.weights)
+        load_optimizer_state(optimizer, model, state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        return RunProgress.from_dict(state["position"]), state["random_states"][rank()]
+
+    def _check_vocabularies(self, saved: dict[str, str]) -> None:
+        current = self.vocabularies.fingerprints()
+        differing = [part for part, fingerprint in current.items() if saved.get(part) != fingerprint]
+        if differing:
+            raise UserError(
+                f"{self.last} was trained with other vocabularies ({', '.join(differing)}) than those of "
+                f"{self.config.data.root}: resume with the same data set, or start a new run with "
+                f"train.init_from={self.last}"
+            )
+
+    def _check_study_order(self, saved: dict[str, int]) -> None:
+        changed = [
+            f"{name} was {saved[name]}, now {current}"
+            for name, current in self._study_order().items() if saved[name] != current
+        ]
+        if changed:
+            raise UserError(
+                f"Cannot resume from {self.last}: {'; '.join(changed)}. Use the same settings, or start a new run with "
+                f"train.init_from={self.last}"
+            )
+
+    def _study_order(self) -> dict[str, int]:
+        """What determines, with the progress, which studies come next. A run is resumed only if all of it is equal."""
+        return {
+            "seed": self.config.seed,
+            "studies of the training split": self.studies,
+            "data.batch_size": self.config.data.batch_size,
+            "optim.accumulate": self.config.optim.accumulate,
+            "processes": world_size(),
+        }

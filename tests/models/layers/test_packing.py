@@ -1,0 +1,71 @@
+"""Padded and packed rows, and the sizes that follow from masks."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from models.layers import packing as packing_module
+from models.layers.packing import PADDED, Packing, is_all_true, largest_count
+
+masks = st.integers(0, 4).flatmap(
+    lambda columns: st.lists(st.lists(st.booleans(), min_size=columns, max_size=columns), max_size=4).map(
+        lambda rows: torch.tensor(rows, dtype=torch.bool).view(len(rows), columns)
+    )
+)
+
+
+@given(masks)
+def test_packed_rows_go_back_to_their_slots(mask):
+    values = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
+    packing = Packing.from_mask(mask)
+    assert len(packing.sequence) == len(packing.slot) == int(mask.sum())
+    assert (packing.sequence.diff() >= 0).all()
+    assert torch.equal(packing.unpack(values[packing.sequence, packing.slot]), values * mask)
+    rows = torch.stack([values, -values], -1)
+    assert torch.equal(packing.unpack(rows[packing.sequence, packing.slot]), rows * mask.unsqueeze(-1))
+
+
+@given(masks)
+def test_packing_keeps_valid_slots_in_order(mask):
+    values = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
+    packing = Packing.from_mask(mask)
+    assert torch.equal(packing.pack(values), values[mask])
+    assert torch.equal(packing.unpack(packing.pack(values)), values * mask)
+
+
+@given(masks)
+def test_one_value_per_sequence_is_packed_for_each_of_its_rows(mask):
+    values = torch.arange(1.0, len(mask) + 1).view(-1, 1)
+    packing = Packing.from_mask(mask)
+    assert torch.equal(packing.pack(values), values.squeeze(1)[packing.sequence])
+
+
+def test_gradients_reach_the_packed_rows():
+    mask = torch.tensor([[True, False], [True, True]])
+    rows = torch.randn(3, 2, requires_grad=True)
+    Packing.from_mask(mask).unpack(rows).sum().backward()
+    assert torch.equal(rows.grad, torch.ones(3, 2))
+
+
+def test_the_padded_layout_changes_nothing():
+    rows = torch.randn(2, 3)
+    assert PADDED.pack(rows) is rows and PADDED.unpack(rows) is rows
+
+
+@given(masks)
+def test_static_sizes_keep_every_slot_and_zero_the_invalid_ones(mask):
+    values = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing_module, "sizes_are_static", lambda: True)
+        packing = Packing.from_mask(mask)
+        rows = packing.pack(values)
+        assert rows.shape == (mask.numel(),)
+        assert torch.equal(packing.unpack(rows), values * mask)
+        assert largest_count(mask) == mask.shape[-1] and not is_all_true(mask)
+
+
+@given(masks)
+def test_counts_of_masks(mask):
+    assert largest_count(mask) == max((sum(row) for row in mask.tolist()), default=0)
+    assert is_all_true(mask) == all(all(row) for row in mask.tolist())

@@ -1,0 +1,66 @@
+"""Which run folders may be used, and which runs may be resumed."""
+
+import pytest
+import torch
+
+from data.errors import UserError
+from modules.checkpoint import TRAINING_STATE
+from tests.support.tiny_training import ScriptedEvaluator, tiny_trainer
+
+
+def test_a_taken_run_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "results/run").mkdir(parents=True)
+    tiny_trainer(tmp_path, "train.epochs=1").fit()
+    before = (tmp_path / "results/run/log.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"already holds a run.*train\.resume=true.*name="):
+        tiny_trainer(tmp_path, "train.epochs=1").fit()
+    assert (tmp_path / "results/run/log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_files_of_others_in_a_checkpoint_stop_a_run_before_it_replaces_them(tmp_path, name):
+    note = tmp_path / "results/run" / name / "notes.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("precious")
+    with pytest.raises(UserError, match=f"{name} holds notes.txt, which a checkpoint there would replace"):
+        tiny_trainer(tmp_path, "train.resume=true").fit()
+    assert note.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        (["data.batch_size=3"], r"data\.batch_size was 2, now 3"),
+        (["optim.accumulate=1"], r"optim\.accumulate was 2, now 1"),
+        (["data.min_word_count=2"], r"other vocabularies \(tokenizer\)"),
+    ],
+)
+def test_resuming_with_other_data_is_refused_by_name(tmp_path, changed, complaint):
+    tiny_trainer(tmp_path, "train.max_steps=1").fit()
+    with pytest.raises(UserError, match=complaint):
+        tiny_trainer(tmp_path, "train.resume=true", *changed).fit()
+
+
+def test_resuming_with_weights_of_another_size_is_refused_by_name(tmp_path):
+    tiny_trainer(tmp_path, "train.max_steps=1").fit()
+    with pytest.raises(UserError, match=r"decoder\.weight is \[\d+, 6\] in the checkpoint and \[\d+, 8\] in the model"):
+        tiny_trainer(tmp_path, "train.resume=true", width=8).fit()
+
+
+@pytest.mark.parametrize("validation_pending", [False, True])
+def test_run_saved_before_phases_had_names_is_resumed(tmp_path, validation_pending):
+    """The saved position of older runs, after the first step of three epochs of two steps each."""
+    tiny_trainer(tmp_path, "train.max_steps=1").fit()
+    path = tmp_path / "results/run/last" / TRAINING_STATE
+    state = torch.load(path, weights_only=True)
+    state["position"] = {
+        "epoch": 0, "batch": 2, "step": 1, "validation_pending": validation_pending, "best": 0.25, "best_epoch": 1,
+        "validations_without_gain": 0,
+    }
+    torch.save(state, path)
+    evaluator = ScriptedEvaluator([0.1])
+    resumed = tiny_trainer(tmp_path, "train.max_steps=2", "train.resume=true", evaluator=evaluator)
+    assert resumed.fit() == 0
+    assert evaluator.calls == 1 + validation_pending
+    assert (resumed.progress.step, resumed.progress.best) == (2, 0.25)
+    assert resumed.progress.validations_without_gain == evaluator.calls

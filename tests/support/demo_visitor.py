@@ -1,0 +1,150 @@
+"""A visitor of the web page in a real browser, and requests that no page sends."""
+
+import gc
+import io
+import json
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+# Seconds to wait for something to happen, generous for a busy machine.
+TIMEOUT = 60
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 812}
+
+
+class Visitor:
+    """A browser session on the page. Records all requests, and all errors of the browser."""
+
+    def __init__(self, browser, address, viewport):
+        self.context = browser.new_context(viewport=viewport, accept_downloads=True)
+        self.context.set_default_timeout(1000 * TIMEOUT)
+        self.page = self.context.new_page()
+        self.requests, self.errors = [], []
+        self.context.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(address)
+        self.button("Healthy chest").wait_for()
+
+    def button(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def open_example(self, title):
+        """Open an example and wait for its report."""
+        self.wait_for_study(self.button(title).click)
+
+    def upload(self, name, content):
+        """Upload a file and wait for its report."""
+        self.wait_for_study(lambda: self.send(name, content))
+
+    def send(self, name, content):
+        """Upload a file without waiting."""
+        chooser = self.page.locator("#upload input[type=file]")
+        chooser.set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": content})
+
+    def wait_for_study(self, open_it):
+        """Call `open_it` and wait until another image is displayed."""
+        before = self.image() if self.sentences().count() else None
+        open_it()
+        self.page.wait_for_function(
+            "before => document.querySelector('.sentence') && document.querySelector('.xray img').src !== before",
+            arg=before,
+        )
+
+    def image(self):
+        return self.page.locator(".xray img").get_attribute("src")
+
+    def sentences(self):
+        return self.page.locator("button.sentence")
+
+    def highlighted_boxes(self):
+        return self._regions_of(".box.highlighted")
+
+    def visible_boxes(self):
+        return self._regions_of(".box:visible")
+
+    def _regions_of(self, selector):
+        return set(self.page.locator(selector).evaluate_all("boxes => boxes.map(box => box.dataset.region)"))
+
+    def error(self):
+        return self.page.locator("#viewer [role=alert]")
+
+    def download(self, button):
+        """The name and the content of the file that a button saves."""
+        with self.page.expect_download() as download:
+            self.button(button).click()
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+    def result(self):
+        return json.loads(self.download("Save result (JSON)")[1])
+
+    def wait_for_result(self, condition):
+        """The first saved result that satisfies `condition`."""
+        end = time.monotonic() + TIMEOUT
+        while not condition(result := self.result()):
+            assert time.monotonic() < end, f"the report did not change within {TIMEOUT} seconds"
+            self.page.wait_for_timeout(100)
+        return result
+
+    def tab_to(self, selector):
+        """Press Tab until an element that matches `selector` has the focus."""
+        for _ in range(200):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"Tab does not reach {selector}")
+
+
+def png(seed=0, size=(60, 48)):
+    """A PNG file of random pixels. size: (width, height)."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, size=size[::-1], dtype=np.uint8)
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def top_regions(sentence):
+    """The regions that the page highlights for a sentence of a saved result."""
+    shares = sorted(sentence["regions"].items(), key=lambda item: -item[1])
+    return {name for name, share in shares[:3] if share >= 0.5 * shares[0][1]}
+
+
+def send_event(address, event, data, session, event_data=None):
+    """Send an event without a page."""
+    dependencies = httpx.get(f"{address}config").json()["dependencies"]
+    number = next(one["id"] for one in dependencies if any(target[1] == event for target in one["targets"]))
+    body = {"fn_index": number, "data": data, "event_data": event_data, "session_hash": session}
+    assert httpx.post(f"{address}gradio_api/queue/join", json=body).status_code == 200
+
+
+def response_to(address, event, data, event_data=None):
+    """The server's response to an event sent without a page."""
+    session = "0123456789"
+    send_event(address, event, data, session, event_data)
+    with httpx.stream("GET", f"{address}gradio_api/queue/data", params={"session_hash": session}, timeout=30) as lines:
+        for line in lines.iter_lines():
+            message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if message.get("msg") == "process_completed":
+                return message
+    raise AssertionError("the server did not respond")
+
+
+def studies_in_memory():
+    """Every study of any visitor that the server holds."""
+    from modules.inference.demo.handlers import OpenStudy
+
+    return [
+        one for one in gc.get_objects()
+        if type(one) is OpenStudy or (type(one) is dict and {"image", "other_attributes"} <= one.keys())
+    ]
+
+
+def wait_until_no_study_is_in_memory():
+    end = time.monotonic() + TIMEOUT
+    while studies_in_memory():
+        assert time.monotonic() < end, f"a study is in memory {TIMEOUT} seconds after its visitor left"
+        time.sleep(0.2)
+        gc.collect()

@@ -1,0 +1,77 @@
+"""One of two gloo processes, started by `tests/modules/training/test_trainer.py`.
+
+    python -m tests.support.training.two_processes FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import UserError
+from data.loaders import training_loader
+from modules.runtime import (
+    broadcast_object,
+    distributed,
+    gather_objects,
+    is_rank_zero,
+    maximum_over_processes,
+    rank,
+    run_on_rank_zero,
+    sum_over_processes,
+)
+from tests.support.tiny_training import CPU, WatchedCriterion, gradients, smallest_sgrrg_trainer
+
+
+def main(folder: Path) -> None:
+    """Save the first step's gradients, from half a batch of four per process; then check what needs two processes."""
+    with distributed(CPU):
+        trainer = smallest_sgrrg_trainer(folder, "data.batch_size=2", "optim.accumulate=1", "data.rotate=5")
+        batch = next(iter(training_loader(trainer.train_dataset, 2, seed=0, epoch=0, rank=rank(), world_size=2)))
+        terms = trainer.backward([batch])
+        if is_rank_zero():
+            torch.save({"terms": terms, "gradients": gradients(trainer.model)}, folder / "shared.pt")
+
+        check_distributed_helpers()
+        check_that_a_bad_loss_stops_both_processes(trainer, batch)
+
+        if not is_rank_zero():
+            # This half no longer has regions, boxes or labels; the other process must not wait for their gradients.
+            for mask in (batch.regions.visible, batch.regions.mentioned, batch.regions.graph_known,
+                         batch.regions.boxes_known, batch.observations_known):
+                mask.fill_(False)
+        trainer.backward([batch, batch])
+        assert all(gradient.isfinite().all() for gradient in gradients(trainer.model).values())
+
+
+def check_distributed_helpers() -> None:
+    """Both processes get the same results; an error on rank zero is reported once."""
+    assert gather_objects(f"of {rank()}") == ["of 0", "of 1"]
+    assert broadcast_object(rank()) == 0
+    assert run_on_rank_zero(rank) == 0
+    assert maximum_over_processes(15 * rank(), CPU) == 15
+    assert sum_over_processes(torch.tensor(rank() + 1.0)) == 3
+
+    def fail() -> None:
+        raise UserError("no space")
+
+    with pytest.raises(UserError if is_rank_zero() else SystemExit, match="no space" if is_rank_zero() else "1"):
+        run_on_rank_zero(fail)
+
+
+def check_that_a_bad_loss_stops_both_processes(trainer, batch) -> None:
+    """A non-finite loss in one process stops all of them; the message lists that process's studies."""
+    ids = gather_objects(batch.study_ids)
+    criterion = trainer.training_step.module.criterion
+    trainer.training_step.module.criterion = WatchedCriterion(criterion, spoil_at=rank())
+    with pytest.raises(UserError if is_rank_zero() else SystemExit) as caught:
+        trainer.backward([batch])
+    trainer.training_step.module.criterion = criterion
+    if is_rank_zero():
+        assert "report nan" in str(caught.value) and f"(studies {', '.join(ids[1])})" in str(caught.value)
+        assert not any(study_id in str(caught.value) for study_id in ids[0])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
