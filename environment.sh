@@ -203,13 +203,62 @@ gpu_count() {
 }
 
 # launch SCRIPT ARGUMENT... : run a Python script; with several GPUs through torchrun, one process per GPU.
+#
+# To use several machines, run the same command on each of them with these variables (docs/cluster.md):
+#   NNODES         number of machines, 1 by default; MIN:MAX continues with MIN of them if others are lost
+#   NODE_RANK      number of this machine, from 0; machine 0 hosts the rendezvous
+#   RDZV_ENDPOINT  HOST:PORT of machine 0; the test that follows a training uses PORT + 1
+#   MAX_RESTARTS   how often all processes are restarted from the last checkpoint after a failure, 0 by default
+#   LOCAL_ADDR     address of this machine, if the others cannot resolve its host name
 launch() {
-    local gpus
+    local gpus processes nodes=${NNODES:-1} restarts=${MAX_RESTARTS:-0} script=$1
+    local rendezvous=(--standalone)
+    shift
+    [[ $nodes =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || fail "NNODES=$nodes: must be a number of machines, or MIN:MAX"
+    [[ $restarts =~ ^[0-9]+$ ]] || fail "MAX_RESTARTS=$restarts: must be a number, 0 or more"
+    if [[ $nodes != 1 ]]; then
+        rendezvous_options "$script"
+    fi
     gpus=$(gpu_count)
-    if [[ $gpus -gt 1 && $(value_of train.device auto "$@") != cpu ]]; then
-        "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$gpus" "$@"
+    if [[ $(value_of train.device auto "$@") == cpu ]]; then
+        gpus=0
+    fi
+    if [[ $restarts -gt 0 && $script == main_train.py ]]; then
+        set -- train.resume=true "$@"
+    fi
+    if [[ $gpus -gt 1 || $nodes != 1 || $restarts -gt 0 ]]; then
+        processes=$((gpus > 1 ? gpus : 1))
+        if [[ $restarts -gt 0 ]]; then
+            rendezvous+=("--max-restarts=$restarts")
+        fi
+        # After a stop signal, saving a checkpoint may take longer than the 30 seconds that torchrun waits.
+        export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
+        "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$processes" "$script" "$@"
     else
-        "$PYTHON" "$@"
+        "$PYTHON" "$script" "$@"
+    fi
+}
+
+# rendezvous_options SCRIPT : set the array `rendezvous` of the caller to torchrun's options for several machines.
+rendezvous_options() {
+    local port
+    [[ ${NODE_RANK:-} =~ ^[0-9]+$ ]] || fail "NNODES=$NNODES needs NODE_RANK, the number of this machine from 0"
+    [[ ${RDZV_ENDPOINT:-} =~ ^[^[:space:]]+:[0-9]+$ ]] || fail "NNODES=$NNODES needs RDZV_ENDPOINT=HOST:PORT of the machine with NODE_RANK=0"
+    port=${RDZV_ENDPOINT##*:}
+    if [[ $1 == main_test.py ]]; then
+        port=$((port + 1)) # the store of the training may still be open
+    fi
+    rendezvous=("--nnodes=$NNODES" --rdzv-backend=c10d --rdzv-id=sgrrg "--rdzv-endpoint=${RDZV_ENDPOINT%:*}:$port")
+    # With a shared store, machine 0 publishes its address only once: a machine that replaces a lost one would wait for
+    # it in vain (torch 2.14, `DynamicRendezvousHandler.next_rendezvous`).
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    if [[ $NODE_RANK == 0 ]]; then
+        rendezvous+=(--rdzv-conf=is_host=true)
+    else
+        rendezvous+=(--rdzv-conf=is_host=false)
+    fi
+    if [[ -n ${LOCAL_ADDR:-} ]]; then
+        rendezvous+=("--local-addr=$LOCAL_ADDR")
     fi
 }
 

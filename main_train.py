@@ -13,12 +13,15 @@ from data.errors import UserError
 from modules.builders import (
     build_criterion,
     build_dataset,
-    build_evaluator,
     build_model,
+    build_validation_dataset,
+    build_validator,
     build_vocabularies,
+    name_exact_weights,
 )
+from modules.calibrate import calibrate_after_training
 from modules.config import Config, load_config
-from modules.runtime import distributed, seed_everything, select_device
+from modules.runtime import configure_backends, distributed, is_rank_zero, seed_everything, select_device
 from modules.training.trainer import Trainer
 
 
@@ -41,16 +44,22 @@ def main(arguments: list[str] | None = None) -> int:
 def train(config: Config) -> int:
     """Build everything and train. Return the exit status."""
     device = select_device(config.train.device)
+    configure_backends(device, config.train.deterministic)
+    config = name_exact_weights(config)
     with distributed(device):
         seed_everything(config.seed)
         vocabularies = build_vocabularies(config)
-        return Trainer(
+        train_dataset = build_dataset(config, vocabularies, "train", train=True)
+        status = Trainer(
             config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
             criterion=build_criterion(config, vocabularies),
-            evaluator=build_evaluator(config, vocabularies, config.eval.validation_beam_size),
-            train_dataset=build_dataset(config, vocabularies, "train", train=True),
-            validation_dataset=build_dataset(config, vocabularies, "val"), device=device,
+            evaluator=build_validator(config, vocabularies, train_dataset), train_dataset=train_dataset,
+            validation_dataset=build_validation_dataset(config, vocabularies), device=device,
         ).fit()
+        calibrates = status == 0 and is_rank_zero() and config.train.tune_thresholds
+    if calibrates and config.model.graph_in != "none":
+        calibrate_after_training(config)
+    return status
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from benchmarks import (
     lung_boxes,
     predict,
     preparation,
+    scale,
     scores,
     train_step,
 )
 from benchmarks.ablation import command as ablation
+from benchmarks.gpu import command as gpu
 from data.errors import UserError
 
 
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for benchmark in (
         decode, train_step, input_pipeline, preparation, scores, inference, predict, lung_boxes, frontal_check,
-        grounding, cost, ablation,
+        grounding, cost, scale, gpu, ablation,
     ):
         benchmark.add_arguments(commands)
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """Estimates the GPU memory and time of a configuration from counted operations and saved activations.
 
-    python -m benchmarks cost configs/mimic_cxr.yaml [key=value ...] [--studies 270790] [--teraflops 60]
+    python -m benchmarks cost configs/mimic_cxr.yaml [key=value ...] [--studies N] [--teraflops 60]
 
 The operations of one training step are counted on the CPU for a small batch and scaled. The sustained speed is an
 assumption, which is printed with the result. Loading images and validation are not included.
@@ -8,13 +8,17 @@ assumption, which is printed with the result. Loading images and validation are 
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import require_at_least
+from benchmarks.support.measure import require_at_least
 from data.batch import Batch, RegionAnnotation
+from data.errors import UserError
 from data.ontology import Anatomy, observation_names
+from data.sources.chest_imagenome.scene_graphs import KNOWN_IMAGES
+from data.sources.mimic_cxr.files import KNOWN_R2GEN_IMAGES
 from data.text.tokenizer import Tokenizer
 from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.outputs import BoxSource, GraphSource
@@ -22,8 +26,11 @@ from modules.builders import build_criterion, build_model
 from modules.config import Config, Precision, load_config
 from modules.model_inputs import model_inputs
 
-# R2Gen's training split of MIMIC-CXR, one sample per image.
-MIMIC_CXR_TRAINING_IMAGES = 270_790
+# Training samples of a data set, by its usual folder: studies of R2Gen's list, images of R2Gen's list (frontal or not),
+# images of Chest ImaGenome's split (at most: those whose report has no findings are left out).
+TRAINING_SAMPLES = {
+    "iu_xray": 2_069, "mimic_cxr": KNOWN_R2GEN_IMAGES["train"], "chest_imagenome": KNOWN_IMAGES["train"],
+}
 # Number of attributes of each region in the release's Chest ImaGenome vocabulary.
 RELEASE_ATTRIBUTES = (
     67, 67, 33, 39, 57, 56, 46, 46, 28, 32, 32, 45, 47, 12, 46, 43, 13, 15, 15, 12, 22, 10, 21, 4, 9, 7, 4, 9, 12,
@@ -52,8 +59,8 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("cost", help="GPU memory and hours, estimated from counted operations")
     parser.add_argument("config", help="a YAML file of configs/")
     parser.add_argument("overrides", nargs="*", help="settings to change, as key=value")
-    parser.add_argument("--studies", type=int, default=MIMIC_CXR_TRAINING_IMAGES,
-                        help="training samples per epoch (default: %(default)s)")
+    parser.add_argument("--studies", type=int,
+                        help="training samples per epoch (default: those of the configuration's data set)")
     parser.add_argument("--teraflops", type=float, default=60.0,
                         help="assumed sustained speed in 1e12 operations per second (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -62,17 +69,23 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the estimate for `options.config`."""
     require_at_least(1, options, "studies", "teraflops")
-    config = load_config(options.config, [*options.overrides, "model.patch_encoder.weights=none"])
+    # Neither weights nor attribute counts change the cost: without them, no file is needed.
+    without_files = ["model.patch_encoder.weights=none", "loss.attribute_pos_weight=null"]
+    config = load_config(options.config, [*options.overrides, *without_files])
+    studies = options.studies or TRAINING_SAMPLES.get(Path(config.data.root).name)
+    if studies is None:
+        raise UserError(f"The number of training samples in {config.data.root} is not known: add --studies N")
     cost = count_cost(config)
-    hours = cost.flops * options.studies * config.train.epochs / (options.teraflops * 1e12) / 3600
+    hours = cost.flops * studies * config.train.epochs / (options.teraflops * 1e12) / 3600
     bytes_per_parameter = 16  # weight, gradient and two moments, fp32
     half = 0.5 if config.train.precision != Precision.FP32 else 1.0
-    memory = cost.parameters * bytes_per_parameter + cost.activation_bytes * half * config.data.batch_size
+    batch_size = config.data.micro_batch_size or config.optim.batch_size
+    memory = cost.parameters * bytes_per_parameter + cost.activation_bytes * half * batch_size
     print(f"{options.config}: {cost.parameters / 1e6:.0f} M parameters, "
           f"{cost.flops / 1e9:.0f} GFLOP per study and step (forward and backward)")
-    print(f"estimated memory: {memory / 2**30:.1f} GiB per GPU at batch {config.data.batch_size}, "
+    print(f"estimated memory: {memory / 2**30:.1f} GiB per GPU at batch {batch_size}, "
           f"{config.train.precision}")
-    print(f"estimated time: {hours:.1f} GPU hours for {config.train.epochs} epochs of {options.studies:,} studies "
+    print(f"estimated time: {hours:.1f} GPU hours for {config.train.epochs} epochs of {studies:,} studies "
           f"at an assumed {options.teraflops:g} TFLOP/s sustained, without loading and validation")
 
 

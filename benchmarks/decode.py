@@ -13,8 +13,17 @@ from functools import partial
 
 import torch
 
-from benchmarks.measure import OURS, Absent, Case, Contender, Report, add_common_arguments, compare, start_report
-from benchmarks.workload import TINY, Sizes, build, decode_bytes, decode_flops
+from benchmarks.support.measure import (
+    OURS,
+    Absent,
+    Case,
+    Contender,
+    Report,
+    add_common_arguments,
+    compare,
+    start_report,
+)
+from benchmarks.support.workload import TINY, Sizes, build, decode_bytes, decode_flops
 from models.sgrrg import SGRRG
 from modules.runtime import quantise_decoder
 
@@ -73,10 +82,11 @@ def _measure(sizes: Sizes, words: int, contenders: list[Contender], repeats: int
     return case
 
 
-def build_ours(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
+def build_ours(sizes: Sizes, words: int, device: str = "cpu") -> Callable[[], list[list[int]]]:
     """Return our cached beam search; it returns token ids."""
     workload = build(sizes, endless=True)
-    workload.model.eval()
+    workload.model.eval().to(device)
+    workload.batch = workload.batch.to(device)
     workload.generate(BEAMS, 2)
     return lambda: workload.generate(BEAMS, words).tolist()
 
@@ -117,7 +127,7 @@ def compile_step(model: SGRRG, backend: str = "inductor") -> None:
     model.decoder.step = torch.compile(model.decoder.step, dynamic=True, backend=backend)
 
 
-def build_transformers(sizes: Sizes, words: int) -> Callable[[], list[list[int]]]:
+def build_transformers(sizes: Sizes, words: int, device: str = "cpu") -> Callable[[], list[list[int]]]:
     """Return beam search with transformers' BART decoder and random weights; the encoder output is given."""
     try:
         from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
@@ -131,13 +141,13 @@ def build_transformers(sizes: Sizes, words: int) -> Callable[[], list[list[int]]
         decoder_start_token_id=1, forced_eos_token_id=None,
     )
     torch.manual_seed(0)
-    model = BartForConditionalGeneration(config).eval()
+    model = BartForConditionalGeneration(config).eval().to(device)
     generation = GenerationConfig(
         num_beams=BEAMS, use_cache=True, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=1,
         decoder_start_token_id=1,
     )
     model.generation_config = generation  # the model's default configuration would end reports early
-    memory = torch.randn(sizes.batch, CROSS_ATTENTION_KEYS, sizes.width)
+    memory = torch.randn(sizes.batch, CROSS_ATTENTION_KEYS, sizes.width, device=device)
 
     def generate(new_words: int) -> list[list[int]]:
         with torch.inference_mode():

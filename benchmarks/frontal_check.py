@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the share of images of each kind that the check flags."""
     sources = []
     if options.films:
-        sources.append(("real", read_films(options.films)))
+        sources.append(("real", read_xrays(options.films)))
     if options.phantom:
         sources.append(("phantom", read_phantoms(options.phantom)))
     if not sources:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
                 print(f"{kind:<18} {len(values):>6} {flagged / len(values):>8.1%}")
 
 
-def read_films(folder: Path) -> Iterator[tuple[bool, bytes]]:
+def read_xrays(folder: Path) -> Iterator[tuple[bool, bytes]]:
     """Yield (is frontal, content) of every X-ray. Raises UserError if `folder` cannot be read or has another layout."""
     try:
         annotation = json.loads((folder / "annotation.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from benchmarks.decode import VARIANTS, compile_step
-from benchmarks.measure import OURS, Contender, add_common_arguments, compare, start_report
+from benchmarks.support.measure import OURS, Contender, add_common_arguments, compare, start_report
 from data.loaders import evaluation_loader
 from data.records import SPLITS
 from models.sgrrg import SGRRG

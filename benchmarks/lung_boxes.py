@@ -20,7 +20,8 @@ from PIL import Image
 
 from data.errors import UserError, cannot_read
 from data.images.atlas import atlas_boxes
-from data.images.transforms import normalise, squash
+from data.images.network_input import normalise, to_unit_range
+from data.images.transforms import squash
 from data.ontology import Anatomy
 from data.records import SPLITS
 from modules.checkpoint import CONFIG, load_checkpoint
@@ -30,7 +31,7 @@ from modules.inference.region_boxes import build_box_finder
 from modules.runtime import select_device
 
 LUNGS = ("left lung", "right lung")
-# The lungs of an image count as found from this mean IoU on.
+# Minimum mean IoU at which the lungs of an image count as found.
 FOUND_IOU = 0.5
 
 BoxFinder = Callable[[NDArray], dict[str, list[float]]]
@@ -40,7 +41,7 @@ BoxFinder = Callable[[NDArray], dict[str, list[float]]]
 class AnnotatedImage:
     """An X-ray with lung boxes.
 
-    pixels   [H, W] uint8
+    pixels   [height, width] uint8
     lungs    the annotator's boxes by name, xyxy in 0..1
     """
 
@@ -120,7 +121,7 @@ def load_localizer(path: str) -> BoxFinder:
     def find_boxes(pixels: NDArray) -> dict[str, list[float]]:
         squashed = squash(Image.fromarray(pixels), config.data.image_size)
         with inference(finder):
-            boxes, _ = finder(normalise(squashed[None].float() / 255).to(device))
+            boxes, _ = finder(normalise(to_unit_range(squashed[None].to(device))))
         return dict(zip(names, boxes[0].tolist(), strict=True))
 
     return find_boxes

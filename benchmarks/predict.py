@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import require_at_least
+from benchmarks.support.measure import require_at_least
 from data.errors import UserError, missing
 from modules.inference.predictor import Predictor
 

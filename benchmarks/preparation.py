@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Case, Contender, add_common_arguments, compare, require_at_least, start_report
+from benchmarks.support.measure import Case, Contender, add_common_arguments, compare, require_at_least, start_report
 from data.images.radiograph import read_radiograph
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
 from data.sources.preparation import prepare
@@ -138,9 +138,9 @@ def _add_notes(case: Case, images: dict[str, int]) -> None:
     usages: dict[str, Usage] = case.results
     case.peak_mib = {name: usage.peak_mib for name, usage in usages.items()}
     case.notes["images"] = images
-    case.notes["images a second"] = {name: round(images[name] / case.median(name), 1) for name in images}
+    case.notes["images per second"] = {name: round(images[name] / case.median(name), 1) for name in images}
     cpu = {name: usage.cpu_seconds / images[name] for name, usage in usages.items()}
-    case.notes["CPU milliseconds an image"] = {name: round(1000 * seconds, 1) for name, seconds in cpu.items()}
+    case.notes["CPU milliseconds per image"] = {name: round(1000 * seconds, 1) for name, seconds in cpu.items()}
     case.notes[f"MIMIC-CXR ({MIMIC_IMAGES:,} images): hours with these workers"] = round(
         MIMIC_IMAGES / images[FULL_SIZE] * case.median(FULL_SIZE) / 3600, 2
     )

@@ -14,7 +14,15 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.measure import OURS, Absent, Contender, add_common_arguments, compare, require_at_least, start_report
+from benchmarks.support.measure import (
+    OURS,
+    Absent,
+    Contender,
+    add_common_arguments,
+    compare,
+    require_at_least,
+    start_report,
+)
 from data.sources.phantom.findings import draw_findings
 from data.sources.phantom.reports import write_report
 from data.text.cleaning import clean
@@ -47,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
         Contender(PYCOCOEVALCAP, partial(build_pycocoevalcap, count, options.meteor)),
     ]
     case = compare(f"{count} reports", contenders, options.repeats, options.threads)
+    case.notes["score_ms_per_study"] = round(1000 * case.median(OURS) / count, 3)
     if PYCOCOEVALCAP in case.results:
         ours, theirs = case.results[OURS], case.results[PYCOCOEVALCAP]
         case.notes["largest difference of a score"] = max(abs(ours[name] - value) for name, value in theirs.items())

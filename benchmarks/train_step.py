@@ -15,8 +15,8 @@ from functools import partial
 import torch
 
 from benchmarks.decode import PUBLISHED
-from benchmarks.measure import OURS, Contender, add_common_arguments, compare, start_report
-from benchmarks.workload import CONTRAST_MARGIN, LOSS_WEIGHTS, TINY, Sizes, build, train_step_flops
+from benchmarks.support.measure import OURS, Contender, add_common_arguments, compare, start_report
+from benchmarks.support.workload import CONTRAST_MARGIN, LOSS_WEIGHTS, TINY, Sizes, build, train_step_flops
 from modules.training.optimizer import build_optimizer
 
 BATCHES, TINY_BATCHES = (16, 4, 8, 32), (2,)

@@ -1,8 +1,8 @@
 """Typed samples and batches.
 
 Shapes use the letters of `models/outputs.py`: B batch, V views, R regions (29 fixed slots), A attributes per region
-(padded), K observations (14), T report tokens, H image side in pixels. Masks are boolean, True = keep. Boxes are xyxy
-in 0..1 of the frontal image as the network sees it.
+(padded), K observations (14), T report tokens, H side of the network's input, S side of the stored images, in pixels.
+Masks are boolean, True = keep. Boxes are xyxy in 0..1 of the frontal image as the network sees it.
 """
 
 from dataclasses import dataclass, fields
@@ -38,7 +38,7 @@ class Sample:
     """One study, ready to be collated.
 
     study_id            identifier of the study in its data set
-    images              [V, 3, H, H] float, normalised; the frontal view first
+    images              V images, each [S, S] uint8; the frontal view first
     frontal             whether images[0] is a frontal view; if not, the graph losses are masked
     regions             RegionAnnotation without the batch axis
     observations        [K] float, 1 where positive
@@ -48,10 +48,14 @@ class Sample:
     detector_boxes      [R, 4] float, boxes from a detector's file; zeros if absent
     detector_visible    [R] bool, True where `detector_boxes` has a box
     token_regions       [T, R] bool, the regions that the sentence of each token is about; None unless requested
+    image_size          H, if the images are to be warped to that side; None if S is H
+    warps               [V, 2, 3] float, position in the network's input -> position in the stored image, both in -1..1
+                        of their sides; None if the images are not warped
+    intensities         [V, 2] float, gain and offset of the pixels in 0..1; None if they are not changed
     """
 
     study_id: str
-    images: Tensor
+    images: list[Tensor]
     frontal: bool
     regions: RegionAnnotation
     observations: Tensor
@@ -61,13 +65,17 @@ class Sample:
     detector_boxes: Tensor
     detector_visible: Tensor
     token_regions: Tensor | None = None
+    image_size: int | None = None
+    warps: Tensor | None = None
+    intensities: Tensor | None = None
 
 
 @dataclass
 class Batch:
     """B studies: the fields of `Sample` with a batch axis, and masks for the padding.
 
-    images              [B, V, 3, H, H] float, zero-padded to the largest number of views in the batch
+    images              [B, V, S, S] uint8, zero-padded to the largest number of views and the largest image of the
+                        batch; after `data.images.network_input.to_network_input`, [B, V, 3, H, H] float, normalised
     view_mask           [B, V] bool, True for images, False for padding
     frontal             [B] bool
     observations        [B, K] float
@@ -77,6 +85,7 @@ class Batch:
     detector_boxes      [B, R, 4] float
     detector_visible    [B, R] bool
     token_regions       [B, T, R] bool, False for padding; None unless requested
+    image_size, warps, intensities   as in `Sample`, for the padded images; None in the network's input
     """
 
     study_ids: list[str]
@@ -92,20 +101,16 @@ class Batch:
     detector_boxes: Tensor
     detector_visible: Tensor
     token_regions: Tensor | None = None
+    image_size: int | None = None
+    warps: Tensor | None = None
+    intensities: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.study_ids)
 
-    def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "Batch":
-        """Return the batch with every tensor on `device`; copies from pinned memory are asynchronous.
-
-        memory_format  memory format of the images; None leaves it unchanged
-        """
-        moved = _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
-        if memory_format is not None:
-            views = moved.images
-            moved.images = views.flatten(0, 1).contiguous(memory_format=memory_format).view_as(views)
-        return moved
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with every tensor on `device`; copies from pinned memory are asynchronous."""
+        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory; torch's DataLoader calls this."""

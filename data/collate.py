@@ -12,14 +12,17 @@ from data.batch import Batch, RegionAnnotation, Sample
 def collate(samples: list[Sample], pad_id: int) -> Batch:
     """Collate `samples` into a batch.
 
-    Reports are padded with `pad_id` to the longest report, and views with zeros to the largest number of views.
+    Reports are padded with `pad_id` to the longest report, views with zeros to the largest number of views, and images
+    of different sizes, at the right and at the bottom, with zeros to the largest one. This changes no pixel: what a
+    warp reads beyond an image is black in any case.
     """
     view_counts = torch.tensor([len(sample.images) for sample in samples])
     token_counts = torch.tensor([len(sample.token_ids) for sample in samples])
+    images = _collate_images(samples, int(view_counts.max()))
     token_ids = pad_sequence([sample.token_ids for sample in samples], batch_first=True, padding_value=pad_id)
     return Batch(
         study_ids=[sample.study_id for sample in samples],
-        images=pad_sequence([sample.images for sample in samples], batch_first=True),
+        images=images,
         view_mask=torch.arange(int(view_counts.max())) < view_counts[:, None],
         frontal=torch.tensor([sample.frontal for sample in samples]),
         regions=RegionAnnotation(
@@ -37,7 +40,37 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         detector_boxes=torch.stack([sample.detector_boxes for sample in samples]),
         detector_visible=torch.stack([sample.detector_visible for sample in samples]),
         token_regions=_collate_token_regions(samples),
+        image_size=samples[0].image_size,
+        warps=_collate_warps(samples, images.shape[-1]),
+        intensities=_collate_views([sample.intensities for sample in samples]),
     )
+
+
+def _collate_images(samples: list[Sample], views: int) -> Tensor:
+    """Return [B, V, S, S] uint8, where S is the side of the largest image."""
+    side = max(len(image) for sample in samples for image in sample.images)
+    images = torch.zeros(len(samples), views, side, side, dtype=torch.uint8)
+    for rows, sample in zip(images, samples, strict=True):
+        for row, image in zip(rows, sample.images, strict=False):
+            row[: len(image), : len(image)] = image
+    return images
+
+
+def _collate_warps(samples: list[Sample], side: int) -> Tensor | None:
+    """Return [B, V, 2, 3] float, with sources in -1..1 of images that are padded to `side`; None without warps."""
+    if samples[0].warps is None:
+        return None
+    warps = []
+    for sample in samples:
+        shares = torch.tensor([len(image) / side for image in sample.images])[:, None, None]
+        # Along each axis, position p of an image is at p * share + (share - 1) of the padded one.
+        warps.append(sample.warps * shares + (shares - 1) * torch.tensor([0.0, 0.0, 1.0]))
+    return _collate_views(warps)
+
+
+def _collate_views(values: list[Tensor | None]) -> Tensor | None:
+    """Return values by view, [V, ...] each, as [B, V, ...], zero-padded; None if there are none."""
+    return None if values[0] is None else pad_sequence(values, batch_first=True)
 
 
 def _collate_token_regions(samples: list[Sample]) -> Tensor | None:

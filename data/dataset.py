@@ -1,11 +1,12 @@
-"""PyTorch dataset of a prepared data set: reads studies one at a time, augments and encodes them."""
+"""PyTorch dataset of a prepared data set: reads and encodes studies one at a time, and draws their augmentation."""
 
 import io
-import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -13,8 +14,9 @@ from torch.utils.data import Dataset
 from data.batch import RegionAnnotation, Sample
 from data.errors import UserError, damaged, missing, reason, unknown_name, wrong_value
 from data.images.boxes import read_boxes
+from data.images.image_cache import CacheAddress, ImageCache
 from data.images.image_store import read_image_bytes
-from data.images.transforms import Augmentation, clip_boxes, normalise, read_squashed
+from data.images.transforms import Augmentation, Perturbation, clip_boxes, read_squashed, warp_side
 from data.records import MALFORMED_GRAPH, Records, is_frontal, malformed_graph, read_records
 from data.text.cleaning import clean
 from data.text.sentence_regions import word_regions
@@ -48,14 +50,15 @@ class StudyDataset(Dataset):
         seed: int = 0,
         cache_images: bool = False,
         token_regions: bool = False,
+        stage_dir: str | Path | None = None,
     ):
         """Read the records of the split; images are read on access.
 
-        cleaning, image_size, max_tokens, views, boxes_file   as in `modules.config.DataConfig`
+        cleaning, image_size, max_tokens, views, boxes_file, stage_dir   as in `modules.config.DataConfig`
         uncertain      how uncertain observations count: "positive", "negative" or "ignored" (as not known)
         augmentation   None leaves images unchanged
         limit          number of studies to use, drawn with `seed`; None uses all
-        cache_images   keep resized images in memory after their first use, shared by all worker processes
+        cache_images   keep decoded images in memory after their first use, shared by all worker processes
         token_regions  also give the regions that the sentence of each token is about
 
         Raises UserError as `read_records` and `read_boxes` do, if `uncertain` or `cleaning` is unknown, if the limit is
@@ -77,7 +80,10 @@ class StudyDataset(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.token_regions = token_regions
-        self.epoch = 0
+        self.stage_dir = None if stage_dir is None else Path(stage_dir)
+        # Images that will be warped keep their stored size, so that they are interpolated once.
+        self._is_warped = augmentation is not None and augmentation.is_geometric
+        self._largest_side = warp_side(image_size / augmentation.crop) if self._is_warped else image_size
         self._detector_boxes = {}
         if boxes_file is not None:
             self._detector_boxes = read_boxes(Path(boxes_file), "data.boxes_file", vocabularies.anatomy)
@@ -86,42 +92,74 @@ class StudyDataset(Dataset):
                 f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: use a file "
                 "of this data set, or choose another eval.box_source"
             )
-        self._cache = _ImageCache(len(self.records), views, image_size) if cache_images else None
+        self._cache = ImageCache(len(self.records), views, self._largest_side) if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, on which the augmentation depends: it is a function of (seed, epoch, index)."""
-        self.epoch = epoch
+    def share_cache(self, gather: Callable[[CacheAddress], list[CacheAddress]]) -> None:
+        """Use one image cache for all ranks of a machine, if there is a cache; see `ImageCache.share`."""
+        if self._cache is not None:
+            self._cache = self._cache.share(gather)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return the study at `index`. Raises UserError naming the study if an image or the annotation is unusable."""
+    def study_id(self, index: int) -> str:
+        """Return the identifier of the study at `index`."""
+        return self.records[index]["id"]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Return the study at an index, or at (epoch, index).
+
+        The augmentation is a function of (seed, epoch, index); an index alone stands for epoch 0. Raises UserError
+        naming the study if an image or the annotation is unusable.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         record = self.records[index]
         frontal = is_frontal(record)
-        pixels = self._load_images(index, record).float().div_(255)
+        images = self._load_images(index, record)
         regions = self._read_regions(record, frontal)
         detector_boxes, detector_visible = self._detector_boxes_of(record, frontal)
+        changes: list[Perturbation] = []
         if self.augmentation is not None:
-            generator = np.random.default_rng([_AUGMENTATION_STREAM, self.seed, self.epoch, index])
-            changes = [self.augmentation.draw(generator) for _ in pixels]
-            pixels = torch.stack([change.apply_to_image(view) for change, view in zip(changes, pixels, strict=True)])
-            regions.boxes, regions.visible = changes[0].apply_to_boxes(regions.boxes, regions.visible)
-            detector_boxes, detector_visible = changes[0].apply_to_boxes(detector_boxes, detector_visible)
+            generator = np.random.default_rng([_AUGMENTATION_STREAM, self.seed, epoch, index])
+            changes = [self.augmentation.draw(generator) for _ in images]
+            regions["boxes"], regions["visible"] = changes[0].apply_to_boxes(regions["boxes"], regions["visible"])
+            if detector_visible.any():
+                detector_boxes, detector_visible = changes[0].apply_to_boxes(detector_boxes, detector_visible)
         observations, observations_known = self._read_observations(record)
         reference = clean(record["report"], self.cleaning)
         return Sample(
             study_id=record["id"],
-            images=normalise(pixels),
+            images=images,
             frontal=frontal,
-            regions=regions,
+            regions=RegionAnnotation(**{name: torch.from_numpy(array) for name, array in regions.items()}),
             observations=observations,
             observations_known=observations_known,
             token_ids=torch.tensor(self.vocabularies.tokenizer.encode(reference, self.max_tokens)),
             reference=reference,
-            detector_boxes=detector_boxes,
-            detector_visible=detector_visible,
+            detector_boxes=torch.from_numpy(detector_boxes),
+            detector_visible=torch.from_numpy(detector_visible),
             token_regions=self._find_token_regions(reference) if self.token_regions else None,
+            image_size=self.image_size if self._is_warped else None,
+            warps=torch.from_numpy(np.stack([change.matrix() for change in changes])) if self._is_warped else None,
+            intensities=self._intensities(changes, images),
+        )
+
+    def read_annotation(self, index: int) -> tuple[RegionAnnotation, Tensor, Tensor]:
+        """Return the regions, observations and observations_known of a study, unaugmented and without its images.
+
+        Raises UserError naming the study if the annotation is unusable.
+        """
+        record = self.records[index]
+        regions = self._read_regions(record, is_frontal(record))
+        tensors = {name: torch.from_numpy(array) for name, array in regions.items()}
+        return RegionAnnotation(**tensors), *self._read_observations(record)
+
+    def _intensities(self, changes: list[Perturbation], images: list[Tensor]) -> Tensor | None:
+        """Return gain and offset of the pixels of each image, [V, 2]; None if the augmentation keeps intensities."""
+        if self.augmentation is None or self.augmentation.intensity == 0:
+            return None
+        return torch.tensor(
+            [change.intensities(image.numpy()) for change, image in zip(changes, images, strict=True)]
         )
 
     def _find_token_regions(self, reference: str) -> Tensor:
@@ -130,20 +168,21 @@ class StudyDataset(Dataset):
         none = torch.zeros(1, of_words.shape[1], dtype=torch.bool)
         return torch.cat([none, of_words, none])
 
-    def _load_images(self, index: int, record: dict) -> Tensor:
-        """Return the first images of the study, [V, H, H] uint8."""
+    def _load_images(self, index: int, record: dict) -> list[Tensor]:
+        """Return the first images of the study, each [S, S] uint8."""
         if self._cache is not None and (cached := self._cache.get(index)) is not None:
             return cached
-        pixels = torch.stack([self._read_image(name, record["id"]) for name in record["images"][: self.views]])
+        images = [self._read_image(name, record["id"]) for name in record["images"][: self.views]]
         if self._cache is not None:
-            self._cache.put(index, pixels)
-        return pixels
+            self._cache.put(index, images)
+        return images
 
     def _read_image(self, name: str, study_id: str) -> Tensor:
-        """Return one image of a study, [H, H] uint8."""
+        """Return one image of a study, [S, S] uint8."""
         path = self.root / name
         try:
-            return read_squashed(io.BytesIO(read_image_bytes(self.root, name)), self.image_size)
+            content = read_image_bytes(self.root, name, self.stage_dir)
+            return read_squashed(io.BytesIO(content), self.image_size, self._largest_side)
         except FileNotFoundError as error:
             raise missing(f"image of study {study_id}", path, "prepare the data set again") from error
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -151,8 +190,11 @@ class StudyDataset(Dataset):
             fix = "replace it, or remove the study from records.jsonl"
             raise damaged(f"Study {study_id}: the image {path}", why, fix) from error
 
-    def _read_regions(self, record: dict, frontal: bool) -> RegionAnnotation:
-        """Return the annotated scene graph before augmentation; all unknown without a graph or a frontal image."""
+    def _read_regions(self, record: dict, frontal: bool) -> dict[str, NDArray]:
+        """Return the annotated scene graph before augmentation: the fields of `RegionAnnotation`, as arrays.
+
+        All is unknown without a graph or a frontal image.
+        """
         anatomy, vocabulary = self.vocabularies.anatomy, self.vocabularies.attributes
         count = len(anatomy.regions)
         boxes = np.zeros((count, 4), dtype=np.float32)
@@ -170,25 +212,25 @@ class StudyDataset(Dataset):
                     boxes[position], visible[position] = region["box"], True
         except MALFORMED_GRAPH as error:
             raise malformed_graph(record, error) from error
-        clipped_boxes, still_visible = clip_boxes(torch.from_numpy(boxes), torch.from_numpy(visible))
-        return RegionAnnotation(
-            boxes=clipped_boxes,
-            visible=still_visible,
-            mentioned=torch.from_numpy(mentioned),
-            abnormal=torch.from_numpy(abnormal),
-            attributes=torch.from_numpy(attributes),
-            graph_known=torch.tensor(graph_known),
+        boxes, visible = clip_boxes(boxes, visible)
+        return {
+            "boxes": boxes,
+            "visible": visible,
+            "mentioned": mentioned,
+            "abnormal": abnormal,
+            "attributes": attributes,
+            "graph_known": np.array(graph_known),
             # A graph made from the report alone has no boxes: they were not annotated.
-            boxes_known=still_visible.any(),
-        )
+            "boxes_known": np.array(visible.any()),
+        }
 
-    def _detector_boxes_of(self, record: dict, frontal: bool) -> tuple[Tensor, Tensor]:
+    def _detector_boxes_of(self, record: dict, frontal: bool) -> tuple[NDArray, NDArray]:
         """Return the study's boxes from the boxes file before augmentation, [R, 4], and which are present, [R] bool."""
         count = len(self.vocabularies.anatomy.regions)
         if not frontal or record["id"] not in self._detector_boxes:
-            return torch.zeros(count, 4), torch.zeros(count, dtype=torch.bool)
-        boxes = torch.from_numpy(self._detector_boxes[record["id"]])
-        return clip_boxes(boxes.nan_to_num(), ~boxes.isnan().any(dim=1))
+            return np.zeros((count, 4), dtype=np.float32), np.zeros(count, dtype=bool)
+        boxes = self._detector_boxes[record["id"]]
+        return clip_boxes(np.nan_to_num(boxes), ~np.isnan(boxes).any(axis=1))
 
     def _read_observations(self, record: dict) -> tuple[Tensor, Tensor]:
         """Return the labels, [K] float, and which of them count, [K] bool, by the policy for uncertain labels."""
@@ -207,38 +249,6 @@ class StudyDataset(Dataset):
             torch.tensor([float(value in positive) for value in values]),
             torch.tensor([value != -1 or self.uncertain != "ignored" for value in values]),
         )
-
-
-class _ImageCache:
-    """Resized images of all studies, shared by the loader's processes: an image is read once for all of them.
-
-    The memory is an anonymous shared mapping. Forked workers inherit it, pages cost nothing before they are written,
-    and unlike /dev/shm it has no small limit in containers. A spawned process gets an empty cache of its own.
-    """
-
-    def __init__(self, studies: int, views: int, image_size: int):
-        self._shape = (studies, views, image_size, image_size)
-        self._pixels = _shared_array(self._shape)
-        self._view_counts = _shared_array((studies,))  # 0: not cached yet
-
-    def __reduce__(self) -> tuple:
-        return _ImageCache, self._shape[:3]
-
-    def get(self, index: int) -> Tensor | None:
-        """Return the images of a study, [V, H, H] uint8; None if they are not cached yet."""
-        count = int(self._view_counts[index])
-        return torch.from_numpy(self._pixels[index, :count]) if count else None
-
-    def put(self, index: int, pixels: Tensor) -> None:
-        """Store the images of a study, [V, H, H] uint8."""
-        self._pixels[index, : len(pixels)] = pixels.numpy()
-        self._view_counts[index] = len(pixels)
-
-
-def _shared_array(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a uint8 array of zeros in memory that forked processes share."""
-    size = int(np.prod(shape))
-    return np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8).reshape(shape)
 
 
 def _draw_subset(records: Records, limit: int | None, seed: int) -> Records:

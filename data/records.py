@@ -1,18 +1,26 @@
 """The files of a prepared data set: `dataset.yaml`, and `records.jsonl` with one study per line."""
 
 import json
+import mmap
+import os
+import warnings
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from data.errors import UserError, cannot_read, missing, unknown_name, wrong_format
+from data.storage.record_index import RecordIndex, open_index
 
 SPLITS = ("train", "val", "test")
 _KEYS = ("id", "split", "images", "views", "report", "observations", "graph")
 _PREPARE_AGAIN = "prepare the data set again"
+_RESTART = "start the run again"
+# A read maps up to 64 KiB around the record, so this bounds the resident part of a map to 8 MiB per process.
+_READS_BETWEEN_RELEASES = 128
 # Unrecorded views count as frontal: most images are, and data sets without views consist of frontal images.
 _FRONTAL_VIEWS = ("PA", "AP", "FRONTAL", "", "UNKNOWN")
 # What reading a graph that violates the schema can raise. Validating all graphs first would cost as much as using them.
@@ -20,69 +28,120 @@ MALFORMED_GRAPH = (KeyError, TypeError, ValueError, AttributeError, ArithmeticEr
 
 
 class Records(Sequence[dict]):
-    """The studies of one split.
+    """The studies of one split, parsed on access from a memory map of records.jsonl.
 
-    They are stored as bytes and parsed on access: as dictionaries, the 166,521 scene graphs of Chest ImaGenome's
-    training split would take gigabytes in every loader process.
+    As dictionaries, the 166,521 scene graphs of Chest ImaGenome's training split would take gigabytes in every process.
+    The pages of the map are shared by all processes of a machine, whichever way they were started: pickled records
+    carry paths only, and open the files again.
     """
 
-    def __init__(self, lines: Iterable[bytes]):
-        lines = list(lines)
-        self._text = b"".join(lines)
-        self._starts = np.fromiter(accumulate(map(len, lines), initial=0), dtype=np.int64)
+    def __init__(self, path: Path, offsets: NDArray, offsets_file: Path | None = None):
+        """Open the records at `offsets`.
+
+        path           the records.jsonl
+        offsets        int64 [records, 2]: first byte and end of each record
+        offsets_file   .npy file of `offsets`, which other processes load instead; None if there is none
+
+        Raises OSError if the file cannot be opened.
+        """
+        self._path = path
+        self._offsets: NDArray | None = offsets
+        self._offsets_file = offsets_file
+        self._length = len(offsets)
+        self._file: BinaryIO | None = None
+        self._open()
+
+    @property
+    def offsets_file(self) -> Path | None:
+        """The stored offsets of exactly these records, in the folder of their index; None if they are not stored."""
+        return self._offsets_file
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return self._length
 
     def __getitem__(self, index: int | slice) -> dict | list[dict]:
+        """Return one or several studies. Raises UserError if the file was changed since these records were opened."""
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        return json.loads(self._line(index))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"study {index} of {len(self)}")
+        return json.loads(self._line(index % len(self)))
 
     def select(self, indices: Iterable[int]) -> "Records":
         """Return the studies at `indices`, in the order of `indices`."""
-        return Records(self._line(index) for index in indices)
+        self._open_again()
+        return Records(self._path, np.asarray(self._offsets[list(indices)]))
+
+    def __getstate__(self) -> dict:
+        state = self.__dict__ | {"_file": None, "_map": None}
+        if self._offsets_file is not None:
+            state["_offsets"] = None
+        return state
+
+    def _open(self) -> None:
+        self._file = self._path.open("rb")
+        status = os.fstat(self._file.fileno())
+        self._version = status.st_size, status.st_mtime_ns
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reads = 0
+
+    def _open_again(self) -> None:
+        """Open the files in a process that received these records pickled."""
+        if self._file is None:
+            version = self._version
+            try:
+                self._open()
+                if self._offsets is None:
+                    self._offsets = np.load(self._offsets_file, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise cannot_read(self._path, error, _RESTART) from error
+            self._version = version
 
     def _line(self, index: int) -> bytes:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"study {index} of {len(self)}")
-        index %= len(self)
-        return self._text[self._starts[index] : self._starts[index + 1]]
+        self._open_again()
+        # Reading a map of a file that was truncated would kill the process.
+        status = os.fstat(self._file.fileno())
+        if (status.st_size, status.st_mtime_ns) != self._version:
+            raise UserError(f"{self._path} was changed while it was in use: {_RESTART}")
+        start, end = self._offsets[index].tolist()
+        line = self._map[start:end]
+        self._reads += 1
+        if self._reads == _READS_BETWEEN_RELEASES:
+            # The pages stay in the system's cache, but no longer count as memory of each process.
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._reads = 0
+        return line
 
 
 def read_records(root: str | Path, split: str) -> Records:
-    """Read the studies of `split` ("train", "val" or "test") of the prepared data set in the folder `root`.
+    """Return the studies of `split` ("train", "val" or "test") of the prepared data set in the folder `root`.
+
+    The records are checked and indexed at their first use (see `data.storage.record_index`); later calls only open
+    files. Fewer studies than `dataset.yaml` counts give a warning.
 
     Raises UserError if the folder is missing or not a prepared data set, a line is damaged, lacks a key or has an
-    unknown split, a study occurs twice in the split, the split is unknown or has no studies, or the number of studies
-    differs from that in `dataset.yaml`.
+    unknown split, a study occurs twice in a split, the split is unknown or has no studies, or it has more studies than
+    `dataset.yaml` counts.
     """
     root = Path(root)
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     counts = _read_counts(root)
     path = root / "records.jsonl"
-    lines, ids = [], set()
+    index = _open_index(path)
+    offsets = index.offsets[split]
+    if not len(offsets):
+        raise UserError(f"The split '{split}' of {root} has no studies: choose another, or {_PREPARE_AGAIN}")
+    _compare_count(path, split, len(offsets), counts.get(split, len(offsets)))
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                record = _parse(line, f"{path} line {number}")
-                if record["split"] != split:
-                    continue
-                if record["id"] in ids:
-                    raise UserError(f"{path} line {number}: study {record['id']} is already in the split '{split}'")
-                ids.add(record["id"])
-                lines.append(line)
+        return Records(path, offsets, index.file(split))
     except OSError as error:
         raise cannot_read(path, error, _PREPARE_AGAIN) from error
-    if not lines:
-        raise UserError(f"The split '{split}' of {root} has no studies: choose another, or {_PREPARE_AGAIN}")
-    if counts.get(split, len(lines)) != len(lines):
-        raise UserError(
-            f"{path} has {len(lines)} studies in the split '{split}', but dataset.yaml counts {counts[split]}: "
-            f"{_PREPARE_AGAIN}"
-        )
-    return Records(lines)
+
+
+def count_studies(root: str | Path) -> dict[str, int]:
+    """Return the number of studies by split. Raises UserError as `read_records` does for damaged records."""
+    return {split: len(offsets) for split, offsets in _open_index(Path(root) / "records.jsonl").offsets.items()}
 
 
 def is_frontal(record: dict) -> bool:
@@ -113,6 +172,22 @@ def _read_counts(root: Path) -> dict[str, int]:
         raise wrong_format(path, "YAML", _PREPARE_AGAIN) from error
     counts = description.get("counts") if isinstance(description, dict) else None
     return counts if isinstance(counts, dict) else {}
+
+
+def _open_index(path: Path) -> RecordIndex:
+    try:
+        return open_index(path, SPLITS, _parse)
+    except OSError as error:
+        raise cannot_read(path, error, _PREPARE_AGAIN) from error
+
+
+def _compare_count(path: Path, split: str, found: int, expected: int) -> None:
+    """Warn if studies are missing, which does no harm; raise UserError if there are more, which may be wrong ones."""
+    difference = f"{path} has {found} studies in the split '{split}', but dataset.yaml counts {expected}"
+    if found > expected:
+        raise UserError(f"{difference}: {_PREPARE_AGAIN}")
+    if found < expected:
+        warnings.warn(f"{difference}: continuing with {found}", stacklevel=3)
 
 
 def _parse(line: bytes, where: str) -> dict:

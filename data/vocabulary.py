@@ -66,6 +66,13 @@ class AttributeVocabulary:
         """Return which slots are in use, [R, A] bool; the others are padding."""
         return torch.arange(self.largest) < torch.tensor(self.sizes)[:, None]
 
+    def abnormal_slots(self) -> Tensor:
+        """Return which slots hold an attribute that `is_abnormal`, [R, A] bool."""
+        abnormal = torch.zeros(len(self.by_region), self.largest, dtype=torch.bool)
+        for region, names in enumerate(self.by_region):
+            abnormal[region, : len(names)] = torch.tensor([is_abnormal(name) for name in names], dtype=torch.bool)
+        return abnormal
+
 
 @dataclass(frozen=True)
 class Vocabularies:

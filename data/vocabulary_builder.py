@@ -1,14 +1,11 @@
 """Building vocabularies from a training split: words, attributes, and mean boxes as the atlas."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data.images.atlas import MeanBox
 from data.ontology import FILES, Anatomy, observation_names, read_yaml
-from data.records import MALFORMED_GRAPH, is_frontal, malformed_graph, read_records
-from data.text.cleaning import clean
+from data.storage.statistics import training_statistics
 from data.text.tokenizer import Tokenizer
 from data.vocabulary import AttributeVocabulary, Vocabularies
 
@@ -25,41 +22,30 @@ def build_vocabularies(
 
     Words need at least `min_word_count` occurrences, and attributes `min_attribute_count` in their region. The atlas
     boxes are those of `atlas_file`; by default the mean boxes of the training split, or the shipped ones for regions
-    without a box there. Raises UserError as `read_records` and `Anatomy.load` do, and for a malformed graph.
+    without a box there. The split is counted at the first call only (see `data.storage.statistics`). Raises UserError
+    as `training_statistics` and `Anatomy.load` do.
     """
     anatomy = Anatomy.load(atlas_file)
     rule = "default"
     categories = set(read_yaml(FILES / "attributes.yaml")["rules"][rule])
-    reports = []
-    attribute_counts = [Counter() for _ in anatomy.regions]
-    mean_boxes = [MeanBox() for _ in anatomy.regions]
-    for record in read_records(root, "train"):
-        reports.append(clean(record["report"], cleaning))
-        if record["graph"] is None or not is_frontal(record):
-            continue
-        try:
-            for name, region in record["graph"]["regions"].items():
-                position = anatomy.index(name)
-                attribute_counts[position].update(region["attributes"])
-                if region["box"] is not None:
-                    mean_boxes[position].add(region["box"])
-        except MALFORMED_GRAPH as error:
-            raise malformed_graph(record, error) from error
+    statistics = training_statistics(root, cleaning)
     if atlas_file is None:
-        anatomy = anatomy.with_boxes(
-            {name: box.mean for name, box in zip(anatomy.names, mean_boxes, strict=True) if box.count > 0}
-        )
+        anatomy = anatomy.with_boxes(statistics.mean_boxes)
     return Vocabularies(
         anatomy=anatomy,
         attributes=AttributeVocabulary(
-            tuple(_frequent_attributes(counts, min_attribute_count, categories) for counts in attribute_counts), rule
+            tuple(
+                _frequent_attributes(statistics.attributes.get(name, {}), min_attribute_count, categories)
+                for name in anatomy.names
+            ),
+            rule,
         ),
         observations=observation_names(),
-        tokenizer=Tokenizer.from_reports(reports, min_word_count, distinct_special_tokens),
+        tokenizer=Tokenizer.from_counts(statistics.words, min_word_count, distinct_special_tokens),
     )
 
 
-def _frequent_attributes(counts: Counter, min_count: int, categories: Iterable[str]) -> tuple[str, ...]:
+def _frequent_attributes(counts: Mapping[str, int], min_count: int, categories: Iterable[str]) -> tuple[str, ...]:
     """Return the sorted attributes of the `categories` with at least `min_count` occurrences.
 
     The attributes of the release's own files have no category (`region/number`): they pass, sorted by number as in

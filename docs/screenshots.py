@@ -79,14 +79,11 @@ def finding_sentence(page: Page) -> Locator:
 
 
 def remove_abnormal_attributes(page: Page) -> None:
-    """Remove all attributes of the abnormal regions, and wait for the report."""
-    page.evaluate("""() => {
-        const regions = [...document.querySelectorAll(".region:has(.tag)")];
-        const chips = regions.flatMap((region) => [...region.querySelectorAll(".chip[aria-pressed=true]")]);
-        const click = (key) => document.querySelector(`[data-key="${CSS.escape(key)}"]`).click();
-        chips.map((chip) => chip.dataset.key).forEach(click);
-    }""")
-    page.locator(".study[aria-busy=false]").wait_for()
+    """Remove the attributes of all abnormal regions, one at a time, waiting for the report after each."""
+    chips = page.locator(".region:has(.tag) .chip[aria-pressed=true]")
+    for key in chips.evaluate_all("chips => chips.map((chip) => chip.dataset.key)"):
+        page.locator(f'[data-key="{key}"]').click()
+        page.locator(".study[aria-busy=false]").wait_for()
     page.locator(".graph-head").evaluate("head => head.scrollIntoView({ block: 'center' })")
     page.mouse.move(0, 0)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
+from models.layers.masking import masked_log_softmax
 from models.layers.packing import PADDED, Layout
 from models.outputs import SceneGraph
 
@@ -83,18 +84,19 @@ class GraphAttention(nn.Module):
         has_graph = layout.pack(memory.selected.any(1)[:, None, None])
         return torch.where(has_graph, fused, rows)
 
-    def region_weights(self, rows: Tensor, memory: GraphMemory) -> Tensor:
-        """The attention of each of `rows` [B, Q, D] to each sub-graph, averaged over heads: [B, Q, R].
+    def region_log_weights(self, rows: Tensor, memory: GraphMemory) -> Tensor:
+        """The logarithm of the attention of `rows` [B, Q, D] to each sub-graph, [B, heads, Q, R] in fp32.
 
-        The weights of a row add up to 1; they are 0 for a study without a sub-graph.
+        `EXCLUDED` for regions without a sub-graph. `hierarchical` has a single head here.
         """
         queries = self.norm(rows)
         if self.sentence_attention == "hierarchical":
-            return self._subgraph_weights(queries, memory) * memory.selected.unsqueeze(1)
-        weights = self.attention.weights(queries, memory.keys, memory.mask)
+            mask = memory.selected.unsqueeze(1)
+            return masked_log_softmax(self._subgraph_scores(queries, memory), mask).unsqueeze(1)
+        log_weights = self.attention.log_weights(queries, memory.keys, memory.mask)
         if self.sentence_attention == "node":
-            weights = weights.unflatten(-1, (memory.selected.shape[1], -1)).sum(-1)
-        return weights
+            log_weights = log_weights.unflatten(-1, (memory.selected.shape[1], -1)).logsumexp(-1)
+        return log_weights
 
     def _attend(self, queries: Tensor, memory: GraphMemory, layout: Layout) -> Tensor:
         if self.sentence_attention != "hierarchical":
@@ -104,12 +106,12 @@ class GraphAttention(nn.Module):
         by_subgraph = self.attention.attend(  # [B, R, Q, D]
             queries.unsqueeze(1).expand(-1, regions, -1, -1), memory.keys, memory.values, memory.mask
         )
-        weights = self._subgraph_weights(queries, memory).to(by_subgraph.dtype)
+        scores = self._subgraph_scores(queries, memory)
+        scores = scores.masked_fill(~memory.selected.unsqueeze(1), torch.finfo(scores.dtype).min)
+        weights = F.softmax(scores, -1).to(by_subgraph.dtype)
         return layout.pack(torch.einsum("bqr,brqd->bqd", weights, by_subgraph))
 
-    def _subgraph_weights(self, queries: Tensor, memory: GraphMemory) -> Tensor:
-        """`hierarchical`: the weight of each sub-graph's result, [B, Q, R] in fp32."""
+    def _subgraph_scores(self, queries: Tensor, memory: GraphMemory) -> Tensor:
+        """`hierarchical`: how well each row matches each sub-graph, [B, Q, R] in fp32."""
         scores = self.subgraph_query(queries) @ memory.subgraph_keys.transpose(1, 2)
-        scores = scores.float() / queries.shape[-1] ** 0.5
-        scores = scores.masked_fill(~memory.selected.unsqueeze(1), torch.finfo(scores.dtype).min)
-        return F.softmax(scores, -1)
+        return scores.float() / queries.shape[-1] ** 0.5

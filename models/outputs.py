@@ -18,6 +18,8 @@ from enum import StrEnum
 
 from torch import Tensor
 
+from models.layers.packing import Packing
+
 
 class GraphSource(StrEnum):
     """Where the decoder's scene graph comes from."""
@@ -73,6 +75,34 @@ class GraphOverrides:
     attributes_off: Tensor
 
 
+@dataclass(frozen=True)
+class GraphSizes:
+    """Sizes of the scene graphs of a batch.
+
+    subgraphs    S, sub-graphs of all studies
+    nodes        nodes of all sub-graphs, objects and attributes
+    attributes   E - 1, attributes of the largest sub-graph
+    """
+
+    subgraphs: int
+    nodes: int
+    attributes: int
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """Sizes that follow from the masks of a batch. A model that knows them need not wait for the GPU to count.
+
+    views       views of all studies
+    tokens      tokens to predict, without padding
+    annotated   of the annotated graphs
+    """
+
+    views: int
+    tokens: int
+    annotated: GraphSizes
+
+
 @dataclass
 class ModelInputs:
     """What the model may see of a batch of studies; nothing of the report if `annotation` is None.
@@ -83,6 +113,7 @@ class ModelInputs:
     detector_boxes    [B, R, 4] boxes from a detector's file; detector_visible [B, R] bool
     annotation        the annotated graph; None in `predicted` mode
     overrides         user edits of the predicted graph
+    sizes             sizes of the batch, counted on the CPU; None: counted by the model
     """
 
     images: Tensor
@@ -92,6 +123,7 @@ class ModelInputs:
     detector_visible: Tensor | None = None
     annotation: GraphAnnotation | None = None
     overrides: GraphOverrides | None = None
+    sizes: BatchSizes | None = None
 
 
 @dataclass
@@ -143,13 +175,21 @@ class Encoded:
 class SGRRGOutput:
     """The output of teacher forcing.
 
-    word_logits       [B, T - 1, W]  of tokens 1 .. T - 1, each given those before; undefined for padding
-    region_attention  [B, T - 1, R]  as in `Generation`; None unless requested, or without a graph
+    packed_logits         [P, W]  of tokens 1 .. T - 1 without padding, each given those before
+    packing               of these tokens, from [B, T - 1]
+    region_log_attention  [B, T - 1, R]  logarithm of `Generation.region_attention` for the same tokens, `EXCLUDED` for
+                          regions without a sub-graph; None unless requested, or without a graph
     """
 
     encoded: Encoded
-    word_logits: Tensor
-    region_attention: Tensor | None = None
+    packed_logits: Tensor
+    packing: Packing
+    region_log_attention: Tensor | None = None
+
+    @property
+    def word_logits(self) -> Tensor:
+        """The logits in their places [B, T - 1, W], zeros for padding."""
+        return self.packing.unpack(self.packed_logits)
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.models
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from models.layers.packing import Packing
 
@@ -38,13 +39,13 @@ class PatchEncoder(nn.Module):
         self.trunk = trunk
         self.channels = channels
 
-    def forward(self, images: Tensor, view_mask: Tensor) -> Patches:
-        """images [B, V, 3, H, H], view_mask [B, V] bool."""
+    def forward(self, images: Tensor, view_mask: Tensor, views: int | None = None) -> Patches:
+        """images [B, V, 3, H, H], view_mask [B, V] bool; views: how many it keeps, if known."""
         if view_mask.shape[1] == 1:
             grids = self.trunk(images[:, 0]).unsqueeze(1)  # [B, V, C, G, G]
         else:  # missing views must not enter BatchNorm's statistics
-            views = Packing.from_mask(view_mask)
-            grids = views.unpack(self.trunk(views.pack(images)))
+            packing = Packing.from_mask(view_mask, views)
+            grids = packing.unpack(self.trunk(packing.pack(images)))
         tokens = grids.flatten(-2).transpose(-1, -2)  # [B, V, G * G, C]
         mask = view_mask.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
         return Patches(tokens.flatten(1, 2), mask.flatten(1), grids[:, 0])
@@ -98,6 +99,37 @@ class SwinTrunk(nn.Module):
         return self.norm(self.features(images)).permute(0, 3, 1, 2)
 
 
+# Files of weights that torchvision's hub does not have.
+_DOWNLOADS = {
+    "swin_base_patch4_window7_224_22k.pth": "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+    "swin_base_patch4_window7_224_22k.pth",
+}
+# Names of torchvision's weights; its own are IMAGENET1K_V1 and so on.
+_IMAGENET = r"imagenet_(v\d)"
+# A weight that identifies the files of Microsoft's Swin.
+_MICROSOFT_SWIN = "patch_embed.proj.weight"
+
+# Names of torchvision's Swin -> names in the files of Microsoft's implementation (Liu et al., ICCV 2021), without those
+# of its stages: torchvision keeps stages and patch mergings in a single list.
+_SWIN_RENAMES = (
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+)
+
+
+def microsoft_swin_name(name: str) -> str:
+    """Return the name that Microsoft's Swin gives to the parameter `name` of `SwinTrunk`."""
+    for pattern, replacement in _SWIN_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    block = re.match(r"^features\.(\d+)\.(.*)", name)
+    if not block:
+        return name
+    stage, rest = (int(block[1]) - 1) // 2, block[2]
+    return f"layers.{stage}.blocks.{rest}" if int(block[1]) % 2 else f"layers.{stage}.downsample.{rest}"
+
+
 # The part before pooling and head, for each family of torchvision's classifiers.
 _FAMILIES = {
     "ResNet": lambda net: nn.Sequential(
@@ -116,38 +148,73 @@ _FAMILIES = {
 }
 
 
-def build_patch_encoder(backbone: str, stride: int = 32, weights: str = "none") -> PatchEncoder:
+def build_patch_encoder(
+    backbone: str, stride: int = 32, weights: str = "none", stochastic_depth: float | None = None
+) -> PatchEncoder:
     """Build the patch encoder around the trunk called `backbone`.
 
     backbone  `small_resnet`, or a torchvision classifier of one of the families above (resnet101, densenet121, swin_b)
     stride    side of a patch in pixels, 32 or 16; 16 removes the last downsampling of a CNN
-    weights   imagenet: torchvision's, from its hub; none: random; otherwise a file with the state dict of the trunk or
-              of the whole classifier
-    Raises ValueError for an unknown backbone or a stride that it does not support, FileNotFoundError and
-    ConnectionError for weights that are missing or cannot be downloaded, each with the fix in the message.
+    weights   imagenet_v1, imagenet_v2: torchvision's, from its hub; imagenet: the latest of them; none: random;
+              otherwise a file with the state dict of the trunk or of the whole classifier, or of Microsoft's Swin
+    stochastic_depth   see `set_stochastic_depth`; None: torchvision's default for the backbone
+    Raises ValueError for an unknown backbone, and for a stride or stochastic depth that it does not support,
+    FileNotFoundError and ConnectionError for weights that are missing or cannot be downloaded, each with the fix in the
+    message.
     """
+    weights = exact_weights(backbone, weights)
+    version = re.fullmatch(_IMAGENET, weights)
     if backbone == "small_resnet":
-        if weights == "imagenet":
-            raise ValueError("small_resnet has no ImageNet weights: set model.patch_encoder.weights=none")
         network = trunk = small_resnet()
     else:
-        network = _torchvision_classifier(backbone, weights == "imagenet")
+        network = _torchvision_classifier(backbone, f"IMAGENET1K_{version[1].upper()}" if version else None)
         trunk = _FAMILIES[type(network).__name__](network)
     if stride == 16:
         _remove_last_downsampling(trunk, backbone)
-    if weights not in ("imagenet", "none"):
+    if stochastic_depth is not None:
+        set_stochastic_depth(trunk, backbone, stochastic_depth)
+    if weights != "none" and not version:
         _load_trunk(trunk, network, Path(weights))
     return PatchEncoder(trunk, _output_shape(trunk)[0])
 
 
-def _torchvision_classifier(backbone: str, pretrained: bool) -> nn.Module:
-    """The torchvision classifier called `backbone`."""
+def exact_weights(backbone: str, weights: str) -> str:
+    """Return the version of torchvision's weights that `imagenet` stands for; other `weights` as they are.
+
+    Raises ValueError for an unknown backbone, and for versions that it does not have.
+    """
+    if weights != "imagenet" and not re.fullmatch(_IMAGENET, weights):
+        return weights
+    if backbone == "small_resnet":
+        raise ValueError("small_resnet has no ImageNet weights: set model.patch_encoder.weights=none")
+    _check_backbone(backbone)
+    published = torchvision.models.get_model_weights(backbone)
+    names = [entry.name.lower().replace("imagenet1k_", "imagenet_") for entry in published]
+    if weights == "imagenet":
+        return names[list(published).index(published.DEFAULT)]
+    if weights not in names:
+        raise ValueError(f"{backbone} has no weights {weights}: set model.patch_encoder.weights={' or '.join(names)}")
+    return weights
+
+
+def is_convolutional(backbone: str) -> bool:
+    """Whether the backbone is a CNN, for which the channels-last memory format is faster on GPUs."""
+    return not backbone.startswith("swin")
+
+
+def _check_backbone(backbone: str) -> None:
+    """Raise ValueError if torchvision has no classifier called `backbone`."""
     if backbone not in torchvision.models.list_models(torchvision.models):
         raise ValueError(
             f"No backbone '{backbone}': use small_resnet or a name of torchvision.models.list_models(), e.g. resnet101"
         )
+
+
+def _torchvision_classifier(backbone: str, weights: str | None) -> nn.Module:
+    """The torchvision classifier called `backbone`, with its published `weights` (None: random)."""
+    _check_backbone(backbone)
     try:
-        network = torchvision.models.get_model(backbone, weights="DEFAULT" if pretrained else None)
+        network = torchvision.models.get_model(backbone, weights=weights)
     except OSError as error:  # urllib's errors are among these
         raise ConnectionError(
             f"Cannot fetch the ImageNet weights of {backbone} ({error}): connect to the internet once, or set "
@@ -157,6 +224,19 @@ def _torchvision_classifier(backbone: str, pretrained: bool) -> nn.Module:
     if family not in _FAMILIES:
         raise ValueError(f"The backbone '{backbone}' ({family}) has no patch grid: choose a ResNet, DenseNet, Swin...")
     return network
+
+
+def set_stochastic_depth(trunk: nn.Module, backbone: str, probability: float) -> None:
+    """Set with which probability residual branches are dropped in training.
+
+    It rises linearly from 0 in the first block to `probability` in the last (Huang et al., ECCV 2016). Raises
+    ValueError if the trunk has no stochastic depth.
+    """
+    blocks = [module for module in trunk.modules() if isinstance(module, StochasticDepth)]
+    if not blocks:
+        raise ValueError(f"{backbone} has no stochastic depth: leave out model.patch_encoder.stochastic_depth")
+    for index, block in enumerate(blocks):
+        block.p = probability * index / max(len(blocks) - 1, 1)
 
 
 def _output_shape(trunk: nn.Module, side: int = 64) -> tuple[int, ...]:
@@ -198,13 +278,19 @@ def _remove_last_downsampling(trunk: nn.Module, backbone: str) -> None:
 
 
 def _load_trunk(trunk: nn.Module, network: nn.Module, path: Path) -> None:
-    """Load a state dict of `trunk`, or of the classifier `network` that contains it."""
+    """Load a state dict of `trunk`, or of the classifier `network` that contains it, or of Microsoft's Swin."""
     if not path.is_file():
-        raise FileNotFoundError(f"No weights at {path}: set model.patch_encoder.weights to imagenet, none or a file")
+        download = f"download {_DOWNLOADS[path.name]} to it, or " if path.name in _DOWNLOADS else ""
+        raise FileNotFoundError(
+            f"No weights at {path}: {download}set model.patch_encoder.weights to imagenet, none or a file"
+        )
     state = _read_state(path)
     own = trunk.state_dict(keep_vars=True)
-    needed = [name for name in own if not name.endswith("num_batches_tracked")]  # older files lack these counters
-    if not state.keys() >= set(needed):
+    # Older files lack the counters of BatchNorm; the index of Swin's relative positions is constant.
+    needed = [name for name in own if not name.endswith(("num_batches_tracked", "relative_position_index"))]
+    if _MICROSOFT_SWIN in state:
+        state = {name: state[microsoft_swin_name(name)] for name in needed if microsoft_swin_name(name) in state}
+    elif not state.keys() >= set(needed):
         name_of = {id(value): name for name, value in network.state_dict(keep_vars=True).items()}
         state = {name: state[name_of[id(value)]] for name, value in own.items() if name_of[id(value)] in state}
     wrong = [
@@ -222,6 +308,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is not a file of weights: give a state dict written by torch.save") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict) and _MICROSOFT_SWIN in state["model"]:
+        state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} contains more than names and tensors: save only the state dict")
     # torchvision's own DenseNet files write norm.1 where the module is called norm1.

@@ -4,6 +4,7 @@ Shapes as in `models/outputs.py`. While decoding, the beams of a study are rows 
 share the memories of their study.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ class ReportDecoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """rows [P, D], packed from [B, T] tokens -> [P, D]; every token attends to itself and those before it.
 
-        With `with_region_attention` also the attention of each token to the sub-graphs of its study, [B, T, R].
+        With `with_region_attention` also the log-attention of tokens to the sub-graphs of their study [B, heads, T, R].
         """
         rows = self.self_attention(rows, causal=True, layout=packing)
         rows = self._attend_to_patches(rows, *self.image_attention.project_memory(memory), memory_mask, packing)
@@ -68,7 +69,7 @@ class ReportDecoderLayer(nn.Module):
         if self.graph_attention is not None and graph is not None:
             graph_memory = self.graph_attention.project(graph)
             if with_region_attention:
-                region_attention = self.graph_attention.region_weights(packing.unpack(rows), graph_memory)
+                region_attention = self.graph_attention.region_log_weights(packing.unpack(rows), graph_memory)
         return self._attend_to_graph_and_transform(rows, graph_memory, packing), region_attention
 
     def step(self, rows: Tensor, state: DecoderState, layer: int) -> Tensor:
@@ -123,40 +124,37 @@ class ReportDecoder(nn.Module):
         return self.layers[0].graph_attention is not None
 
     def forward(
-        self, token_ids: Tensor, token_mask: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None
+        self, token_ids: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None
     ) -> Tensor:
-        """Teacher forcing: token_ids [B, T], memory [B, N, D], memory_mask [B, N] -> next-token logits [B, T, W].
+        """Teacher forcing: token_ids [B, T], memory [B, N, D], memory_mask [B, N] -> next-token logits [P, W].
 
-        token_mask [B, T] bool: True for real tokens. Padding is at the end, is skipped (about a quarter of a usual
-        batch), and its logits are undefined.
+        packing: of the real tokens of [B, T]. Padding, about a quarter of a usual batch, is at the end and is skipped.
         """
-        return self._decode(token_ids, token_mask, memory, memory_mask, graph)[0]
+        return self._decode(token_ids, packing, memory, memory_mask, graph)[0]
 
     def with_region_attention(
-        self, token_ids: Tensor, token_mask: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph
+        self, token_ids: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph
     ) -> tuple[Tensor, Tensor]:
-        """The logits of `forward`, and the attention to each region with which they were computed [B, T, R].
+        """The logits of `forward`, and the logarithm of the attention to regions with which they were computed.
 
-        The attention to sub-graphs is averaged over layers and heads. It adds up to 1 for real tokens of studies with a
-        sub-graph, and is 0 for all others. The decoder must attend to graphs; arguments as in `forward`.
+        The attention to sub-graphs [B, T, R] is averaged over layers and heads; its logarithm is `EXCLUDED` for regions
+        without a sub-graph. The decoder must attend to graphs; arguments as in `forward`.
         """
-        logits, attentions = self._decode(
-            token_ids, token_mask, memory, memory_mask, graph, with_region_attention=True
-        )
-        return logits, torch.stack(attentions).mean(0) * token_mask.unsqueeze(-1)
+        logits, attentions = self._decode(token_ids, packing, memory, memory_mask, graph, with_region_attention=True)
+        by_head = torch.cat(attentions, 1)  # [B, layers * heads, T, R]
+        return logits, by_head.logsumexp(1) - math.log(by_head.shape[1])
 
     def _decode(
-        self, token_ids: Tensor, token_mask: Tensor, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None,
+        self, token_ids: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None,
         with_region_attention: bool = False,
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """Logits [B, T, W], and the attention to regions of each layer."""
-        packing = Packing.from_mask(token_mask)
+        """Logits [P, W], and the log-attention to regions of each layer."""
         rows = packing.pack(self.embedding(token_ids))
         attentions = []
         for layer in self.layers:
             rows, attention = layer(rows, packing, memory, memory_mask.unsqueeze(1), graph, with_region_attention)
             attentions.append(attention)
-        return self.word_head(packing.unpack(self.norm(rows))), attentions
+        return self.word_head(self.norm(rows)), attentions
 
     def start(
         self, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None, beams: int, longest: int

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.layers.packing import Packing, largest_count
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
-from models.outputs import SceneGraph
+from models.outputs import GraphSizes, SceneGraph
 from models.rows import Rows
 
 
@@ -84,19 +84,23 @@ class SceneGraphEncoder(nn.Module):
         offsets = torch.tensor(attributes_per_region).cumsum(0) - torch.tensor(attributes_per_region)
         self.register_buffer("attribute_offsets", offsets, persistent=False)  # [R]
 
-    def forward(self, region_features: Tensor, boxes: Tensor, attributes: Tensor, selected: Tensor) -> SceneGraph:
+    def forward(
+        self, region_features: Tensor, boxes: Tensor, attributes: Tensor, selected: Tensor,
+        sizes: GraphSizes | None = None,
+    ) -> SceneGraph:
         """The scene graphs of the `selected` [B, R] regions.
 
-        region_features [B, R, C], boxes [B, R, 4] (stored in the result), attributes [B, R, A] bool.
+        region_features [B, R, C], boxes [B, R, 4] (stored in the result), attributes [B, R, A] bool; sizes: if known.
         """
-        subgraphs = Packing.from_mask(selected)
-        nodes, node_mask = self._embed_nodes(
-            subgraphs.pack(region_features), subgraphs.pack(attributes), region=subgraphs.slot
-        )
-        packing = Packing.from_mask(node_mask)  # most sub-graphs are far smaller than the largest
+        subgraphs = Packing.from_mask(selected, sizes and sizes.subgraphs)
+        features, attribute_mask = subgraphs.pack(region_features), subgraphs.pack(attributes)
+        largest = largest_count(attribute_mask) if sizes is None else sizes.attributes
+        nodes, node_mask = self._embed_nodes(features, attribute_mask, subgraphs.slot, largest)
+        # Most sub-graphs are far smaller than the largest.
+        packing = Packing.from_mask(node_mask, sizes and sizes.nodes)
         rows = packing.pack(nodes)
         if self.encode == "oa-pm":
-            sequences, mask = _sequences_of_studies(subgraphs, node_mask)
+            sequences, mask = _sequences_of_studies(subgraphs, node_mask, sizes)
         else:
             sequences, mask = packing, node_mask.unsqueeze(1)
         for layer in self.layers:
@@ -108,15 +112,17 @@ class SceneGraphEncoder(nn.Module):
             node_mask=subgraphs.unpack(node_mask),
         )
 
-    def _embed_nodes(self, features: Tensor, attributes: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes [S, E, D] and their mask [S, E], attributes in ascending order of id.
+    def _embed_nodes(
+        self, features: Tensor, attributes: Tensor, region: Tensor, largest: int
+    ) -> tuple[Tensor, Tensor]:
+        """Nodes [S, E, D] and their mask [S, E], attributes in ascending order of id; E = 1 + largest.
 
         features [S, C], attributes [S, A] bool, region [S]: the number of each sub-graph's region.
         """
         objects = self.project(features) + self.type_embedding(region)
         # The slots of a region's attributes come first, in their order; the rest of the row is masked.
         slots = torch.argsort(attributes.to(torch.uint8), dim=-1, descending=True, stable=True)
-        slots = slots[:, : largest_count(attributes)]
+        slots = slots[:, :largest]
         attribute_mask = attributes.gather(-1, slots)
         ids = (slots + self.attribute_offsets[region].unsqueeze(-1)).masked_fill(~attribute_mask, 0)
         embedded = self.attribute_embedding(ids) + self.type_embedding.weight[-1]
@@ -134,7 +140,9 @@ class SceneGraphEncoder(nn.Module):
         return (nodes * weights).sum(1) / weights.sum(1)
 
 
-def _sequences_of_studies(subgraphs: Packing, node_mask: Tensor) -> tuple[Packing, Tensor]:
+def _sequences_of_studies(
+    subgraphs: Packing, node_mask: Tensor, sizes: GraphSizes | None
+) -> tuple[Packing, Tensor]:
     """`oa-pm`: the same packed nodes as B sequences of L = R * E slots, and what each attends to [B, L, L]."""
     valid = subgraphs.unpack(node_mask)  # [B, R, E]
     regions, nodes = valid.shape[1:]
@@ -143,4 +151,4 @@ def _sequences_of_studies(subgraphs: Packing, node_mask: Tensor) -> tuple[Packin
     owner, is_object = slots // nodes, slots % nodes == 0
     same_subgraph = owner.unsqueeze(1) == owner.unsqueeze(0)
     attended = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)
-    return Packing.from_mask(valid), attended
+    return Packing.from_mask(valid, sizes and sizes.nodes), attended

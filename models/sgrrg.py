@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models.attribute_predictor import AttributePredictor
-from models.beam_search import beam_search, sample
+from models.beam_search import Decoding, beam_search, greedy_search, sample
 from models.image_encoder import ImageEncoder
 from models.layers.masking import masked_mean
+from models.layers.packing import Packing
 from models.outputs import (
     BoxSource,
     Encoded,
@@ -34,6 +35,9 @@ class GraphParts(nn.Module):
     """The parts that find, describe and encode regions; a model with `graph_in: none` has none of them.
 
     A region is selected, an attribute assigned and a region visible if its probability is above the threshold.
+
+    region_thresholds [R], attribute_thresholds [R, A]   not in the state dict; `modules/weights.py` sets tuned ones
+    tuned_thresholds   whether any of them is tuned
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class GraphParts(nn.Module):
         self.attribute_predictor = attribute_predictor
         self.encoder = encoder
         self.localizer = localizer
-        self.region_threshold = region_threshold
-        self.attribute_threshold = attribute_threshold
+        slots = attribute_predictor.slots
+        self.register_buffer("region_thresholds", torch.full((len(slots),), region_threshold), persistent=False)
+        self.register_buffer("attribute_thresholds", torch.full(slots.shape, attribute_threshold), persistent=False)
+        self.tuned_thresholds = False
         self.visible_threshold = visible_threshold
         self.register_buffer("atlas", atlas.clone().float())
 
@@ -82,7 +88,7 @@ class SGRRG(nn.Module):
         graph_source `oracle` and `mixed` need `inputs.annotation`. `mixed` draws studies with `mixing_probability` from
         torch's global generator: those get the predicted graph, the others the annotated one.
         """
-        patches = self.patch_encoder(inputs.images, inputs.view_mask)
+        patches = self.patch_encoder(inputs.images, inputs.view_mask, inputs.sizes and inputs.sizes.views)
         mean_patch = masked_mean(patches.tokens, patches.mask)
         observation_logits = None if self.observation_head is None else self.observation_head(mean_patch)
         encoded = Encoded(memory=patches.tokens, memory_mask=patches.mask, observation_logits=observation_logits)
@@ -112,38 +118,45 @@ class SGRRG(nn.Module):
         self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
         box_source: BoxSource, mixing_probability: float = 0.0, with_region_attention: bool = False,
     ) -> SGRRGOutput:
-        """Teacher forcing: token_ids [B, T] -> logits [B, T - 1, W] of tokens 1 .. T - 1.
+        """Teacher forcing: token_ids [B, T] -> logits of tokens 1 .. T - 1, each given those before.
 
-        token_mask [B, T] bool: True for real tokens, BOS and EOS included. The logits of padding are undefined.
+        token_mask [B, T] bool: True for real tokens, BOS and EOS included.
         """
         encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
-        arguments = (token_ids[:, :-1], token_mask[:, 1:], encoded.memory, encoded.memory_mask, encoded.graph)
+        packing = Packing.from_mask(token_mask[:, 1:], inputs.sizes and inputs.sizes.tokens)
+        arguments = (token_ids[:, :-1], packing, encoded.memory, encoded.memory_mask, encoded.graph)
         if with_region_attention and self._decoder_sees(encoded):
-            return SGRRGOutput(encoded, *self.decoder.with_region_attention(*arguments))
-        return SGRRGOutput(encoded, self.decoder(*arguments))
+            logits, region_log_attention = self.decoder.with_region_attention(*arguments)
+            return SGRRGOutput(encoded, logits, packing, region_log_attention)
+        return SGRRGOutput(encoded, self.decoder(*arguments), packing)
 
     def generate(
         self, inputs: ModelInputs, graph_source: GraphSource, box_source: BoxSource, beam_size: int = 3,
         max_tokens: int = 100, sampled: bool = False, temperature: float = 1.0,
         generator: torch.Generator | None = None, with_region_attention: bool = False,
+        excluded_ids: tuple[int, ...] = (),
     ) -> Generation:
         """Generate reports of at most `max_tokens` tokens counting BOS, so at most max_tokens - 1 generated ones.
 
         beam_size                1 is greedy decoding
         sampled                  sample each token at `temperature` with `generator` instead
+        excluded_ids             tokens that are never generated, e.g. that of unknown words
         with_region_attention    also return the attention to regions, which takes one more pass over the result
         """
         encoded = self.encode(inputs, graph_source, box_source)
         studies, longest = len(inputs.images), max_tokens - 1
-        rows = 1 if sampled else beam_size
-        state = self.decoder.start(encoded.memory, encoded.memory_mask, encoded.graph, rows, longest)
-        special = {"bos_id": self.bos_id, "eos_id": self.eos_id, "pad_id": self.pad_id, "device": inputs.images.device}
+        decoding = Decoding(
+            studies, longest, self.decoder.word_head.out_features, self.bos_id, self.eos_id, self.pad_id,
+            inputs.images.device, excluded_ids,
+        )
+        beams = 1 if sampled else beam_size
+        state = self.decoder.start(encoded.memory, encoded.memory_mask, encoded.graph, beams, longest)
         if sampled:
-            hypotheses = sample(
-                self.decoder.step, state, studies, longest, temperature=temperature, generator=generator, **special
-            )
+            hypotheses = sample(self.decoder.step, state, decoding, temperature, generator)
+        elif beams == 1:
+            hypotheses = greedy_search(self.decoder.step, state, decoding)
         else:
-            hypotheses = beam_search(self.decoder.step, state, studies, beam_size, longest, **special)
+            hypotheses = beam_search(self.decoder.step, state, decoding, beams)
         attention = None
         if with_region_attention and self._decoder_sees(encoded):
             attention = self._region_attention(hypotheses.token_ids, encoded)
@@ -156,10 +169,10 @@ class SGRRG(nn.Module):
         ended = (token_ids == self.eos_id).cumsum(1)
         real = ended - (token_ids == self.eos_id).long() == 0  # EOS itself is a generated token
         inputs = torch.cat([torch.full_like(token_ids[:, :1], self.bos_id), token_ids[:, :-1]], 1)
-        _, attention = self.decoder.with_region_attention(
-            inputs, real, encoded.memory, encoded.memory_mask, encoded.graph
+        _, log_attention = self.decoder.with_region_attention(
+            inputs, Packing.from_mask(real), encoded.memory, encoded.memory_mask, encoded.graph
         )
-        return attention
+        return log_attention.exp() * real.unsqueeze(-1)
 
     def _decoder_sees(self, encoded: Encoded) -> bool:
         """Whether the decoder attends to the graph of these studies."""
@@ -181,13 +194,13 @@ class SGRRG(nn.Module):
 
     def _annotated_graph(self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor) -> SceneGraph:
         """The graph of annotated regions, boxes and attributes; `boxes` stand in where boxes are not annotated."""
-        annotation = inputs.annotation
+        annotation, sizes = inputs.annotation, inputs.sizes and inputs.sizes.annotated
         selected = annotated_regions(annotation)
         boxes = torch.where(annotation.boxes_known[:, None, None], annotation.boxes, boxes)
-        features = self.graph.pooler(grid, boxes, selected)
+        features = self.graph.pooler(grid, boxes, selected, sizes and sizes.subgraphs)
         encoded.attribute_logits = self.graph.attribute_predictor(features)
         encoded.attribute_regions = selected
-        return self.graph.encoder(features, boxes, annotation.attributes, selected)
+        return self.graph.encoder(features, boxes, annotation.attributes, selected, sizes)
 
     def _predicted_graph(
         self, encoded: Encoded, inputs: ModelInputs, grid: Tensor, boxes: Tensor, visible: Tensor
@@ -197,7 +210,7 @@ class SGRRG(nn.Module):
         Attribute logits are computed for every visible region.
         """
         overrides = inputs.overrides
-        chosen = torch.sigmoid(encoded.region_logits) > self.graph.region_threshold
+        chosen = torch.sigmoid(encoded.region_logits.float()) > self.graph.region_thresholds
         if overrides is not None:
             boxes = torch.where(overrides.box_overridden.unsqueeze(-1), overrides.boxes, boxes)
             visible = visible | overrides.box_overridden | overrides.regions_on
@@ -208,7 +221,7 @@ class SGRRG(nn.Module):
         logits = self.graph.attribute_predictor(features)
         if encoded.attribute_logits is None:  # the losses need those of annotated regions
             encoded.attribute_logits, encoded.attribute_regions = logits, visible
-        attributes = torch.sigmoid(logits) > self.graph.attribute_threshold
+        attributes = torch.sigmoid(logits.float()) > self.graph.attribute_thresholds
         if overrides is not None:
             attributes = (attributes | overrides.attributes_on) & ~overrides.attributes_off
         attributes = attributes & self.graph.attribute_predictor.slots

@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from data import vocabulary_builder
+from data.attribute_counts import count_attributes
 from data.dataset import StudyDataset
 from data.errors import UserError, wrong_value
 from data.images.transforms import Augmentation
+from data.storage.statistics import training_statistics
 from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
 from models.outputs import BoxSource, GraphSource
-from models.patch_encoder import build_patch_encoder
+from models.patch_encoder import build_patch_encoder, exact_weights
 from models.proxy_heads import ObservationHead
 from models.region_localizer import RegionLocalizer
 from models.region_pooler import RegionPooler
@@ -28,8 +30,11 @@ from models.sgrrg import SGRRG, GraphParts
 from modules.checkpoint import Checkpoint
 from modules.config import Config, ModelConfig, Precision
 from modules.evaluation.evaluator import Evaluator
+from modules.evaluation.validation import SplitValidator
+from modules.runtime import choose_precision, select_device
+from modules.training.loss_terms import positive_weights
 from modules.training.losses import ReportCriterion
-from modules.weights import load_weights
+from modules.weights import load_thresholds, load_weights
 
 Built = TypeVar("Built")
 
@@ -55,14 +60,33 @@ def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train:
     augmentation = None
     if train:
         augmentation = Augmentation(
-            rotate=data.rotate, translate=data.translate, scale=data.scale, intensity=data.intensity
+            rotate=data.rotate, translate=data.translate, scale=data.scale, intensity=data.intensity, crop=data.crop
         )
     return StudyDataset(
         root=Path(data.root), split=split, vocabularies=vocabularies, cleaning=data.cleaning,
         image_size=data.image_size, max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain,
         augmentation=augmentation, boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit,
         seed=config.seed, cache_images=data.cache_images, token_regions=train and config.loss.grounding > 0,
+        stage_dir=data.stage_dir,
     )
+
+
+def build_validation_dataset(config: Config, vocabularies: Vocabularies) -> StudyDataset:
+    """Build the split that training validates on: at most `eval.validation_limit` studies of "val"."""
+    limits = [limit for limit in (config.data.eval_limit, config.eval.validation_limit) if limit is not None]
+    data = dataclasses.replace(config.data, eval_limit=min(limits, default=None))
+    return build_dataset(dataclasses.replace(config, data=data), vocabularies, "val")
+
+
+def name_exact_weights(config: Config) -> Config:
+    """Return `config` with the version of the weights that model.patch_encoder.weights=imagenet stands for.
+
+    Raises UserError for a backbone that does not have them.
+    """
+    trunk = config.model.patch_encoder
+    weights = _as_user_error(lambda: exact_weights(trunk.backbone, trunk.weights))
+    trunk = dataclasses.replace(trunk, weights=weights)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
 
 
 def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
@@ -70,11 +94,9 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
 
     Raises UserError if backbone, stride or weights of the trunk are not available.
     """
-    settings = config.model
+    settings, trunk = config.model, config.model.patch_encoder
     patch_encoder = _as_user_error(
-        lambda: build_patch_encoder(
-            settings.patch_encoder.backbone, settings.patch_encoder.stride, settings.patch_encoder.weights
-        )
+        lambda: build_patch_encoder(trunk.backbone, trunk.stride, trunk.weights, trunk.stochastic_depth)
     )
     channels = patch_encoder.channels
     if settings.memory and settings.graph_in != "none" and channels % settings.memory_heads:
@@ -102,12 +124,24 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
 
 
 def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
-    """Build the model of a checkpoint. Raises UserError if the checkpoint's weights do not fit `config`."""
+    """Build the model of a checkpoint, with its tuned thresholds if `eval.thresholds` says so.
+
+    Raises UserError if the checkpoint's weights do not fit `config`, or if `config` has other default thresholds than
+    the checkpoint while the tuned ones are in use, so that changing them would have no effect.
+    """
     # The checkpoint includes the trunk's weights: downloading the pretrained ones would be useless.
     trunk = dataclasses.replace(config.model.patch_encoder, weights="none")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
     model = build_model(config, checkpoint.vocabularies)
     load_weights(model, checkpoint.weights)
+    if checkpoint.thresholds is not None and config.eval.thresholds == "tuned":
+        for name in ("region_threshold", "attribute_threshold"):
+            value = getattr(config.model, name)
+            if value != getattr(checkpoint.config.model, name):
+                raise wrong_value(
+                    f"model.{name}", value, f"{checkpoint.directory} has tuned thresholds: add eval.thresholds=default"
+                )
+        load_thresholds(model, checkpoint.vocabularies, checkpoint.thresholds)
     return model
 
 
@@ -123,14 +157,26 @@ def box_source_of_new_images(model: SGRRG, config: Config) -> BoxSource:
 
 
 def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriterion:
-    """Build the criterion with the weights of `config.loss`."""
+    """Build the criterion with the weights of `config.loss`.
+
+    `loss.attribute_pos_weight` counts the attributes of the training split of `config.data.root`; that raises UserError
+    as `training_statistics` does.
+    """
     loss = config.loss
     weights = {term: getattr(loss, term) for term in ReportCriterion.TERMS}
-    return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin)
+    attribute_weights = None
+    if loss.attribute_pos_weight is not None and loss.attributes > 0:
+        positives, annotated = count_attributes(
+            training_statistics(config.data.root, config.data.cleaning), vocabularies
+        )
+        attribute_weights = positive_weights(
+            torch.from_numpy(positives), torch.from_numpy(annotated), loss.attribute_pos_weight
+        )
+    return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin, attribute_weights)
 
 
 def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:
-    """Build the evaluator of `config.eval`, with the thresholds of `config.model`.
+    """Build the evaluator of `config.eval`.
 
     The oracle graph always uses the annotated boxes, so its box source is reported as `oracle_boxes`, regardless of
     `eval.box_source`. A model with an int8 decoder runs in fp32.
@@ -138,13 +184,18 @@ def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) 
     graph_source, box_source = config.eval.graph_source, config.eval.box_source
     if graph_source == GraphSource.ORACLE:
         box_source = BoxSource.ORACLE_BOXES
+    precision = choose_precision(config.train.precision, select_device(config.train.device))
     return Evaluator(
         vocabularies=vocabularies, protocol=config.eval.protocol, max_tokens=config.data.max_tokens,
         graph_source=graph_source, box_source=box_source, beam_size=beam_size,
-        precision=Precision.FP32 if config.eval.int8 else config.train.precision,
-        region_threshold=config.model.region_threshold, attribute_threshold=config.model.attribute_threshold,
+        precision=Precision.FP32 if config.eval.int8 else precision,
         visible_threshold=config.model.visible_threshold,
     )
+
+
+def build_validator(config: Config, vocabularies: Vocabularies, training: StudyDataset) -> SplitValidator:
+    """Build what scores the model during training; `training` is the training split, for the image-blind baseline."""
+    return SplitValidator(build_evaluator(config, vocabularies, config.eval.validation_beam_size), training)
 
 
 def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[GraphAttention] | None:

@@ -3,6 +3,7 @@
     weights.pt            the model's state dict; model.safetensors in a folder written by `modules/export.py`
     config.yaml           the complete configuration
     vocabularies.json     regions, attributes, observations and words
+    thresholds.json       optional: tuned probability thresholds (see `modules/calibrate.py`)
     training_state.pt     optional: optimiser, progress, RNG states (see `modules/training/run_folder.py`)
 
 A checkpoint is written to a temporary folder that is renamed when it is complete, so a folder with the final name is
@@ -23,26 +24,42 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data.errors import UserError, cannot_write, damaged, missing, wrong_format
+from data.errors import UserError, cannot_write, damaged, missing, reason, wrong_format
 from data.vocabulary import Vocabularies
 from modules.config import Config, config_to_yaml, load_config
 
 WEIGHTS, CONFIG, VOCABULARIES, TRAINING_STATE = "weights.pt", "config.yaml", "vocabularies.json", "training_state.pt"
+THRESHOLDS = "thresholds.json"
 EXPORTED_WEIGHTS = "model.safetensors"
 
 # What to do about a checkpoint that cannot be loaded.
 _FIX = "use another checkpoint"
 
 
+@dataclass(frozen=True)
+class Thresholds:
+    """Tuned probability thresholds by name; those of other regions and attributes are the model's defaults.
+
+    regions      region -> threshold
+    attributes   region -> attribute -> threshold
+    origin       what they were tuned on, and the scores there, for the reader
+    """
+
+    regions: dict[str, float]
+    attributes: dict[str, dict[str, float]]
+    origin: dict[str, Any]
+
+
 @dataclass
 class Checkpoint:
-    """A checkpoint in memory. training_state is None unless it was requested."""
+    """A checkpoint in memory. training_state is None unless it was requested; thresholds if they were not tuned."""
 
     directory: Path
     config: Config
     vocabularies: Vocabularies
     weights: dict[str, Tensor]
     training_state: dict[str, Any] | None
+    thresholds: Thresholds | None = None
 
 
 # Writing
@@ -58,7 +75,7 @@ def check_replaceable(directory: Path, training: bool = False) -> None:
         present = {path.name for path in directory.iterdir()} if directory.exists() else set()
     except OSError as error:
         raise cannot_write(f"a checkpoint to {directory}", error, "choose another folder") from error
-    foreign = sorted(present - required - ({TRAINING_STATE} if training else set()))
+    foreign = sorted(present - required - {THRESHOLDS} - ({TRAINING_STATE} if training else set()))
     if foreign:
         raise UserError(f"{directory} holds {foreign[0]}, which a checkpoint there would replace: move it, or choose "
                         "another folder")
@@ -108,6 +125,17 @@ def save_checkpoint(
             cause = error.__context__
         fix = f"free space, or choose another folder with {place}; an old checkpoint there is unchanged"
         raise cannot_write(path, cause, fix) from error
+
+
+def save_thresholds(directory: Path, thresholds: Thresholds) -> None:
+    """Write the thresholds into the checkpoint `directory`. Raises UserError if that fails."""
+    path, partial = directory / THRESHOLDS, directory / f".{THRESHOLDS}.partial"
+    try:
+        partial.write_text(json.dumps(vars(thresholds), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot_write(path, error, "free space, or copy the checkpoint to another folder") from error
 
 
 def _partial(directory: Path) -> Path:
@@ -172,7 +200,7 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise wrong_format(directory / WEIGHTS, "a state dict of tensors", _FIX)
     training_state = _load(_existing(directory, TRAINING_STATE)) if training else None
-    return Checkpoint(directory, config, vocabularies, weights, training_state)
+    return Checkpoint(directory, config, vocabularies, weights, training_state, _load_thresholds(directory))
 
 
 def _find(path: Path) -> Path:
@@ -196,6 +224,31 @@ def _existing(directory: Path, name: str) -> Path:
     if not (directory / name).is_file():
         raise damaged(f"Checkpoint {directory}", f"it has no {name}", _FIX)
     return directory / name
+
+
+def _load_thresholds(directory: Path) -> Thresholds | None:
+    """Load the tuned thresholds of a checkpoint; None if it has none."""
+    path = directory / THRESHOLDS
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        regions = {name: _probability(value) for name, value in content["regions"].items()}
+        attributes = {
+            region: {name: _probability(value) for name, value in values.items()}
+            for region, values in content["attributes"].items()
+        }
+        return Thresholds(regions, attributes, dict(content["origin"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, f"{type(error).__name__}: {reason(error)}", "run modules.calibrate again, or delete it") \
+            from error
+
+
+def _probability(value: float) -> float:
+    """`value` as a float. Raises ValueError outside 0..1."""
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"{value} is not a probability")
+    return float(value)
 
 
 def _load_weights(directory: Path) -> dict[str, Any]:

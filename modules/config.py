@@ -15,18 +15,27 @@ from yaml import YAMLError
 
 from data.errors import UserError, missing, wrong_value
 from models.outputs import BoxSource, GraphSource
+from modules.settings.earlier import convert_earlier
 
 
 class Schedule(StrEnum):
     """The learning rate after the warm-up."""
 
-    STEP = "step"      # multiplied by `decay` every `decay_every` epochs
-    COSINE = "cosine"  # cosine annealing to 1 % over the remaining epochs
+    STEP = "step"      # multiplied by `decay` every `decay_steps` steps, counted from the start
+    COSINE = "cosine"  # cosine annealing to 1 % at the last step of the run
+
+
+class OptimizerName(StrEnum):
+    """The optimiser. Both are Adam; they differ in what weight decay does."""
+
+    ADAMW = "adamw"  # shrinks the weights by the learning rate times `weight_decay`
+    ADAM = "adam"    # adds `weight_decay` times the weights to the gradient, as the R2Gen family does
 
 
 class Precision(StrEnum):
-    """Precision of the forward pass; weights are always fp32."""
+    """Precision of the forward pass; weights are always fp32. On GPUs, fp32 products use TF32."""
 
+    AUTO = "auto"  # bf16 on GPUs that compute with it, fp32 elsewhere
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"  # with a gradient scaler
@@ -50,9 +59,15 @@ class DataConfig:
                       if it has no boxes
     rotate, translate, scale, intensity   augmentation: degrees, share of the side, relative zoom, relative contrast
                       and brightness
-    batch_size        studies per micro-batch and process
-    workers           data loader processes
-    cache_images      keep decoded images in memory (uint8, after resizing)
+    crop              augmentation: side of a randomly placed crop, as a share of each side; 1: none
+    micro_batch_size  the most studies that a process computes at once; null: all of its share of optim.batch_size.
+                      A process divides its share into equal micro-batches and accumulates their gradients
+    workers           data loader processes, for each process
+    cache_images      keep decoded images in memory (uint8), once for all processes of a machine
+    shuffle_window    studies that are read in random order; in a larger training split, a window holds as many from
+                      random blocks of 2,048 consecutive ones, so that few image shards are read at a time. null: all
+    stage_dir         folder on a local disk to which image shards are copied before their first use; null: none
+    most_skipped      studies that may be unreadable: training replaces them, evaluation leaves them out; both name them
     train_limit       number of studies of the training split to use, drawn with the seed; null: all
     eval_limit        number of studies of the validation and test splits to use; null: all
     """
@@ -72,9 +87,13 @@ class DataConfig:
     translate: float = 0.0
     scale: float = 0.0
     intensity: float = 0.0
-    batch_size: int = 16
-    workers: int = 2
+    crop: float = 1.0
+    micro_batch_size: int | None = None
+    workers: int = 8
     cache_images: bool = False
+    shuffle_window: int | None = 32768
+    stage_dir: str | None = None
+    most_skipped: int = 10
     train_limit: int | None = None
     eval_limit: int | None = None
 
@@ -85,12 +104,16 @@ class PatchEncoderConfig:
 
     backbone   name of a torchvision classification CNN or Swin, or small_resnet
     stride     side of a patch in pixels: 16 or 32
-    weights    imagenet, none, or a file with a state dict
+    weights    imagenet_v1 or imagenet_v2 (torchvision's versions; the R2Gen family used imagenet_v1), imagenet (the
+               latest; a run's config.yaml names it), none, or a file with a state dict (also Microsoft's of Swin)
+    stochastic_depth   probability of skipping the last residual block of a Swin, ConvNeXt or EfficientNet in training,
+               linearly less for earlier ones; null: torchvision's (0.5 for swin_b)
     """
 
     backbone: str = "resnet101"
     stride: int = 32
     weights: str = "imagenet"
+    stochastic_depth: float | None = None
 
 
 @dataclass
@@ -107,12 +130,13 @@ class ModelConfig:
     fuse                              attention, concat or add: combines the attended graph with the state
     gate                              learned gate between the attended graph and the state
     memory, memory_slots, memory_heads, memory_top   the region selector's memory
-    roi                               pool (as in the release) or align
+    roi                               pool (maximum, as in the release) or align (mean over the area of the box)
     share_attribute_names             attributes of the same name share weights across regions
     initial_std                       standard deviation of initial weights, except in the trunk
     observation_head                  proxy task 1
     localizer                         the model predicts boxes itself
-    region_threshold, attribute_threshold, visible_threshold   probability thresholds in inference
+    region_threshold, attribute_threshold, visible_threshold   probability thresholds in inference; the first two are
+                                      the defaults of those that `modules/calibrate.py` tunes
     """
 
     patch_encoder: PatchEncoderConfig = field(default_factory=PatchEncoderConfig)
@@ -150,6 +174,8 @@ class LossConfig:
 
     grounding         tokens attend to the sub-graphs of the regions that their sentence is about (`data/text_graph.py`)
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
+    attribute_pos_weight   largest weight of a positive attribute in the loss; the weight is the number of negatives per
+                      positive in the training split, at least 1. null: positives weigh as much as negatives
     """
 
     report: float = 1.0
@@ -161,30 +187,39 @@ class LossConfig:
     visibility: float = 0.25
     grounding: float = 0.0
     contrast_margin: float = 0.4
+    attribute_pos_weight: float | None = None
 
 
 @dataclass
 class OptimConfig:
-    """AdamW with two learning rates, warm-up, schedule and gradient clipping.
+    """Optimiser with two learning rates, warm-up, schedule and gradient clipping. Steps are optimiser steps.
 
+    batch_size                   studies of a step, over all processes and micro-batches
     lr_patch_encoder, lr         learning rates of the trunk and of the rest
+    optimizer                    see `OptimizerName`
+    amsgrad, beta2, epsilon      the AMSGrad variant; decay rate of the squared gradients; added to their root
     weight_decay                 applies to matrices only
-    warmup_epochs                linear warm-up from lr / 100
-    schedule, decay, decay_every see `Schedule`
+    warmup_steps                 steps of linear warm-up from lr / 100
+    schedule, decay, decay_steps see `Schedule`
+    decay_epochs                 epochs between two decays, instead of decay_steps; null: decay_steps counts
     clip_value, clip_norm        gradient clipping by value and by norm; null: off
-    accumulate                   micro-batches per optimiser step
     """
 
+    batch_size: int = 16
     lr_patch_encoder: float = 1e-4
     lr: float = 2e-4
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    amsgrad: bool = False
+    beta2: float = 0.999
+    epsilon: float = 1e-8
     weight_decay: float = 5e-5
-    warmup_epochs: float = 5.0
+    warmup_steps: int = 500
     schedule: Schedule = Schedule.STEP
     decay: float = 0.8
-    decay_every: int = 10
+    decay_steps: int = 5000
+    decay_epochs: float | None = None
     clip_value: float | None = 0.1
     clip_norm: float | None = None
-    accumulate: int = 1
 
 
 @dataclass
@@ -197,13 +232,18 @@ class TrainConfig:
     validate_every         epochs between validations; validate_from: the first epoch that is validated (from 1)
     monitor                validation score that selects the best checkpoint, or a weighted sum: "bleu_4 + 0.5 * meteor"
     patience               validations without improvement before stopping early; null: never
+    least_epochs           epochs before which a run is not stopped early
     log_every              optimiser steps between lines of the log
-    max_steps              optimiser steps after which training stops; null: no limit
+    max_steps              optimiser steps after which training stops and the schedule ends; null: no limit
     save_every             optimiser steps between checkpoints inside an epoch; null: at the end of epochs only
-    precision, compile, channels_last   see `Precision`; torch.compile; memory format of images
-    freeze                 parts of the model that are not trained (prefixes of parameter names, e.g. patch_encoder)
+    precision, compile     see `Precision`; torch.compile
+    channels_last          memory format of images and convolutions; null: for CNNs on GPUs
+    deterministic          only deterministic GPU operations, at some cost in speed (see docs/training.md)
+    freeze                 parts of the model that are not trained (prefixes of parameter names, e.g. patch_encoder);
+                           they compute as in inference, without dropout
     init_from              checkpoint to initialise weights from: what fits is loaded (rows of words and attributes by
                            their names), the rest is listed
+    tune_thresholds        end with `python -m modules.calibrate` of the best checkpoint
     resume                 resume from results/<name>/last if it exists
     device                 auto, cpu or cuda
     """
@@ -216,14 +256,17 @@ class TrainConfig:
     validate_from: int = 1
     monitor: str = "bleu_4 + 0.5 * meteor"
     patience: int | None = 7
+    least_epochs: int = 10
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int = 20
-    precision: Precision = Precision.FP32
+    precision: Precision = Precision.AUTO
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
+    deterministic: bool = False
     freeze: list[str] = field(default_factory=list)
     init_from: str | None = None
+    tune_thresholds: bool = False
     resume: bool = False
     device: str = "auto"
 
@@ -236,8 +279,12 @@ class EvalConfig:
     graph_source, box_source   where graph and boxes come from; printed with every score
     beam_size                  beam size of the test; validation_beam_size that of validations (1: greedy)
     protocol                   r2gen: references truncated to max_tokens, rare words as <unk>; full: complete, cleaned
-    meteor_in_validation       compute METEOR in validations, which takes seconds each time
+    validation_limit           number of studies of the validation split to use in validations, drawn with the seed;
+                               null: all
+    meteor_in_validation       compute METEOR in validations if train.monitor names it; it takes seconds each time
     batch_size                 studies per batch
+    thresholds                 of regions and attributes: tuned (those in the checkpoint, if `modules/calibrate.py` has
+                               written them there) or default (model.region_threshold, model.attribute_threshold)
     int8                       test on a CPU with the decoder's matrix products in int8 (see docs/speed.md) and the rest
                                in fp32, regardless of train.precision
     """
@@ -248,8 +295,10 @@ class EvalConfig:
     beam_size: int = 3
     validation_beam_size: int = 1
     protocol: str = "r2gen"
+    validation_limit: int | None = None
     meteor_in_validation: bool = True
     batch_size: int = 32
+    thresholds: str = "tuned"
     int8: bool = False
 
 
@@ -288,26 +337,33 @@ _CHOICES = {
     "train.device": ("auto", "cpu", "cuda"),
     "eval.split": (None, "train", "val", "test"),
     "eval.protocol": ("r2gen", "full"),
+    "eval.thresholds": ("tuned", "default"),
     "eval.graph_source": (GraphSource.PREDICTED, GraphSource.ORACLE, GraphSource.NONE),
 }
 
 # Lower bounds of numbers; null is not checked.
 _MINIMA = {
     "seed": 0,
-    "data.image_size": 1, "data.batch_size": 1, "data.workers": 0, "data.train_limit": 1, "data.eval_limit": 1,
+    "data.image_size": 1, "data.micro_batch_size": 1, "data.workers": 0, "data.shuffle_window": 2048,
+    "data.most_skipped": 0, "data.train_limit": 1, "data.eval_limit": 1,
     "data.max_tokens": 3,  # BOS, a word, EOS
     "model.width": 1, "model.heads": 1, "model.feedforward": 1, "model.image_layers": 0, "model.graph_layers": 0,
     "model.decoder_layers": 1, "model.dropout": 0, "model.image_dropout": 0, "model.memory_slots": 1,
     "model.memory_heads": 1, "model.memory_top": 1, "model.initial_std": 0,
-    "optim.lr_patch_encoder": 0, "optim.lr": 0, "optim.weight_decay": 0, "optim.decay_every": 1, "optim.accumulate": 1,
+    "optim.batch_size": 1, "optim.lr_patch_encoder": 0, "optim.lr": 0, "optim.weight_decay": 0, "optim.warmup_steps": 0,
+    "optim.decay_steps": 1, "optim.beta2": 0, "optim.epsilon": 0, "model.patch_encoder.stochastic_depth": 0,
+    "loss.attribute_pos_weight": 1,
     "train.epochs": 1, "train.validate_every": 1, "train.log_every": 1, "train.save_every": 1, "train.max_steps": 1,
-    "eval.beam_size": 1, "eval.validation_beam_size": 1, "eval.batch_size": 1,
+    "train.least_epochs": 1,
+    "eval.beam_size": 1, "eval.validation_beam_size": 1, "eval.validation_limit": 1,
+    "eval.batch_size": 1,
 }
 
 
 def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
     """Load a YAML file (None: the defaults) and apply `key=value` overrides.
 
+    The complete configuration of an earlier checkpoint is converted (see `modules/settings/earlier.py`).
     Raises UserError, naming the key, if a key is unknown or a value has the wrong type or is not allowed; and, naming
     the file, if it is missing or not YAML.
     """
@@ -333,6 +389,7 @@ def _merge(settings: DictConfig, overrides: Container, where: str) -> DictConfig
     """Merge `overrides` into `settings`. Raises UserError for a value in place of a group of settings."""
     if not isinstance(overrides, DictConfig):
         raise UserError(f"{where} holds a list: write one setting per line, as NAME: VALUE")
+    overrides = OmegaConf.create(convert_earlier(OmegaConf.to_container(overrides), where))
     groups = [("", settings, overrides)]
     while groups:
         prefix, group, new_values = groups.pop()
@@ -365,9 +422,12 @@ def _check(config: Config) -> None:
         if value is not None and not value >= minimum:
             raise wrong_value(key, value, f"must be at least {minimum}")
     model = config.model
-    for name in ("dropout", "image_dropout"):
-        if getattr(model, name) >= 1:
-            raise wrong_value(f"model.{name}", getattr(model, name), "must be below 1")
+    for key in ("model.dropout", "model.image_dropout", "model.patch_encoder.stochastic_depth", "optim.beta2"):
+        value = _value(config, key)
+        if value is not None and value >= 1:
+            raise wrong_value(key, value, "must be below 1")
+    if config.optim.decay_epochs is not None and config.optim.decay_epochs <= 0:
+        raise wrong_value("optim.decay_epochs", config.optim.decay_epochs, "must be above 0")
     if model.width % model.heads:
         raise wrong_value("model.width", model.width, f"must be a multiple of model.heads={model.heads}")
     if model.width % 2:
@@ -375,6 +435,8 @@ def _check(config: Config) -> None:
     if model.memory_top > model.memory_slots:
         rule = f"must be at most model.memory_slots={model.memory_slots}"
         raise wrong_value("model.memory_top", model.memory_top, rule)
+    if config.train.deterministic and model.roi == "pool" and model.graph_in != "none":
+        raise UserError("train.deterministic=true needs model.roi=align: the gradient of RoI pooling varies on GPUs")
     if config.eval.box_source == BoxSource.FILE and config.data.boxes_file is None:
         raise UserError("eval.box_source=file needs a detector's file: set data.boxes_file")
     if not model.localizer and BoxSource.LOCALIZER == config.eval.box_source and model.graph_in != "none":

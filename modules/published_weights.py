@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from models.patch_encoder import microsoft_swin_name
 
 TRUNK_PREFIX = "visual_extractor.model."
 
@@ -49,14 +50,6 @@ _RENAMES = (
     (r"((?:attn|attn_sg|cmn|image_attention)\.)value\.", r"\1linears.2."),
     (r"((?:attn|attn_sg|cmn|image_attention)\.)output\.", r"\1linears.3."),
 )
-# The same for the Swin trunk, except for its blocks: torchvision keeps stages and patch mergings in a single list.
-_TRUNK_RENAMES = (
-    (r"^patch_encoder\.trunk\.features\.0\.0\.", "patch_embed.proj."),
-    (r"^patch_encoder\.trunk\.features\.0\.2\.", "patch_embed.norm."),
-    (r"^patch_encoder\.trunk\.norm\.", "norm."),
-    (r"\.mlp\.0\.", ".mlp.fc1."),
-    (r"\.mlp\.3\.", ".mlp.fc2."),
-)
 _SWIN = ("patch_encoder.trunk.features.", "patch_encoder.trunk.norm.")
 # Parameters and buffers that the release does not have.
 _UNPUBLISHED = ("graph.localizer.", "graph.atlas")
@@ -64,13 +57,7 @@ _UNPUBLISHED = ("graph.localizer.", "graph.atlas")
 
 def official_trunk_name(name: str) -> str:
     """The published name of our Swin parameter `name`."""
-    for pattern, replacement in _TRUNK_RENAMES:
-        name = re.sub(pattern, replacement, name)
-    block = re.match(r"^patch_encoder\.trunk\.features\.(\d+)\.(.*)", name)
-    if block:
-        stage, rest = (int(block[1]) - 1) // 2, block[2]
-        name = f"layers.{stage}.blocks.{rest}" if int(block[1]) % 2 else f"layers.{stage}.downsample.{rest}"
-    return TRUNK_PREFIX + name
+    return TRUNK_PREFIX + microsoft_swin_name(name.removeprefix("patch_encoder.trunk."))
 
 
 def official_name(name: str, decoder_has_graph: bool, objects_attend: bool) -> str:

@@ -152,6 +152,7 @@ def _infer_config(official: dict[str, Tensor], file: Path, overrides: list[str])
         "data.distinct_special_tokens": False,
         "model.patch_encoder.backbone": "swin_b",
         "model.patch_encoder.weights": "none",
+        "model.patch_encoder.stochastic_depth": 0.1,
         "model.width": _row_count(official, "att_embed.0.weight", file),
         "model.feedforward": _row_count(official, "decoder.layers.0.feed_forward.w_1.weight", file),
         "model.image_layers": _layer_count(official, "vision_encoder.layers.", file),

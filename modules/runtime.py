@@ -10,6 +10,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,8 +21,14 @@ from torch import Tensor, nn
 from data.errors import UserError
 from models.sgrrg import SGRRG
 from modules.config import Precision
+from modules.processes.failure_watch import FailureWatch
 
 Item = TypeVar("Item")
+
+# How long processes wait for work that only rank zero does, such as scoring. The default group gives up after minutes.
+_PATIENCE = timedelta(days=7)
+# Default group -> the group that waits so long (`_patient_group`).
+_patient_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 
 _AUTOCAST_TYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -29,9 +36,9 @@ _AUTOCAST_TYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16
 # Seeding
 
 
-def seed_everything(seed: int, rank: int = 0) -> None:
-    """Seed the global RNGs of Python, NumPy and PyTorch, differently for each rank."""
-    python_seed, numpy_seed, torch_seed = np.random.SeedSequence((seed, rank)).generate_state(3).tolist()
+def seed_everything(seed: int, rank: int = 0, step: int = 0) -> None:
+    """Seed the global RNGs of Python, NumPy and PyTorch, differently for each rank and first optimiser step."""
+    python_seed, numpy_seed, torch_seed = np.random.SeedSequence((seed, rank, step)).generate_state(3).tolist()
     random.seed(python_seed)
     np.random.seed(numpy_seed)
     torch.manual_seed(torch_seed)
@@ -84,9 +91,32 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def configure_backends(device: torch.device, deterministic: bool = False) -> None:
+    """Choose how a GPU computes: TF32 for fp32 products, and cuDNN's fastest convolutions, found by timing them.
+
+    deterministic: only operations that give equal results for equal inputs, and no timing, whose outcome varies.
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        if deterministic:  # read by cuBLAS at its first product
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """Return the precision that Precision.AUTO stands for on `device`; any other is returned as it is."""
+    if precision != Precision.AUTO:
+        return precision
+    # Older GPUs emulate bf16, which is slower than fp32.
+    computes_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Precision.BF16 if computes_bf16 else Precision.FP32
+
+
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Return the autocast context of the forward pass, disabled for fp32."""
-    dtype = _AUTOCAST_TYPES.get(precision)
+    dtype = _AUTOCAST_TYPES.get(choose_precision(precision, device))
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
@@ -109,15 +139,31 @@ def quantise_decoder(model: SGRRG, device: torch.device) -> None:
 
 @contextmanager
 def distributed(device: torch.device) -> Iterator[None]:
-    """Set up the process group of torchrun (nccl on GPUs, gloo on CPUs) for the block; a no-op without torchrun."""
+    """Set up the process group of torchrun (nccl on GPUs, gloo on CPUs) for the block; a no-op without torchrun.
+
+    An exception in the block ends all processes within seconds. The first one that fails prints a line with its rank
+    and the error; the block raises SystemExit.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, own_rank, processes = next(dist.rendezvous("env://"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
+    watch = FailureWatch(store, own_rank, processes)
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except (SystemExit, GeneratorExit):  # the others leave as well, or one of them has said why
+        watch.leave()
+        raise
+    except KeyboardInterrupt as error:
+        watch.fail(error)
+        raise
+    except BaseException as error:
+        watch.fail(error)
+        raise SystemExit(1) from error
+    watch.stop()
+    dist.destroy_process_group()
 
 
 def is_distributed() -> bool:
@@ -173,6 +219,36 @@ def broadcast_object(item: Item) -> Item:
     items = [item]
     dist.broadcast_object_list(items, src=0)
     return items[0]
+
+
+def gather_to_rank_zero(item: Item) -> list[Item] | None:
+    """Return the `item` of every process, in order of rank, on rank zero; None in the other processes."""
+    if not is_distributed():
+        return [item]
+    items = [None] * world_size() if is_rank_zero() else None
+    dist.gather_object(item, items, group=_patient_group())
+    return items
+
+
+def wait_for_rank_zero(item: Item) -> Item:
+    """Return the `item` of rank zero, as `broadcast_object` does, however long rank zero takes to compute it."""
+    if not is_distributed():
+        return item
+    items = [item]
+    dist.broadcast_object_list(items, src=0, group=_patient_group())
+    return items[0]
+
+
+def _patient_group() -> dist.ProcessGroup:
+    """Return a group of all processes that waits for `_PATIENCE`. Objects stay on the CPU: it uses gloo, not nccl.
+
+    The first call creates it, so all processes must take part in it.
+    """
+    world = dist.group.WORLD
+    if _patient_groups.get(world) is None:
+        _patient_groups.clear()  # of a process group that has been destroyed
+        _patient_groups[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return _patient_groups[world]
 
 
 def run_on_rank_zero(compute: Callable[[], Item]) -> Item:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from data.errors import UserError, truncate_list
 from data.vocabulary import Vocabularies
 from models.rows import Rows, row_meanings
-from modules.checkpoint import load_checkpoint
+from models.sgrrg import SGRRG
+from modules.checkpoint import Thresholds, load_checkpoint
 
 # The atlas boxes are among the weights, but belong to the vocabularies.
 _ATLAS = "graph.atlas"
@@ -52,6 +53,24 @@ def init_weights_from(model: nn.Module, vocabularies: Vocabularies, path: str | 
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     return sorted(lines + _mismatches(own, weights))
+
+
+def load_thresholds(model: SGRRG, vocabularies: Vocabularies, thresholds: Thresholds) -> None:
+    """Set the tuned thresholds of the model's regions and attributes, matched by name; other names are ignored.
+
+    vocabularies: the model's. A model without a scene graph has no thresholds.
+    """
+    parts = model.graph
+    if parts is None:
+        return
+    for region, name in enumerate(vocabularies.anatomy.names):
+        parts.region_thresholds[region] = thresholds.regions.get(name, parts.region_thresholds[region])
+        for attribute, value in thresholds.attributes.get(name, {}).items():
+            slot = vocabularies.attributes.index(region, attribute)
+            if slot is not None:
+                parts.attribute_thresholds[region, slot] = value
+    parts.tuned_thresholds = bool(thresholds.regions or thresholds.attributes)
+
 
 def _row_labels(model: nn.Module, vocabularies: Vocabularies) -> dict[str, list[str | None]]:
     """Weight -> the label of each of its rows under `vocabularies`; None for a row that stands for nothing."""

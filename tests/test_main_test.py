@@ -1,17 +1,22 @@
 """main_test.py with a real model of a few thousand weights."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import main_test
-from modules.evaluation.baselines import NAMES
+from modules.evaluation.baselines.names import NAMES
 from modules.evaluation.scoring import SCORE_NAMES
 from tests.support.tiny_dataset import write_tiny_dataset
-from tests.support.tiny_run import save_tiny_run, write_tiny_run
+from tests.support.tiny_run import prefer_unknown_words, save_tiny_run, write_tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +40,10 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
     assert main_test.main(["--checkpoint", str(run_folder), "--split", "test", "--graph", "predicted"]) == 0
     metrics = read_metrics(run_folder / "metrics.json")
     described = {key: metrics[key] for key in
-                 ("split", "graph_source", "box_source", "protocol", "beam_size", "seed", "studies", "dataset")}
+                 ("split", "graph_source", "box_source", "protocol", "list", "beam_size", "seed", "studies", "dataset")}
     assert described == {
         "split": "test", "graph_source": "predicted", "box_source": "localizer", "protocol": "r2gen", "beam_size": 2,
-        "seed": 5, "studies": 3, "dataset": "tiny",
+        "seed": 5, "studies": 3, "dataset": "tiny", "list": None,
     }
     assert metrics["checkpoint"] == str(run_folder / "best")
     assert metrics["applied"]["CIDEr's document frequencies"] == "of the 3 references"
@@ -181,6 +186,96 @@ def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, r
     assert entry["reference"].startswith("quux heart")  # complete, though the word is not in the checkpoint
 
 
+def test_baselines_by_name(run_folder, capsys):
+    arguments = ["--checkpoint", str(run_folder), "eval.beam_size=1", "--baselines"]
+    for value, names in (("none", ()), ("random_report,blind", ("blind", "random_report")), ("all", NAMES)):
+        assert main_test.main([*arguments, value]) == 0
+        metrics = read_metrics(run_folder / "metrics.json")
+        for about in ("baselines", "baseline_intervals", "absent_baselines"):
+            assert tuple(metrics[about]) == names
+        assert ("nearest image" in capsys.readouterr().out) == ("nearest_image" in names)
+
+
+def test_without_baselines_the_training_split_is_not_read(run_folder, monkeypatch):
+    monkeypatch.setattr(main_test, "build_fitting_dataset", lambda *_: pytest.fail("a split was read"))
+    assert main_test.main(["--checkpoint", str(run_folder), "eval.beam_size=1", "--baselines", "none"]) == 0
+
+
+def test_baselines_are_found_once_for_a_checkpoint_and_a_data_set(run_folder, monkeypatch):
+    arguments = ["--checkpoint", str(run_folder), "--graph", "none"]
+    assert main_test.main(arguments) == 0
+    first = read_metrics(run_folder / "metrics_none.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(main_test, "build_fitting_dataset", lambda *_: pytest.fail("a split was read"))
+        assert main_test.main([*arguments, "eval.beam_size=1", "--graph", "predicted"]) == 0
+    assert read_metrics(run_folder / "metrics.json")["baselines"] == first["baselines"]
+    stored = (run_folder / "baselines.json").read_bytes()
+    weights = torch.load(run_folder / "best" / "weights.pt", weights_only=True)
+    name = next(name for name in weights if name.startswith("patch_encoder."))
+    torch.save(weights | {name: weights[name] + 1}, run_folder / "best" / "weights.pt")
+    assert main_test.main(arguments) == 0  # another trunk: other nearest images
+    assert (run_folder / "baselines.json").read_bytes() != stored
+
+
+def test_the_scores_do_not_depend_on_the_number_of_processes(run_folder, monkeypatch):
+    monkeypatch.setattr("modules.evaluation.scoring._STUDIES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("modules.evaluation.scoring.available_cores", lambda: 2)
+    found = []
+    for workers in ("1", "2"):
+        out = run_folder / workers
+        assert main_test.main(["--checkpoint", str(run_folder), "--workers", workers, "--out", str(out)]) == 0
+        found.append([(out / name).read_bytes() for name in ("metrics.json", "predictions.jsonl", "baselines.json")])
+    assert found[0] == found[1]
+
+
+def test_the_protocol_full_writes_no_unknown_word(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run_folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    prefer_unknown_words(run_folder / "best")
+    generated = {}
+    for protocol in ("r2gen", "full"):
+        arguments = ["--checkpoint", str(run_folder), f"eval.protocol={protocol}", "--baselines", "none"]
+        assert main_test.main(arguments) == 0
+        lines = (run_folder / "predictions.jsonl").read_text().splitlines()
+        generated[protocol] = [json.loads(line)["generated"] for line in lines]
+    assert all("<unk>" in text for text in generated["r2gen"])
+    assert all("<unk>" not in text for text in generated["full"])
+
+
+def test_two_processes_give_the_scores_of_one_and_may_score_for_longer_than_collectives_last(run_folder, tmp_path):
+    """Rank one leaves before rank zero scores, which then waits for longer than the timeout of collectives."""
+    arguments = ["--checkpoint", str(run_folder), "eval.beam_size=1", "--graph", "predicted,none", "--out"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = os.environ | {
+        "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.evaluation.slow_scoring", str(tmp_path), *arguments,
+             str(tmp_path / "both")],
+            cwd=Path(main_test.__file__).parent, env=variables | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]
+    assert processes[1].wait(timeout=240) == 0, processes[1].stderr.read()
+    assert processes[0].poll() is None
+    (tmp_path / "rank_one_has_left").touch()
+    assert processes[0].wait(timeout=240) == 0, processes[0].stderr.read()
+    for process in processes:
+        process.stderr.close()
+    assert main_test.main([*arguments, str(tmp_path / "alone")]) == 0
+    for name in ("metrics.json", "metrics_none.json"):  # other batches: equal up to rounding
+        both, alone = (read_metrics(tmp_path / folder / name) for folder in ("both", "alone"))
+        assert both["baselines"] == alone["baselines"] and both["scores"] == pytest.approx(alone["scores"])
+    reports = [
+        [(entry["id"], entry["generated"]) for entry in map(json.loads, path.read_text().splitlines())]
+        for path in (tmp_path / folder / "predictions.jsonl" for folder in ("both", "alone"))
+    ]
+    assert reports[0] == reports[1] and len(reports[0]) == 3
+
+
 def test_a_data_set_with_a_test_split_alone_has_no_baselines(trained, run_folder, tmp_path):
     lone = write_tiny_dataset(tmp_path / "lone", train=0, val=0, test=2, image_size=32)
     out = tmp_path / "out"
@@ -237,7 +332,9 @@ def test_weights_of_the_trunk_are_not_fetched(trained, run_folder):
     assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
 
 
-@pytest.mark.parametrize("argument", ["--graph=mixed", "--graph=none,none", "--graph=", "--boxes=guess", "--split=dev"])
+@pytest.mark.parametrize("argument", [
+    "--baselines=best", "--baselines=", "--graph=mixed", "--graph=none,none", "--graph=", "--boxes=guess", "--split=dev",
+])
 def test_unknown_choices_are_refused(run_folder, argument):
     with pytest.raises(SystemExit):
         main_test.main(["--checkpoint", str(run_folder), argument])

@@ -31,7 +31,7 @@ def test_mimic_is_prepared_trained_on_and_tested(tmp_path):
     assert prepare(["mimic_cxr", *sources, "--out", str(data), "--image-size", "32", "--workers", "1"]) == 0
     training = run(
         "run_mimic.sh", f"data.root={data}", f"results={tmp_path / 'results'}", *SMALLEST_SGRRG, "data.image_size=32",
-        "data.max_tokens=20", "data.min_word_count=1", "data.min_attribute_count=1", "data.batch_size=4",
+        "data.max_tokens=20", "data.min_word_count=1", "data.min_attribute_count=1", "optim.batch_size=4",
         "data.workers=0", "train.epochs=1", "train.precision=fp32", "train.device=cpu",
         "eval.meteor_in_validation=false",
     )  # fmt: skip
@@ -39,6 +39,8 @@ def test_mimic_is_prepared_trained_on_and_tested(tmp_path):
     results = tmp_path / "results/mimic_cxr"
     metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["split"], metrics["graph_source"], metrics["studies"]) == ("test", "predicted", 3)
+    assert metrics["list"] == "mimic-cxr-2.0.0, frontal images only"
+    assert "mimic_cxr (list mimic-cxr-2.0.0, frontal images only), split test, 3 studies" in training.stdout
     assert set(metrics["scores"]) == set(SCORE_NAMES)
     assert metrics["scores"]["box_iou"] > 0
     attributes = json.loads((results / "best/vocabularies.json").read_text(encoding="utf-8"))["attributes"]

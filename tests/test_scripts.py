@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -11,97 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(ROOT.glob("*.sh"))
-CI = ROOT / ".ci/run"
-# The PATH of a script under test holds only these, so that Java, Python and GPUs of the machine have no effect.
-TOOLS = "basename bash cat dirname env flock grep id mkdir paste rm sed sleep tail timeout touch tr".split()
-
-# Runs `-c` and `-` with the real interpreter and appends every other command to commands.log. `-m venv DIR` copies the
-# stub to DIR/bin/python.
-PYTHON_STUB = """#!{bash}
-case $1 in
-    -c)
-        if [[ $2 == *"import sys, pip;"* && -e $(dirname "$0")/no_pip ]]; then exit 1; fi
-        if [[ $2 == *ensurepip* && -n ${{NO_ENSUREPIP:-}} ]]; then exit 1; fi
-        exec {python} "$@" ;;
-    -)
-        exec {python} "$@" ;;
-esac
-printf '%s' "$(basename "$0")" >>"$COMMANDS"
-printf ' [%s]' "$@" >>"$COMMANDS"
-printf '\\n' >>"$COMMANDS"
-if [[ $1 == -m && $2 == venv ]]; then
-    mkdir -p "$3/bin"
-    cat "$0" >"$3/bin/python"
-    {chmod} +x "$3/bin/python"
-fi
-if [[ $1 == -m && $2 == pip ]]; then sleep "${{PIP_SECONDS:-0}}"; fi
-if [[ "$*" == *"${{FAIL_ON:-nothing at all}}"* ]]; then exit 7; fi
-"""
-
-
-class Checkout:
-    """A copy of the scripts in a folder with a space in its name, and an environment of stubs to run them in."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder / "a checkout"
-        self.tools = folder / "tools"
-        self.log = folder / "commands.log"
-        self.folder.mkdir()
-        self.tools.mkdir()
-        (self.folder / ".ci").mkdir()
-        for script in [*SCRIPTS, CI]:
-            shutil.copy(script, self.folder / script.relative_to(ROOT))
-        for tool in TOOLS:
-            if path := shutil.which(tool):
-                (self.tools / tool).symlink_to(path)
-        self.write_requirements("requirements.txt", f"pytest=={metadata.version('pytest')}  # a comment\n")
-        self.write_requirements("requirements-dev.txt", "-r requirements.txt\n")
-        self.variables = {"PATH": str(self.tools), "COMMANDS": str(self.log), "HOME": str(folder)}
-        self.add_tool("java", "exit 0")
-
-    def write_requirements(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text, encoding="utf-8")
-
-    def add_tool(self, name: str, body: str) -> None:
-        self.add_program(name, f"#!{shutil.which('bash')}\n{body}\n")
-
-    def add_python(self, name: str) -> Path:
-        text = PYTHON_STUB.format(bash=shutil.which("bash"), python=sys.executable, chmod=shutil.which("chmod"))
-        return self.add_program(name, text)
-
-    def add_program(self, name: str, text: str) -> Path:
-        path = self.tools / name
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o755)
-        return path
-
-    def add_data_set(self, name: str) -> None:
-        (self.folder / "data" / name).mkdir(parents=True)
-        (self.folder / "data" / name / "dataset.yaml").touch()
-
-    def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        """Start a script from another folder; `variables` are added to its environment."""
-        command = [shutil.which("bash"), str(self.folder / script), *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # A background job of a script ignores SIGINT, and a child process would inherit that.
-        return subprocess.Popen(
-            command, cwd=self.tools, env={**self.variables, **variables}, **pipes,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run a script to its end."""
-        with self.start(script, *arguments, **variables) as process:
-            output, errors = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-    def commands(self) -> list[str]:
-        """The commands that the Python stubs received since the last call."""
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        self.log.unlink(missing_ok=True)
-        return lines
+from tests.support.checkout import CI, CLUSTER, PYTHON_STUB, SCRIPTS, Checkout
 
 
 @pytest.fixture
@@ -116,7 +25,7 @@ def with_python(checkout) -> Checkout:
     return checkout
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, CI], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, *CLUSTER, CI], ids=lambda path: path.name)
 def test_scripts_are_valid_bash(script):
     result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -223,6 +132,59 @@ def test_torchrun_is_used_with_several_gpus(with_python, gpus, visible, argument
     launcher = f"[-m] [torch.distributed.run] [--standalone] [--nproc_per_node={processes}] " if processes else ""
     assert training.startswith(f"stub {launcher}[main_train.py] [--config]")
     assert test.startswith(f"stub {launcher}[main_test.py] [--checkpoint]")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_machines_join_with_a_rendezvous_of_their_own_for_training_and_test(with_python, rank):
+    with_python.add_data_set("mimic_cxr")
+    variables = {"NNODES": "2", "NODE_RANK": str(rank), "RDZV_ENDPOINT": "first.node:29400", "LOCAL_ADDR": "10.0.0.1"}
+    assert with_python.run("run_mimic.sh", **variables).returncode == 0
+    training, test = with_python.commands()
+    options = "[--nnodes=2] [--rdzv-backend=c10d] [--rdzv-id=sgrrg] [--rdzv-endpoint=first.node:{}] [--rdzv-conf={}] "
+    host = f"is_host={'true' if rank == 0 else 'false'}"
+    # One process on a machine without GPUs.
+    rest = "[--local-addr=10.0.0.1] [--nproc_per_node=1] "
+    assert training.startswith(f"stub [-m] [torch.distributed.run] {options.format(29400, host)}{rest}[main_train.py]")
+    assert test.startswith(f"stub [-m] [torch.distributed.run] {options.format(29401, host)}{rest}[main_test.py]")
+
+
+def test_every_gpu_of_every_machine_gets_a_process(with_python):
+    with_python.add_data_set("mimic_cxr")
+    variables = {"NNODES": "1:4", "NODE_RANK": "0", "RDZV_ENDPOINT": "[::1]:29400", "CUDA_VISIBLE_DEVICES": "0,1,2"}
+    with_python.run("run_mimic.sh", **variables)
+    assert all(
+        "[--nnodes=1:4]" in command and "[--nproc_per_node=3]" in command and "[--rdzv-endpoint=[::1]:2940" in command
+        for command in with_python.commands()
+    )
+    with_python.run("run_mimic.sh", "train.device=cpu", **variables)
+    assert all("[--nproc_per_node=1]" in command for command in with_python.commands())
+
+
+def test_restarts_resume_the_training_on_one_machine_too(with_python):
+    with_python.add_data_set("mimic_cxr")
+    with_python.run("run_mimic.sh", "train.epochs=2", MAX_RESTARTS="2")
+    training, test = with_python.commands()
+    assert training == (
+        "stub [-m] [torch.distributed.run] [--standalone] [--max-restarts=2] [--nproc_per_node=1] [main_train.py] "
+        "[train.resume=true] [--config] [configs/mimic_cxr.yaml] [train.epochs=2]"
+    )
+    assert "[--max-restarts=2]" in test and "train.resume" not in test
+
+
+@pytest.mark.parametrize(("variables", "message"), [
+    ({"NNODES": "two"}, "NNODES=two: must be a number of machines, or MIN:MAX"),
+    ({"NNODES": "0"}, "NNODES=0: must be a number of machines, or MIN:MAX"),
+    ({"NNODES": "2", "RDZV_ENDPOINT": "a:1"}, "NNODES=2 needs NODE_RANK, the number of this machine from 0"),
+    ({"NNODES": "2", "NODE_RANK": "1"}, "NNODES=2 needs RDZV_ENDPOINT=HOST:PORT of the machine with NODE_RANK=0"),
+    ({"NNODES": "2", "NODE_RANK": "1", "RDZV_ENDPOINT": "host"}, "NNODES=2 needs RDZV_ENDPOINT=HOST:PORT of the"),
+    ({"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1: must be a number, 0 or more"),
+])
+def test_incomplete_description_of_machines_is_one_line(with_python, variables, message):
+    with_python.add_data_set("mimic_cxr")
+    result = with_python.run("run_mimic.sh", **variables)
+    assert result.returncode == 1 and with_python.commands() == []
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(message)
 
 
 def test_tests_of_a_checkpoint_take_another_run_and_another_folder(with_python, tmp_path):

@@ -7,7 +7,8 @@ A run is the demo's experiment (configs/demo.yaml) with fewer epochs, tested on 
 from the same trunk, which was trained to classify the observations of other phantoms, like the paper's from one trained
 on ImageNet. Finished runs are skipped and interrupted ones are resumed; the most important runs come first. The results
 of finished runs are recorded next to the report (docs/results.jsonl), so that the study can be continued on another
-machine. The report is rewritten after every run; runs with other settings than the current ones are left out.
+machine. The report is rewritten after every run; runs of an earlier version are reported as such, and runs with other
+settings than the current ones are left out.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ablation.arms import ARMS, BUDGET, DEMO, TRUNK, Arm, Run, fingerprint, order_runs
+from benchmarks.ablation.arms import ARMS, BUDGET, DEMO, TRUNK, VERSION, Arm, Run, fingerprint, order_runs
 from benchmarks.ablation.ledger import FinishedRun, read_ledger, read_run, write_ledger
 from benchmarks.ablation.report import write_report
 from data.errors import UserError, wrong_value
@@ -54,15 +55,18 @@ def run(options: argparse.Namespace) -> None:
     ledger = options.report.with_suffix(".jsonl")
     overrides = tuple(options.overrides)
     recorded = read_ledger(ledger)
-    finished = select_current(recorded, overrides)
+    finished, earlier = select_current(recorded, overrides), select_earlier(recorded, overrides)
+    left_out = len(recorded) - len(finished) - len(earlier)
+    if left_out:
+        print(f"{left_out} runs with other settings are left out of the report")
     if options.report_only:
-        write_report(options.report, finished, overrides)
+        write_report(options.report, finished, overrides, earlier)
     else:
         for result in _complete_study(options, finished):
             recorded.append(result)
             finished.append(result)
             write_ledger(ledger, recorded)
-            write_report(options.report, finished, overrides)
+            write_report(options.report, finished, overrides, earlier)
     print(f"written: {options.report}")
 
 
@@ -89,12 +93,18 @@ def _complete_study(options: argparse.Namespace, finished: Sequence[FinishedRun]
 
 
 def select_current(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> list[FinishedRun]:
-    """Return the runs with the current arms and settings; print how many others the report leaves out."""
+    """Return the runs with the current version, arms and settings."""
     current = {arm.name: Run(arm, 0, Path(), overrides).experiment for arm in ARMS}
-    selected = [run for run in runs if current.get(run.arm) == run.experiment]
-    if len(selected) < len(runs):
-        print(f"{len(runs) - len(selected)} runs with other settings are left out of the report")
-    return selected
+    return [run for run in runs if run.version == VERSION and current.get(run.arm) == run.experiment]
+
+
+def select_earlier(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> list[FinishedRun]:
+    """Return the runs of earlier versions with the current arms and settings.
+
+    Their fingerprints cannot be compared: the demo's settings had other names.
+    """
+    settings = {arm.name: Run(arm, 0, Path(), overrides).settings for arm in ARMS}
+    return [run for run in runs if run.version < VERSION and settings.get(run.arm) == run.settings]
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.ablation.arms import Run
+from benchmarks.ablation.arms import VERSION, Run
 from data.errors import UserError, damaged
 from data.text.report_labels import label_report
 from modules.evaluation.results import write_atomically
@@ -32,6 +32,7 @@ class FinishedRun:
     counts       per test study: observations in both the generated report and the simulation, in the report only, in
                  the simulation only
     references   `counts` of the reference report: the limit of the labeler
+    version      `arms.VERSION` when it was made; the lines of version 1 do not state it
     """
 
     arm: str
@@ -44,6 +45,7 @@ class FinishedRun:
     nearest: float | None
     counts: list[list[int]]
     references: list[list[int]]
+    version: int = 1
 
 
 def read_run(run: Run, trunk: Path) -> FinishedRun:
@@ -58,7 +60,7 @@ def read_run(run: Run, trunk: Path) -> FinishedRun:
         run.arm.name, run.settings, run.seed, run.experiment,
         hashlib.sha256(trunk.read_bytes()).hexdigest()[:6], start["parameters"], metrics["scores"],
         metrics["baselines"].get("nearest_image", {}).get(STUDY_SCORE),
-        observation_counts(run.predictions, "generated"), observation_counts(run.predictions, "reference"),
+        observation_counts(run.predictions, "generated"), observation_counts(run.predictions, "reference"), VERSION,
     )
 
 

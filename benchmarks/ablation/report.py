@@ -90,39 +90,58 @@ def difference(first: ArmResult, second: ArmResult, seed: int = 0) -> tuple[floa
     return float(first.f1.mean() - second.f1.mean()), float(low), float(high)
 
 
-def write_report(path: Path, runs: Sequence[FinishedRun], overrides: Sequence[str] = ()) -> None:
+def write_report(
+    path: Path, runs: Sequence[FinishedRun], overrides: Sequence[str] = (), earlier: Sequence[FinishedRun] = ()
+) -> None:
     """Write the page of the finished `runs`; arms are compared with the full model and the best one without graph.
 
     overrides   settings of all runs that differ from those of the study
+    earlier     runs of an earlier version, which have a section of their own
 
     Raises UserError if no run is finished, and if runs were tested on different studies.
     """
-    if not runs:
+    if not runs and not earlier:
         raise UserError("No run of the study is finished: run the study without --report-only")
-    results = results_by_arm(runs)
-    baselines = {name: result for name, result in results.items() if name.startswith(NO_GRAPH)}
-    baseline = max(baselines, key=lambda name: baselines[name].f1.mean(), default=None)
-    references = np.array(runs[0].references)
-    trunks = len({run.trunk for run in runs})
+    results, earlier_results = results_by_arm(runs), results_by_arm(earlier)
+    described, shown = (runs, results) if runs else (earlier, earlier_results)
+    references = np.array(described[0].references)
+    trunks = len({run.trunk for run in described})
     write_atomically(path, [
         _INTRODUCTION.format(
             studies=len(references), labeler=float(micro_f1(references.sum(0))), runs=len(runs),
             resamples=RESAMPLES, planned=3 * len(ARMS),
             trunks="the same trunk" if trunks == 1 else f"one of {trunks} trunks, trained on different machines",
-            sizes=_parameter_counts(results, baseline),
+            sizes=_parameter_counts(shown, _best_baseline(shown)),
             overrides=f" These runs differ from them in {', '.join(overrides)}." if overrides else "",
         ),
-        _table(results, baseline),
-        "\n## Findings\n\n",
+        *_section(results, earlier_results),
+        *([_EARLIER.format(runs=len(earlier)), *_section(earlier_results, {})] if earlier else []),
+    ])
+
+
+def _best_baseline(results: dict[str, ArmResult]) -> str | None:
+    """Return the arm without graph that has the highest F1; None if there is none."""
+    baselines = {name: result for name, result in results.items() if name.startswith(NO_GRAPH)}
+    return max(baselines, key=lambda name: baselines[name].f1.mean(), default=None)
+
+
+def _section(results: dict[str, ArmResult], earlier: dict[str, ArmResult]) -> list[str]:
+    """Return table, findings and list of runs of one version; `earlier` are the results to state beside them."""
+    if not results:
+        return []
+    baseline = _best_baseline(results)
+    return [
+        _table(results, baseline, earlier),
+        "\n### Findings\n\n",
         *_target_sentence(results, baseline),
         *_comparison_sentences(results, baseline),
         _CAUTION,
-        "\n## Every run\n\n| arm | seed | F1 of generated reports |\n|---|---|---|\n",
+        "\n### Every run\n\n| arm | seed | F1 of generated reports |\n|---|---|---|\n",
         *(
             f"| {name} | {seed} | {value:.3f} |\n"
             for name, result in results.items() for seed, value in zip(result.seeds, result.f1, strict=True)
         ),
-    ])
+    ]
 
 
 def _parameter_counts(results: dict[str, ArmResult], baseline: str | None) -> str:
@@ -132,17 +151,25 @@ def _parameter_counts(results: dict[str, ArmResult], baseline: str | None) -> st
     return f" ({small:.1f} million against {large:.1f} million)"
 
 
-def _table(results: dict[str, ArmResult], baseline: str | None) -> str:
+def _table(results: dict[str, ArmResult], baseline: str | None, earlier: dict[str, ArmResult]) -> str:
     columns = [*COLUMNS, NEAREST]
-    head = ["arm", "seeds", "F1 of generated reports", f"minus {baseline or NO_GRAPH}", f"minus {FULL.name}", *columns]
+    head = ["arm", "seeds", "F1 of generated reports", *(["with the earlier version"] if earlier else [])]
+    head += [f"minus {baseline or NO_GRAPH}", f"minus {FULL.name}", *columns]
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, result in results.items():
-        spread = f" ± {result.f1.std(ddof=1):.3f}" if len(result.seeds) > 1 else ""
-        cells = [name, str(len(result.seeds)), f"{result.f1.mean():.3f}{spread}"]
+        cells = [name, str(len(result.seeds)), _format_f1(result)]
+        cells += [_format_f1(earlier.get(name))] if earlier else []
         cells += [_format_difference(results, name, other) for other in (baseline, FULL.name)]
         cells += [_format_mean(result.scores[column]) for column in columns]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
+
+
+def _format_f1(result: ArmResult | None) -> str:
+    if result is None:
+        return "–"
+    spread = f" ± {result.f1.std(ddof=1):.3f}" if len(result.seeds) > 1 else ""
+    return f"{result.f1.mean():.3f}{spread}"
 
 
 def _target_sentence(results: dict[str, ArmResult], baseline: str | None) -> list[str]:
@@ -232,6 +259,15 @@ in predicted ones.
 F1 is the mean over seeds ± the standard deviation. Intervals are 95 % intervals from {resamples:,} resamples of studies
 and seeds. The last column needs no decoder: it is the same score for the reports of the nearest training images, by the
 patch features of that model.
+
+"""
+
+_EARLIER = """
+## The earlier version
+
+{runs} runs of an earlier version of this program, with the same settings. Its RoI align sampled four points of each
+box, its beam search could lose finished reports, and its augmentation resampled images twice. Arms that are not above
+have not been trained again. Only arms of one version can be compared.
 
 """
 

@@ -12,7 +12,7 @@ from data.ontology import Anatomy, Region
 
 
 def atlas_boxes(pixels: NDArray) -> dict[str, list[float]]:
-    """Return the boxes of all 29 regions by name, fitted to the lungs of an image, [H, W] uint8.
+    """Return the boxes of all 29 regions by name, fitted to the lungs of an image, [height, width] uint8.
 
     If no lungs are found, they are the boxes of the atlas. Every box is inside the image and has an area.
     """

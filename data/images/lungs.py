@@ -4,7 +4,8 @@ The template is an average chest (`files/chest_template.yaml`). A pose puts it i
 and height of the two lungs together, in 0..1 of the image. The search maximises the correlation between image and
 template minus a penalty for unusual poses: it scores a grid of poses, then improves the best ones by hill climbing.
 
-Pixels are [H, W] uint8 of any size, boxes xyxy in 0..1 of the image. The patient's left is on the right of the image.
+Pixels are [height, width] uint8 of any size, boxes xyxy in 0..1 of the image. The patient's left is on the right of the
+image.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,8 @@ from data.errors import UserError, cannot_read, cannot_write
 from data.ontology import Anatomy
 from data.records import is_frontal
 from data.sources.fingerprints import path_fingerprint
-from data.sources.work_folder import atomic_file, write_yaml
+from data.storage.atomic_files import atomic_file, write_yaml
+from data.storage.statistics import write_derived_files
 
 
 def describe_boxes(path: Path, source: str) -> dict:
@@ -37,7 +38,7 @@ def replace_boxes(dataset: Path, boxes: Mapping[str, np.ndarray], origin: dict, 
 
     A graph gets exactly the boxes given for its study; its other regions then have none. Studies without a graph,
     without a frontal image or without an entry in `boxes` stay as they are. Both files are replaced atomically, the
-    records first: after a crash in between, repeating the call completes it.
+    records first: after a crash in between, repeating the call completes it. The index follows the new records.
 
     Returns the number of graphs with new boxes. Raises UserError if there are none, leaving the data set unchanged,
     and if the data set cannot be read or written.
@@ -52,6 +53,7 @@ def replace_boxes(dataset: Path, boxes: Mapping[str, np.ndarray], origin: dict, 
         write_yaml(path, description | {"boxes": origin, "graphs_with_given_boxes": changed})
     except OSError as error:
         raise cannot_write(dataset, error, "free space, then run the same command again") from error
+    write_derived_files(dataset)
     return changed
 
 

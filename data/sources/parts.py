@@ -25,7 +25,7 @@ from data.console import Progress
 from data.errors import UserError
 from data.images.image_store import ShardWriter, encode_image
 from data.sources.source import Dropped, Plan, Source
-from data.sources.work_folder import atomic_file
+from data.storage.atomic_files import atomic_file
 from data.worker_pool import ordered_map
 
 # About 60 MiB of images with a short side of 256 pixels. A kill loses at most this much work.

@@ -20,11 +20,15 @@ from data.sources.boxes import describe_boxes, describe_extra_boxes, replace_box
 from data.sources.fingerprints import vocabulary_fingerprints
 from data.sources.parts import join_records, read_totals, write_parts
 from data.sources.source import Source
-from data.sources.work_folder import differing_settings, lock, start_or_resume, work_folder, write_yaml
+from data.sources.work_folder import differing_settings, lock, start_or_resume, work_folder
+from data.storage.atomic_files import write_yaml
+from data.storage.statistics import write_derived_files
 from data.worker_pool import available_cores
 
 # Increase when the same sources and options give a different data set than before.
 VERSION = 1
+# Keys of `Source.describe` that follow from the others, or are not known before the studies are listed.
+_NOT_SETTINGS = ("list", "expected", "found")
 _SMALLEST_IMAGE = 32
 _OTHER_OUT = "delete it, or choose another --out"
 
@@ -153,7 +157,7 @@ def _check_arguments(source: Source, out: Path, image_size: int, workers: int, b
 
 def _settings(source: Source, image_size: int, boxes: Path | None) -> dict:
     """Return everything that determines the result, as it reads back from YAML."""
-    described = {key: value for key, value in source.describe().items() if key not in ("expected", "found")}
+    described = {key: value for key, value in source.describe().items() if key not in _NOT_SETTINGS}
     settings = {
         "name": source.name,
         "version": VERSION,
@@ -171,7 +175,7 @@ def _settings(source: Source, image_size: int, boxes: Path | None) -> dict:
 
 
 def _complete(source: Source, folder: Path, out: Path, settings: dict, boxes: Path | None) -> dict:
-    """Join the parts, write dataset.yaml, replace the boxes, and move the data set to its place."""
+    """Join the parts, write dataset.yaml, replace the boxes, index, and move the data set to its place."""
     dataset = folder / "dataset"
     totals = read_totals(folder)
     counts = {split: totals["counts"][split] for split in SPLITS}
@@ -182,26 +186,29 @@ def _complete(source: Source, folder: Path, out: Path, settings: dict, boxes: Pa
             f"check --source, and delete {folder}"
         )
     join_records(folder)
-    description = settings | {
+    described = source.describe()
+    listed = {"list": described["list"]} if "list" in described else {}
+    description = settings | listed | {
         "counts": counts,
         "images": totals["counts"]["images"],
         "dropped": dict(sorted(totals["dropped"].items())),
         "warnings": dict(sorted(totals["warnings"].items())),
-        **_compare_expected(source, counts),
+        **_compare_expected(described, counts),
     }
     write_yaml(dataset / "dataset.yaml", description)
     if boxes is not None:
         given = read_boxes(boxes, "--boxes", Anatomy.load())
         description["graphs_with_given_boxes"] = replace_boxes(dataset, given, settings["boxes"], f"--boxes {boxes}")
+    else:
+        write_derived_files(dataset)
     if out.is_dir():
         out.rmdir()
     dataset.rename(out)
     return description
 
 
-def _compare_expected(source: Source, counts: dict[str, int]) -> dict:
+def _compare_expected(described: dict, counts: dict[str, int]) -> dict:
     """Return `expected`, the published numbers, and `found`, the actual number for each."""
-    described = source.describe()
     expected, found = described.get("expected", {}), counts | described.get("found", {})
     return {"expected": expected, "found": {name: found.get(name, 0) for name in expected}}
 
@@ -209,7 +216,8 @@ def _compare_expected(source: Source, counts: dict[str, int]) -> dict:
 def _print_summary(out: Path, description: dict) -> None:
     counts = description["counts"]
     by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
-    print(f"{out}: {sum(counts.values())} studies ({by_split}), {description['images']} images")
+    listed = f", list {description['list']}" if "list" in description else ""
+    print(f"{out}: {sum(counts.values())} studies ({by_split}), {description['images']} images{listed}")
     for title in ("dropped", "warnings"):
         for why, count in description[title].items():
             print(f"  {title}: {why}: {count}")

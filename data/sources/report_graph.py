@@ -9,7 +9,8 @@ _NOT_MENTIONED = {"mentioned": False, "abnormal": False, "attributes": []}
 
 
 def build_report_graph(report: str, frontal: np.ndarray | None) -> dict:
-    """Return a record's `graph` from a report and the frontal image of its study, uint8 [H, W], if there is one.
+    """Return a record's `graph` from a report and the frontal image of its study, uint8 [height, width], if there is
+    one.
 
     With an image, all 29 regions have a box, as in Chest ImaGenome; without one, none has.
     """

@@ -23,7 +23,7 @@ class Plan(Protocol):
 class PreparedImage:
     """An image at any resolution.
 
-    pixels   uint8 [H, W], gray
+    pixels   uint8 [height, width], grey
     view     "PA", "AP", "FRONTAL" or "LATERAL"; "" if it was not recorded
     """
 
@@ -76,6 +76,7 @@ class Source(Protocol):
         `prepare` treats these keys specially:
 
         distributions   list of lines that say which files were recognised; printed
+        list            name of the list of samples and splits, shown beside every score
         expected        name -> published number; compared with the number of studies per split ("train", "val",
                         "test") and with `found`. Differences are printed.
         found           name -> actual number. `expected` and `found` may change until all plans are made.

@@ -7,16 +7,15 @@
 """
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import yaml
 
 from data.errors import UserError, damaged
+from data.storage.atomic_files import write_yaml
 
 
 def work_folder(out: Path) -> Path:
@@ -76,24 +75,3 @@ def differing_settings(found: dict, settings: dict) -> str:
         elif value != other:
             names.append(key)
     return ", ".join(names)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` once it is complete and on disk. On an error, `path` is unchanged."""
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (Exception, KeyboardInterrupt):
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_yaml(path: Path, content: dict) -> None:
-    """Write `content` to `path` atomically."""
-    with atomic_file(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False).encode())

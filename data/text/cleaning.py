@@ -95,3 +95,5 @@ _RULES: dict[str, Callable[[str], str]] = {
     "mimic_cxr": _clean_mimic_cxr,
     "corrected": _clean_corrected,
 }
+# The names of all sets of rules.
+CLEANING_RULES = tuple(_RULES)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -46,6 +46,11 @@ class Tokenizer:
     def from_reports(cls, reports: Iterable[str], min_count: int, distinct_special_tokens: bool) -> "Tokenizer":
         """Create the tokenizer of the words that occur at least `min_count` times in the cleaned `reports`."""
         counts = Counter(word for report in reports for word in report.split())
+        return cls.from_counts(counts, min_count, distinct_special_tokens)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], min_count: int, distinct_special_tokens: bool) -> "Tokenizer":
+        """Create the tokenizer of the words with a count (word -> occurrences) of at least `min_count`."""
         frequent = {word for word, count in counts.items() if count >= min_count}
         return cls(sorted(frequent | {UNKNOWN_WORD}), distinct_special_tokens)
 

@@ -1,9 +1,9 @@
 """Multi-head attention, the only one in the project. Shapes as in `models/outputs.py`."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.masking import masked_log_softmax
 from models.layers.packing import PADDED, Layout
 
 
@@ -61,16 +61,14 @@ class MultiHeadAttention(nn.Module):
             return output
         return output.masked_fill(layout.pack(nothing_to_attend_to), 0.0)
 
-    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """The attention weights of `attend`, averaged over heads: [..., Q, M]; zeros for a query without memory.
+    def log_weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """The logarithm of the attention weights of `attend`, [..., h, Q, M] in fp32, without dropout.
 
-        queries [..., Q, D], keys [..., h, M, d], mask [..., 1 or Q, M] bool. Without dropout; softmax in fp32.
+        queries [..., Q, D], keys [..., h, M, d], mask [..., 1 or Q, M] bool. `EXCLUDED` where masked.
         """
-        mask = mask.unsqueeze(-3)
         queries = self._split_heads(self.query(queries), PADDED)
         scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        return (F.softmax(scores, -1) * mask).mean(-3)
+        return masked_log_softmax(scores, mask.unsqueeze(-3))
 
     def _split_heads(self, rows: Tensor, layout: Layout) -> Tensor:
         """Rows [..., D] in `layout` -> [..., h, L, d]."""

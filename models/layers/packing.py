@@ -56,12 +56,17 @@ class Packing:
     slot: Tensor
 
     @classmethod
-    def from_mask(cls, mask: Tensor) -> "Packing":
-        """The packing of the slots that `mask` [B, L] keeps."""
-        if not sizes_are_static():
+    def from_mask(cls, mask: Tensor, rows: int | None = None) -> "Packing":
+        """The packing of the slots that `mask` [B, L] keeps.
+
+        rows: how many these are, if it is known. If not, counting them waits for the GPU.
+        """
+        if sizes_are_static():
+            slots = torch.arange(mask.numel(), device=mask.device)
+            return cls(mask, slots // mask.shape[1], slots % mask.shape[1])
+        if rows is None:
             return cls(mask, *mask.nonzero(as_tuple=True))
-        slots = torch.arange(mask.numel(), device=mask.device)
-        return cls(mask, slots // mask.shape[1], slots % mask.shape[1])
+        return cls(mask, *torch.nonzero_static(mask, size=rows).unbind(1))
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, L, ...] -> the valid rows [P, ...]; an axis of size 1 in place of L is broadcast."""

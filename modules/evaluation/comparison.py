@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError, wrong_value
 from modules.evaluation.metrics.report_observations import TRUTH_NAMES
-from modules.evaluation.metrics.text_scores import ParsedReports, describe_comparison, text_scores
+from modules.evaluation.metrics.text_scores import ParsedReports, ReportParser, describe_comparison, text_scores
 from modules.evaluation.metrics.weighted import (
     Interval,
     Score,
@@ -23,7 +23,7 @@ from modules.evaluation.text_protocol import PreparedTexts, prepare_texts
 from modules.evaluation.text_scoring import select_labeler
 
 # Keys of metrics.json that must be equal in all runs.
-_EQUAL_KEYS = ("dataset", "split")
+_EQUAL_KEYS = ("dataset", "list", "split")
 _SEED = 77
 # Numbers in a block of exchanges: bounds the memory of the randomisation test.
 _BLOCK_SIZE = 4_000_000
@@ -161,7 +161,10 @@ def _describe(
 ) -> list[str]:
     """What was compared, what was done to the texts, and the settings in each run's metrics.json, as lines."""
     evaluated = runs[0].evaluation
-    where = f"{evaluated['dataset']}, split {evaluated['split']}, " if {"dataset", "split"} <= set(evaluated) else ""
+    listed = f" (list {evaluated['list']})" if evaluated.get("list") else ""
+    where = ""
+    if {"dataset", "split"} <= set(evaluated):
+        where = f"{evaluated['dataset']}{listed}, split {evaluated['split']}, "
     lines = [
         f"{where}{len(runs[0])} reports; protocol {texts.protocol_label}; observations by {options.labeler}; "
         f"{options.resamples} resamples of studies; differences to {systems[0].name}",
@@ -182,9 +185,9 @@ def _describe(
 
 def _joint_scores(runs: Sequence[Predictions], texts: Sequence[PreparedTexts], options: Namespace) -> ScoreSet:
     """The scores of the reports of all runs, concatenated; weights select the run that counts (`_place_weights`)."""
-    labeler = select_labeler(options)
+    parser = ReportParser(select_labeler(options), options.workers)
     references, generated = (
-        ParsedReports.from_texts([report for text in texts for report in getattr(text, name)], labeler, options.workers)
+        ParsedReports([report for text in texts for report in getattr(text, name)], parser)
         for name in ("references", "generated")
     )
     scored_references = [report for text in texts for report in text.scored_references]
@@ -194,7 +197,8 @@ def _joint_scores(runs: Sequence[Predictions], texts: Sequence[PreparedTexts], o
         joint = replace(runs[0], labels=[labels for run in runs for labels in run.labels])
         (truth, known), (certain, _) = joint.truth(), joint.truth(uncertain=False)
     scores = text_scores(
-        references, generated, scored_references, truth, known, not options.no_meteor, texts[0].frequencies, certain
+        references, generated, scored_references, truth, known, not options.no_meteor, texts[0].frequencies, certain,
+        workers=options.workers,
     )
     if 0 < len(unlabelled) < len(runs):
         reason = f"{unlabelled[0].path} has no labels of the data set, which other runs have: give --labels"

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -18,10 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.images.network_input import to_network_input
+from data.loaders import SkippedStudy, StudyLoader
 from data.vocabulary import Vocabularies
 from models.outputs import BoxSource, Encoded, Generation, GraphSource, ModelInputs
+from models.sgrrg import GraphParts
 from modules.config import Precision
-from modules.evaluation.metrics.weighted import RESAMPLES, ScoreResults
+from modules.evaluation.metrics.text_scores import ReportParser
+from modules.evaluation.metrics.weighted import RESAMPLES
 from modules.evaluation.records import (
     OBSERVATION_THRESHOLD,
     Evaluation,
@@ -29,10 +33,10 @@ from modules.evaluation.records import (
     StudyRecord,
     annotations_from_batch,
 )
-from modules.evaluation.scoring import SCORE_NAMES, score_records
+from modules.evaluation.scoring import score_records
 from modules.evaluation.sentences import GeneratedSentence, split_into_sentences, subgraph_certainty
 from modules.model_inputs import model_inputs
-from modules.runtime import autocast, broadcast_object, gather_objects, is_rank_zero
+from modules.runtime import autocast, gather_objects, gather_to_rank_zero, is_rank_zero
 from modules.training.validation import EvaluationStopped
 
 Item = TypeVar("Item")
@@ -45,9 +49,11 @@ _PROGRESS_SECONDS = 30.0
 class Evaluator:
     """Evaluates a model under one protocol and one choice of sources.
 
-    protocol     r2gen: references are cut to max_tokens ids, with <unk> for rare words; full: complete references
+    protocol     r2gen: references are cut to max_tokens ids, with <unk> for rare words; full: complete references, and
+                 reports without <unk>
     max_tokens   longest generated report in ids, including BOS and EOS
-    region_threshold, attribute_threshold, visible_threshold   the model's: a higher probability counts as positive
+    visible_threshold   the model's: a region with a higher probability is visible
+    skipped      studies that the last `generate` could not read, of all processes; known on rank zero
     """
 
     vocabularies: Vocabularies
@@ -57,25 +63,29 @@ class Evaluator:
     box_source: BoxSource
     beam_size: int
     precision: Precision = Precision.FP32
-    region_threshold: float = 0.2
-    attribute_threshold: float = 0.5
     visible_threshold: float = 0.5
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        """The names of all scores of an evaluation."""
-        return SCORE_NAMES
+    skipped: list[SkippedStudy] = field(default_factory=list, init=False)
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Batch], device: torch.device, meteor: bool = True,
-        should_stop: Callable[[], bool] | None = None, resamples: int = RESAMPLES,
+        resamples: int = RESAMPLES,
     ) -> Evaluation:
-        """Generate and score the reports of all studies of `loader`; no intervals if `resamples` is 0.
+        """Generate and score the reports of all studies of `loader`, in a single process.
 
-        With several processes, `loader` yields the shard of this rank (`rank::world_size`), and every process returns
-        the same evaluation of all records in dataset order. The training mode of each submodule is restored. Raises
-        EvaluationStopped in all processes if `should_stop()` is true in one; it is called before each batch and before
-        scoring.
+        No intervals if `resamples` is 0.
+        """
+        return evaluation_of(model, self.generate(model, loader, device), meteor, resamples)
+
+    def generate(
+        self, model: nn.Module, loader: Iterable[Batch], device: torch.device,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[StudyRecord] | None:
+        """Generate the reports of all studies of `loader`, and return their records in dataset order.
+
+        With several processes, `loader` yields the shard of this rank (`rank::world_size`). Rank zero returns the
+        records of all studies that can be read, the others None: scoring takes one process, and the others need not
+        wait for it. The training mode of each submodule is restored. Raises EvaluationStopped in all processes if
+        `should_stop()` is true in one; it is called before each batch and after the last one.
         """
         records, stopped = [], False
         with inference(model):
@@ -83,15 +93,17 @@ class Evaluator:
                 stopped = should_stop is not None and should_stop()
                 if stopped:
                     break
-                records += self._evaluate_batch(model, batch, device)
+                records += self._generate_batch(model, batch, device)
         stopped = stopped or (should_stop is not None and should_stop())
         # A stopped process joins the collective calls too: the others would wait for it forever.
         if any(gather_objects(stopped)):
             raise EvaluationStopped
-        records = in_study_order(gather_objects(records))
-        # Scoring uses two cores and hundreds of megabytes: only rank zero does it.
-        results = score_records(records, meteor, resamples) if is_rank_zero() else ScoreResults({}, {})
-        return Evaluation(**vars(broadcast_object(results)), records=records)
+        skipped = list(loader.skipped.values()) if isinstance(loader, StudyLoader) else []
+        shards = gather_to_rank_zero((loader.align(records) if skipped else records, skipped))
+        if shards is None:
+            return None
+        self.skipped = [study for _, studies in shards for study in studies]
+        return [record for record in in_study_order([records for records, _ in shards]) if record is not None]
 
     def apply_protocol(self, reference: str) -> str:
         """Return the part of a complete cleaned reference that generated reports are compared with."""
@@ -99,15 +111,20 @@ class Evaluator:
             return reference
         return self.vocabularies.tokenizer.protocol_reference(reference, self.max_tokens)
 
-    def _evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
-        inputs = model_inputs(batch.to(device), self.graph_source, self.box_source)
+    def _excluded_ids(self) -> tuple[int, ...]:
+        """The tokens that are never generated: <unk>, unless the protocol's references have it too, as in r2gen."""
+        return (self.vocabularies.tokenizer.unk_id,) if self.protocol == "full" else ()
+
+    def _generate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
+        inputs = model_inputs(to_network_input(batch.to(device)), self.graph_source, self.box_source)
         with autocast(self.precision, device):
             generation: Generation = model.generate(
                 inputs, graph_source=self.graph_source, box_source=self.box_source, beam_size=self.beam_size,
-                max_tokens=self.max_tokens, with_region_attention=True,
+                max_tokens=self.max_tokens, with_region_attention=True, excluded_ids=self._excluded_ids(),
             )
-        predictions = self._predictions(inputs, generation.encoded)
+        predictions = self._predictions(inputs, generation.encoded, model.graph)
         tokenizer = self.vocabularies.tokenizer
+        abnormal_slots = self.vocabularies.attributes.abnormal_slots().numpy()
         return [
             StudyRecord(
                 study_id=study_id,
@@ -118,6 +135,7 @@ class Evaluator:
                 log_probability=log_probability,
                 prediction=prediction,
                 sentences=sentences,
+                abnormal_slots=abnormal_slots,
             )
             for study_id, reference, annotation, token_ids, log_probability, prediction, sentences in zip(
                 batch.study_ids, batch.references, annotations_from_batch(batch), generation.token_ids.tolist(),
@@ -140,12 +158,12 @@ class Evaluator:
             for study in zip(token_ids, log_probs, attention, certainties, strict=True)
         ]
 
-    def _predictions(self, inputs: ModelInputs, encoded: Encoded) -> list[Prediction]:
+    def _predictions(self, inputs: ModelInputs, encoded: Encoded, parts: GraphParts | None) -> list[Prediction]:
         """The model's predictions for every study of a batch.
 
         With a predicted graph, the selected regions are those of the graph. With an annotated graph or none, they are
-        chosen from the model's probabilities: above the threshold and visible. Attributes are predicted for the
-        regions of the graph, so with `oracle` for the annotated ones.
+        chosen from the model's probabilities: above the thresholds of `parts` and visible. Attributes are predicted
+        for the regions of the graph, so with `oracle` for the annotated ones.
         """
         tensors: dict[str, Tensor | None] = {}
         boxes, visible_probabilities = self._boxes(inputs, encoded)
@@ -158,14 +176,14 @@ class Evaluator:
             if self.graph_source == GraphSource.PREDICTED and encoded.graph is not None:
                 selected = encoded.graph.selected
             else:
-                selected = (probabilities > self.region_threshold) & inputs.frontal[:, None]
+                selected = (probabilities > parts.region_thresholds) & inputs.frontal[:, None]
                 selected = selected if visible is None else selected & visible
             tensors |= {"region_probabilities": probabilities, "region_selected": selected}
 
         if encoded.graph is not None and encoded.attribute_logits is not None:
             slots = self.vocabularies.attributes.slots().to(encoded.attribute_logits.device)
             probabilities = _sigmoid(encoded.attribute_logits) * (encoded.attribute_regions[..., None] & slots)
-            attributes = (probabilities > self.attribute_threshold) & encoded.graph.selected[..., None]
+            attributes = (probabilities > parts.attribute_thresholds) & encoded.graph.selected[..., None]
             tensors |= {"attribute_probabilities": probabilities, "attributes": attributes}
 
         if encoded.observation_logits is not None:
@@ -188,6 +206,16 @@ class Evaluator:
             boxes = self.vocabularies.anatomy.boxes.to(inputs.images.device).expand(len(inputs.images), -1, -1)
             return boxes, torch.ones_like(boxes[..., 0])
         return inputs.detector_boxes, inputs.detector_visible.float()
+
+
+def evaluation_of(
+    model: nn.Module, records: list[StudyRecord], meteor: bool = True, resamples: int = RESAMPLES, workers: int = 1,
+    parser: ReportParser | None = None,
+) -> Evaluation:
+    """Score the `records` that an evaluator generated with `model`; arguments as in `score_records`."""
+    results = score_records(records, meteor, resamples, workers=workers, parser=parser)
+    tuned = model.graph is not None and model.graph.tuned_thresholds
+    return Evaluation(**vars(results), records=records, tuned_thresholds=tuned)
 
 
 @contextmanager

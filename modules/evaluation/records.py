@@ -7,8 +7,9 @@ Shapes: R regions, A attribute slots per region (padded), K observations.
 from dataclasses import dataclass, field
 
 from numpy.typing import NDArray
+from torch import Tensor
 
-from data.batch import Batch
+from data.batch import Batch, RegionAnnotation
 from modules.evaluation.metrics.weighted import ScoreResults
 from modules.evaluation.sentences import GeneratedSentence
 
@@ -64,6 +65,7 @@ class StudyRecord:
     generated         generated report
     log_probability   mean log-probability of its tokens; None if no model wrote it
     sentences         of the generated report, in order; empty if no model wrote it
+    abnormal_slots    [R, A] bool: the attributes of the vocabulary that affirm a finding; None if it does not say
     """
 
     study_id: str
@@ -74,13 +76,18 @@ class StudyRecord:
     log_probability: float | None
     prediction: Prediction
     sentences: list[GeneratedSentence] = field(default_factory=list)
+    abnormal_slots: NDArray | None = None
 
 
 @dataclass
 class Evaluation(ScoreResults):
-    """The scores of a split, and its records in dataset order."""
+    """The scores of a split, and its records in dataset order.
+
+    tuned_thresholds   the model's regions and attributes have the thresholds that `modules/calibrate.py` tuned
+    """
 
     records: list[StudyRecord] = field(kw_only=True)
+    tuned_thresholds: bool = field(default=False, kw_only=True)
 
 
 def annotations_from_batch(batch: Batch) -> list[Annotation]:
@@ -95,3 +102,11 @@ def annotations_from_batch(batch: Batch) -> list[Annotation]:
         )
         for study in range(len(batch))
     ]
+
+
+def annotation_of(regions: RegionAnnotation, observations: Tensor, observations_known: Tensor) -> Annotation:
+    """Return the labels of one study; arguments as the fields of `data.batch.Sample`."""
+    return Annotation(
+        **{name: tensor.numpy() for name, tensor in vars(regions).items()},
+        observations=observations.numpy() > OBSERVATION_THRESHOLD, observations_known=observations_known.numpy(),
+    )

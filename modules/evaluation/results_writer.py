@@ -14,7 +14,7 @@ from modules.config import Config
 from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.metrics.weighted import RESAMPLES, Interval, ScoreResults, percentile_interval
 from modules.evaluation.pages.report_page import Curves, choose_studies, write_report_page
-from modules.evaluation.pages.study_panel import Case, to_grey_image
+from modules.evaluation.pages.study_panel import Case
 from modules.evaluation.records import Evaluation, StudyRecord
 from modules.evaluation.results import result_path, write_metrics, write_predictions
 from modules.evaluation.text_protocol import FULL_APPLIED, describe_intervals, describe_r2gen
@@ -34,13 +34,16 @@ def build_metrics(
         "graph_in": config.model.graph_in,
         "annotated_graphs": sum(bool(record.annotation.graph_known) for record in evaluation.records),
         "box_source": evaluator.box_source.value,
+        "thresholds": "tuned" if evaluation.tuned_thresholds else "default",
         "protocol": evaluator.protocol,
+        "list": list_name(dataset_root),
         "applied": _describe_steps(evaluator, evaluation, config),
         "beam_size": evaluator.beam_size,
         "precision": evaluator.precision.value,
         "int8": config.eval.int8,
         "seed": config.seed,
         "studies": len(evaluation.records),
+        "skipped": {study.study_id: study.reason for study in evaluator.skipped},
         "checkpoint": str(checkpoint),
         "dataset": dataset_name(dataset_root),
         "scores": evaluation.scores,
@@ -113,8 +116,10 @@ def write_results(
         write_metrics(paths[-2], metrics)
         write_predictions(paths[-1], evaluation.records, dataset.vocabularies)
     paths.append(path_of("report.html", first))
+    skipped = by_source[first]["skipped"]
+    indices = [i for i in range(len(dataset)) if not skipped or dataset.study_id(i) not in skipped]
     cases = [
-        Case(evaluations[0].records[position], to_grey_image(dataset[position].images[0]), why)
+        Case(evaluations[0].records[position], dataset[indices[position]].images[0].numpy(), why)
         for position, why in choose_studies(evaluations[0])
     ]
     write_report_page(paths[-1], by_source[first], cases, dataset.vocabularies, curves)
@@ -136,13 +141,22 @@ def check_annotated_attributes(records: Sequence[StudyRecord], vocabulary: Attri
 
 def dataset_name(root: Path) -> str:
     """Return the name in the dataset.yaml of a prepared data set, or the name of its folder if it has none."""
-    description = yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
-    return str(description.get("name") or root.name)
+    return str(_read_description(root).get("name") or root.name)
+
+
+def list_name(root: Path) -> str | None:
+    """Return the name of the list that the samples and splits of a prepared data set come from; None if it has none."""
+    return _read_description(root).get("list")
+
+
+def _read_description(root: Path) -> dict[str, Any]:
+    """Read the dataset.yaml of a prepared data set."""
+    return yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
 
 
 def _describe_steps(evaluator: Evaluator, evaluation: Evaluation, config: Config) -> dict[str, str]:
     """What was done to the texts, in words, as `modules.score` says it: step -> description."""
-    cut = FULL_APPLIED
+    cut = FULL_APPLIED | {"generated reports": "without <unk>"}
     if evaluator.protocol == "r2gen":
         cut = describe_r2gen(evaluator.max_tokens, "those outside the checkpoint's vocabulary")
     references = sum(bool(record.reference.strip()) for record in evaluation.records)

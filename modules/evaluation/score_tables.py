@@ -58,11 +58,13 @@ def describe_graph_sources(metrics: Mapping[str, Any]) -> list[str]:
 
 def format_heading(metrics: Mapping[str, Any]) -> str:
     """One line that says what was evaluated, with the settings that the scores depend on."""
+    listed = f" (list {metrics['list']})" if metrics.get("list") else ""  # older metrics.json have none
+    thresholds = ", tuned thresholds" if metrics.get("thresholds") == "tuned" else ""
     without_graph = " (of a model without graph)" if metrics["graph_in"] == "none" else ""
     return (
-        f"{metrics['dataset']}, split {metrics['split']}, {metrics['studies']} studies; "
-        f"graph {metrics['graph_source']}{without_graph}, boxes {metrics['box_source']}, beam {metrics['beam_size']}, "
-        f"protocol {metrics['protocol']}, seed {metrics['seed']}"
+        f"{metrics['dataset']}{listed}, split {metrics['split']}, {metrics['studies']} studies; "
+        f"graph {metrics['graph_source']}{without_graph}, boxes {metrics['box_source']}{thresholds}, "
+        f"beam {metrics['beam_size']}, protocol {metrics['protocol']}, seed {metrics['seed']}"
     )
 
 

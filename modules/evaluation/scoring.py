@@ -3,18 +3,19 @@
 Shapes: R regions, A attribute slots per region (padded).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.ontology import Anatomy, observation_names
+from data.worker_pool import available_cores, ordered_map
 from modules.evaluation.metrics import calibration, clinical, graph, selective
 from modules.evaluation.metrics.calibration import calibration_scores, decision_table
 from modules.evaluation.metrics.claims import is_wrong
-from modules.evaluation.metrics.labelers import RuleLabeler
+from modules.evaluation.metrics.labelers import RuleLabeler, split_into_chunks
 from modules.evaluation.metrics.selective import sentence_scores
-from modules.evaluation.metrics.text_scores import TEXT_GROUPS, ParsedReports, text_scores
+from modules.evaluation.metrics.text_scores import TEXT_GROUPS, ParsedReports, ReportParser, text_scores
 from modules.evaluation.metrics.triples import abnormal_regions
 from modules.evaluation.metrics.weighted import RESAMPLES, ScoreResults, ScoreSet, absent_scores, merge_scores
 from modules.evaluation.records import StudyRecord
@@ -29,30 +30,62 @@ SCORE_GROUPS: dict[str, tuple[str, ...]] = {
 }
 SCORE_NAMES = tuple(name for names in SCORE_GROUPS.values() for name in names)
 
+_STUDIES_WORTH_A_PROCESS, _MAX_PROCESSES = 200, 16
 
-def score_records(records: Sequence[StudyRecord], meteor: bool = True, resamples: int = RESAMPLES) -> ScoreResults:
-    """Compute all scores of `SCORE_NAMES`, with bootstrap intervals from `resamples` (none if 0).
+
+def scoring_workers(studies: int) -> int:
+    """Return how many processes to use for the scores of `studies` studies: at most one for each core.
+
+    For a few hundred studies, starting processes takes longer than scoring.
+    """
+    return max(1, min(available_cores(), studies // _STUDIES_WORTH_A_PROCESS, _MAX_PROCESSES))
+
+
+def score_records(
+    records: Sequence[StudyRecord], meteor: bool = True, resamples: int = RESAMPLES,
+    names: Collection[str] = SCORE_NAMES, workers: int = 1, parser: ReportParser | None = None,
+) -> ScoreResults:
+    """Compute the scores `names`, by default all, with bootstrap intervals from `resamples` (none if 0).
 
     Scores of words compare with the protocol's references; labels and triples are read from complete references. Only
     known labels count: regions and attributes of studies with an annotated graph, boxes of studies with annotated
     boxes, observations with a label.
+
+    workers   processes; the scores do not depend on their number
+    parser    of earlier calls for the same studies: reports that it has read are not read again
     """
+    names = frozenset(names)
     if not records:
-        return absent_scores(SCORE_NAMES, "no study").evaluate(0, resamples)
-    references = ParsedReports.from_texts([record.reference for record in records], RuleLabeler())
-    generated = ParsedReports.from_texts([record.generated for record in records], RuleLabeler())
-    return merge_scores([
+        return absent_scores(SCORE_NAMES, "no study").select(names).evaluate(0, resamples)
+    if parser is None:
+        parser = rule_parser(workers)
+    references = ParsedReports([record.reference for record in records], parser)
+    generated = ParsedReports([record.generated for record in records], parser)
+    parts = [
         text_scores(
             references, generated, [record.scored_reference for record in records],
             _stack_annotations(records, "observations"), _stack_annotations(records, "observations_known"), meteor,
+            names=names, workers=workers,
         ),
-        _image_scores(records, generated),
-        sentence_scores(*_judge_sentences(records)),
-    ]).evaluate(len(records), resamples)
+        *(compute() for part, compute in _image_scores(records, generated) if names.intersection(part)),
+    ]
+    if names.intersection(selective.NAMES):
+        parts.append(sentence_scores(*_judge_sentences(records, workers)))
+    return merge_scores(parts).select(names).evaluate(len(records), resamples, workers=workers)
 
 
-def _image_scores(records: Sequence[StudyRecord], generated: ParsedReports) -> ScoreSet:
-    """The scores of what a model predicts from the image; for grounding also of the findings in its reports."""
+def rule_parser(workers: int = 1) -> ReportParser:
+    """Return a parser of reports with our own labeler."""
+    return ReportParser(RuleLabeler(workers), workers)
+
+
+def _image_scores(
+    records: Sequence[StudyRecord], generated: ParsedReports
+) -> list[tuple[Sequence[str], Callable[[], ScoreSet]]]:
+    """The scores of what a model predicts from the image; for grounding also of the findings in its reports.
+
+    Returns (names, the function that computes them) of each part.
+    """
 
     def annotated(name: str) -> NDArray:
         return _stack_annotations(records, name)
@@ -60,7 +93,7 @@ def _image_scores(records: Sequence[StudyRecord], generated: ParsedReports) -> S
     def predicted(name: str) -> NDArray | None:
         return _stack_predictions(records, name)
 
-    names = Anatomy.load().names
+    regions_named = Anatomy.load().names
     graph_known, boxes_known = annotated("graph_known"), annotated("boxes_known")
     mentioned, visible = annotated("mentioned"), annotated("visible")
     regions = (predicted("region_selected"), predicted("region_probabilities"), mentioned)
@@ -71,26 +104,44 @@ def _image_scores(records: Sequence[StudyRecord], generated: ParsedReports) -> S
         annotated("observations_known"),
     )
     region_known = np.broadcast_to(graph_known[:, None], mentioned.shape)
-    generated_abnormal = np.array([[name in abnormal_regions(each) for name in names] for each in generated.triples])
-    return merge_scores([
-        graph.region_scores(*regions, graph_known),
-        graph.attribute_scores(*attributes, mentioned, graph_known),
-        graph.box_scores(*boxes, visible, boxes_known),
-        clinical.observation_scores(*observations),
-        graph.grounding_scores(
+
+    def grounding() -> ScoreSet:
+        findings = [abnormal_regions(triples) for triples in generated.triples]
+        return graph.grounding_scores(
             *boxes, visible & boxes_known[:, None], mentioned & annotated("abnormal") & graph_known[:, None],
-            generated_abnormal,
+            np.array([[name in abnormal for name in regions_named] for abnormal in findings]),
+        )
+
+    def region_calibration() -> ScoreSet:
+        table = decision_table(*regions, region_known, regions_named)
+        return calibration_scores("region", *regions[1:], region_known) | ScoreSet(
+            tables={"regions in the graph": table}
+        )
+
+    def attribute_calibration() -> ScoreSet:
+        mask = _predicted_attribute_mask(*attributes[1:], mentioned & region_known)
+        return calibration_scores("attribute", *attributes[1:], mask)
+
+    def observation_calibration() -> ScoreSet:
+        table = decision_table(*observations, observation_names())
+        return calibration_scores("observation", *observations[1:]) | ScoreSet(
+            tables={"observations read off the image": table}
+        )
+
+    by_region, by_attribute, by_observation = calibration.NAMES
+    return [
+        (graph.REGION_NAMES, lambda: graph.region_scores(*regions, graph_known)),
+        (
+            graph.ATTRIBUTE_NAMES,
+            lambda: graph.attribute_scores(*attributes, mentioned, graph_known, records[0].abnormal_slots),
         ),
-        calibration_scores("region", *regions[1:], region_known),
-        calibration_scores(
-            "attribute", *attributes[1:], _predicted_attribute_mask(*attributes[1:], mentioned & region_known)
-        ),
-        calibration_scores("observation", *observations[1:]),
-        ScoreSet(tables={
-            "regions in the graph": decision_table(*regions, region_known, names),
-            "observations read off the image": decision_table(*observations, observation_names()),
-        }),
-    ])
+        (graph.BOX_NAMES, lambda: graph.box_scores(*boxes, visible, boxes_known)),
+        (clinical.NAMES, lambda: clinical.observation_scores(*observations)),
+        (graph.GROUNDING_NAMES, grounding),
+        ((by_region,), region_calibration),
+        ((by_attribute,), attribute_calibration),
+        ((by_observation,), observation_calibration),
+    ]
 
 
 def _stack_annotations(records: Sequence[StudyRecord], name: str) -> NDArray:
@@ -118,15 +169,26 @@ def _predicted_attribute_mask(
     return mentioned & (probabilities > 0) & (mentioned & reference).any()
 
 
-def _judge_sentences(records: Sequence[StudyRecord]) -> tuple[NDArray, NDArray, NDArray]:
+def _judge_sentences(records: Sequence[StudyRecord], workers: int) -> tuple[NDArray, NDArray, NDArray]:
     """Confidence, wrong or not, and study index of every generated sentence that makes a claim.
 
     Sentences of studies without a reference are left out: there is nothing to judge them by.
     """
-    judged = [
-        (sentence.confidence, is_wrong(sentence.text, record.reference), study)
-        for study, record in enumerate(records) if record.reference.strip() for sentence in record.sentences
+    judged = [study for study, record in enumerate(records) if record.reference.strip() and record.sentences]
+    texts = [
+        (records[study].reference, [sentence.text for sentence in records[study].sentences]) for study in judged
     ]
-    claims = [(confidence, bool(wrong), study) for confidence, wrong, study in judged if wrong is not None]
+    chunks = ordered_map(_are_wrong, split_into_chunks(texts), workers)
+    verdicts = [of_study for chunk in chunks for of_study in chunk]
+    claims = [
+        (sentence.confidence, bool(wrong), study)
+        for study, of_study in zip(judged, verdicts, strict=True)
+        for sentence, wrong in zip(records[study].sentences, of_study, strict=True) if wrong is not None
+    ]
     confidences, wrong, studies = np.array(claims, dtype=np.float64).reshape(-1, 3).T
     return confidences, wrong.astype(bool), studies.astype(int)
+
+
+def _are_wrong(studies: Sequence[tuple[str, list[str]]]) -> list[list[bool | None]]:
+    """`is_wrong` for the sentences of studies (reference, sentences)."""
+    return [[is_wrong(sentence, reference) for sentence in sentences] for reference, sentences in studies]

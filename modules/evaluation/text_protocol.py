@@ -163,6 +163,8 @@ def _as_evaluated(predictions: Predictions, training: list[str] | None) -> _Comp
     applied = {"references": f"as the evaluation that wrote {predictions.path.name} compared them"}
     evaluated = predictions.evaluation.get("applied", {})
     applied |= {name: evaluated[name] for name in ("cleaning", "references", "rare words") if name in evaluated}
+    if predictions.evaluation.get("list"):
+        applied["list"] = f"the studies of the list {predictions.evaluation['list']}"
     protocol = str(predictions.evaluation.get("protocol", "as evaluated"))
     return _ComparedTexts(list(predictions.scored_references), training, protocol, protocol, applied)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError, wrong_value
 from data.worker_pool import available_cores
-from modules.evaluation.baselines import report_baselines
+from modules.evaluation.baselines.reports import report_baselines
 from modules.evaluation.metrics.chexbert import load_chexbert
 from modules.evaluation.metrics.comparers import RadEvalComparer, RadGraphComparer, ReportComparer, comparer_scores
 from modules.evaluation.metrics.labelers import (
@@ -29,6 +29,7 @@ from modules.evaluation.metrics.text_scores import (
     NO_REFERENCE,
     TEXT_GROUPS,
     ParsedReports,
+    ReportParser,
     describe_comparison,
     has_reference,
     text_scores,
@@ -77,25 +78,25 @@ def score_predictions(options: Namespace) -> dict[str, Any]:
     labeler = select_labeler(options)
     comparers = _select_comparers(options)
     texts = prepare_texts(predictions, options)
-    references = ParsedReports.from_texts(texts.references, labeler, options.workers)
-    generated = ParsedReports.from_texts(texts.generated, labeler, options.workers)
+    parser = ReportParser(labeler, options.workers)
+    references, generated = ParsedReports(texts.references, parser), ParsedReports(texts.generated, parser)
     (truth, known), (certain, _) = predictions.truth(), predictions.truth(uncertain=False)
 
     def score(reports: ParsedReports) -> ScoreResults:
         scores = text_scores(
             references, reports, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies,
-            certain,
+            certain, workers=options.workers,
         )
         by_other_models = (comparer_scores(comparer, texts.references, reports.texts) for comparer in comparers)
         return merge_scores([scores, *by_other_models]).evaluate(
-            len(predictions), options.resamples, predictions.studies
+            len(predictions), options.resamples, predictions.studies, options.workers
         )
 
     scored = score(generated)
     baselines = {}
     if texts.training is not None:
         for name, reports in report_baselines(texts.training, len(predictions)).items():
-            baselines[name] = score(ParsedReports.from_texts(reports, labeler, options.workers))
+            baselines[name] = score(ParsedReports(reports, parser))
     results = {
         "predictions": str(predictions.path), "reports": len(predictions), "protocol": texts.protocol,
         "applied": _describe_steps(texts, labeler, predictions, options), "labeler": labeler.name,

@@ -4,6 +4,7 @@
     config.json, config.yaml   the configuration, for the hub and for this program
     vocabularies.json    regions, attributes, observations and words
     model.safetensors    the weights
+    thresholds.json      if they are tuned; the programs have them built in
     metrics.json         if the run has one
     encoder.pt2          torch.export: images -> graph, memory and the decoder's first state (`ExportedEncoder`)
     decoder_step.pt2     torch.export: previous words -> logits of the next one (`ExportedDecoderStep`)
@@ -22,7 +23,7 @@ import yaml
 from safetensors.torch import save_file
 
 from data.errors import UserError, cannot_write, damaged, reason
-from modules.checkpoint import CONFIG, EXPORTED_WEIGHTS, VOCABULARIES, Checkpoint, load_checkpoint
+from modules.checkpoint import CONFIG, EXPORTED_WEIGHTS, THRESHOLDS, VOCABULARIES, Checkpoint, load_checkpoint
 from modules.config import Config, config_to_yaml
 from modules.inference.exported_programs import export_programs
 from modules.inference.model_card import model_card
@@ -61,7 +62,7 @@ def write_weights(folder: Path, checkpoint: Checkpoint) -> None:
     hub_config = {"model_type": "sgrrg", "architectures": ["SGRRG"], **yaml.safe_load(settings)}
     metrics = read_metrics(checkpoint)
     try:
-        card = model_card(config, checkpoint.vocabularies, metrics)
+        card = model_card(config, checkpoint.vocabularies, metrics, checkpoint.thresholds)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"metrics.json of this run is damaged or from an older version ({reason(error)}): run main_test.py again, "
@@ -73,6 +74,8 @@ def write_weights(folder: Path, checkpoint: Checkpoint) -> None:
         VOCABULARIES: json.dumps(checkpoint.vocabularies.to_dict(), ensure_ascii=False),
         "README.md": card,
     }
+    if checkpoint.thresholds is not None:
+        texts[THRESHOLDS] = _to_json(vars(checkpoint.thresholds))
     if metrics is not None:
         texts["metrics.json"] = _to_json(metrics | {"checkpoint": config.name})
     for name, text in texts.items():
@@ -118,5 +121,6 @@ def check_weights(folder: Path, checkpoint: Checkpoint) -> None:
         for name, value in checkpoint.weights.items()
     )
     same_vocabularies = loaded.vocabularies.to_dict() == checkpoint.vocabularies.to_dict()
-    if not (same_weights and same_vocabularies and loaded.config == portable(checkpoint.config)):
+    same_thresholds = loaded.thresholds == checkpoint.thresholds
+    if not (same_weights and same_vocabularies and same_thresholds and loaded.config == portable(checkpoint.config)):
         raise UserError(f"{folder} differs from the checkpoint {checkpoint.directory} when read back: check the disk")

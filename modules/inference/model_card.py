@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from data.vocabulary import Vocabularies
+from modules.checkpoint import Thresholds
 from modules.config import Config
 from modules.evaluation.score_tables import format_heading, format_score_table
 
@@ -16,7 +17,9 @@ _HUB_METRICS = {
 }
 
 
-def model_card(config: Config, vocabularies: Vocabularies, metrics: Mapping[str, Any] | None) -> str:
+def model_card(
+    config: Config, vocabularies: Vocabularies, metrics: Mapping[str, Any] | None, thresholds: Thresholds | None = None
+) -> str:
     """The text of README.md. metrics: the content of metrics.json, None if the model was not tested."""
     front = {
         "language": "en",
@@ -47,7 +50,7 @@ Trained on `{data_set}` (seed {config.seed}): {len(vocabularies.tokenizer.words)
 {len(vocabularies.anatomy.names)} regions with {sum(vocabularies.attributes.sizes)} attributes,
 {len(vocabularies.observations)} observations. Trunk `{config.model.patch_encoder.backbone}`, width
 {config.model.width}, images of {config.data.image_size} x {config.data.image_size} pixels, {config.data.views} per
-study.
+study.{_describe_thresholds(config, thresholds)}
 
 ## Scores
 
@@ -70,6 +73,20 @@ print(prediction.report)
 
 Without the repository, load `encoder.pt2` and `decoder_step.pt2` with `torch.export.load` (import torchvision first).
 """
+
+
+def _describe_thresholds(config: Config, thresholds: Thresholds | None) -> str:
+    """The sentence on the thresholds of regions and attributes; nothing for a model without a scene graph."""
+    if config.model.graph_in == "none":
+        return ""
+    default = f"{config.model.region_threshold:g} for regions and {config.model.attribute_threshold:g} for attributes"
+    if thresholds is None or config.eval.thresholds == "default":
+        return f" Probability thresholds: {default}."
+    regions, attributes = len(thresholds.regions), sum(map(len, thresholds.attributes.values()))
+    return (
+        f"\n\nProbability thresholds: {default}; {regions} regions and {attributes} attributes have thresholds tuned "
+        f"on the split `{thresholds.origin['split']}` of `{thresholds.origin['dataset']}` (`thresholds.json`)."
+    )
 
 
 def _result(metrics: Mapping[str, Any]) -> dict[str, Any]:

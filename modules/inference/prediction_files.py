@@ -60,7 +60,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 def draw_overlay(pixels: NDArray, prediction: Prediction, names: Collection[str] | None = None) -> Image.Image:
     """Draw labelled boxes on the frontal image, scaled to a long side of `OVERLAY_SIDE` pixels.
 
-    pixels  uint8 [H, W], at any resolution
+    pixels  uint8 [height, width], at any resolution
     names   regions to draw, by default those of the graph; abnormal ones are amber, others blue
     """
     scale = OVERLAY_SIDE / max(pixels.shape)

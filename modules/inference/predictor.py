@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data.errors import UserError, wrong_value
-from data.images.transforms import normalise
+from data.images.network_input import normalise_views
 from models.outputs import GraphOverrides, GraphSource, ModelInputs
 from modules.builders import box_source_of_new_images, load_model
 from modules.checkpoint import load_checkpoint
@@ -27,7 +27,7 @@ from modules.runtime import autocast, select_device
 
 
 class Predictor:
-    """Generates reports with the model of a checkpoint.
+    """Generates reports with the model of a checkpoint, without <unk>: they are for people.
 
     vocabularies, config   of the checkpoint
     """
@@ -87,18 +87,19 @@ class Predictor:
         if not studies:
             return []
         edits = [None] * len(studies) if edits is None else list(edits)
-        views = pad_sequence([normalise(study.pixels.float().div_(255)) for study in studies], batch_first=True)
         view_counts = torch.tensor([len(study.pixels) for study in studies])
+        views = pad_sequence([study.pixels for study in studies], batch_first=True).to(self.device)
+        view_mask = (torch.arange(views.shape[1]) < view_counts[:, None]).to(self.device)
         inputs = ModelInputs(
-            images=views.to(self.device),
-            view_mask=(torch.arange(views.shape[1]) < view_counts[:, None]).to(self.device),
+            images=normalise_views(views, view_mask),
+            view_mask=view_mask,
             frontal=torch.tensor([study.frontal for study in studies], device=self.device),
             overrides=self._overrides(studies, edits),
         )
         with inference(self.model), autocast(self.config.train.precision, self.device):
             generation = self.model.generate(
                 inputs, GraphSource.PREDICTED, self._box_source, self.beam_size, self.config.data.max_tokens,
-                with_region_attention=True,
+                with_region_attention=True, excluded_ids=(self.vocabularies.tokenizer.unk_id,),
             )
         return build_predictions(generation, studies, edits, self.vocabularies, self._box_source)
 

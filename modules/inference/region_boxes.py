@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.images.boxes import boxes_array
+from data.images.network_input import to_network_input
 from data.loaders import evaluation_loader
 from data.ontology import Anatomy
 from data.records import SPLITS
@@ -139,8 +140,9 @@ def _find_boxes_of_split(
     )
     with inference(finder):
         for batch in progress(loader, f"boxes of the split {split}"):
+            images = to_network_input(batch.to(device)).images[:, 0]
             with autocast(config.train.precision, device):
-                boxes, probabilities = finder(batch.images[:, 0].to(device, non_blocking=True))
+                boxes, probabilities = finder(images)
             # Boxes without an area are dropped, even if the localizer calls them visible.
             visible = (probabilities > config.model.visible_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
             for study, study_id in enumerate(batch.study_ids):

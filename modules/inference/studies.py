@@ -16,8 +16,8 @@ from data.records import is_frontal_view
 from modules.config import DataConfig
 
 # A warning is given if an image agrees less than this with an average chest (`data.images.lungs.chest_agreement`).
-# Chosen on real and simulated X-rays (`python -m benchmarks frontal_check`): it doubts 2 % of the frontal X-rays, and
-# misses 10 % of the real lateral ones and 25 % of the simulated ones.
+# Chosen on real and simulated X-rays (`python -m benchmarks frontal_check`): it is given for 2 % of the real frontal
+# X-rays, but not for 10 % of the real lateral ones and 25 % of the simulated ones.
 MIN_CHEST_AGREEMENT = 0.6
 
 

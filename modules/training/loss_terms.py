@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.batch import Batch
+from models.layers.masking import EXCLUDED
 from models.outputs import GraphAnnotation, SGRRGOutput
 from models.sgrrg import annotated_regions
 from modules.runtime import rank, world_size
@@ -28,10 +29,12 @@ class LossTerm(ABC):
 
     attribute_slots   [R, A] bool, the attributes that each region can have
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
+    attribute_weights [R, A], the weight of a positive attribute; None: 1
     """
 
     attribute_slots: Tensor
     contrast_margin: float
+    attribute_weights: Tensor | None = None
 
     name: ClassVar[str]
 
@@ -63,18 +66,17 @@ class MaskedLoss(LossTerm):
         return None if losses is None else (losses * self.mask(batch)).sum()
 
 
-class ReportLoss(MaskedLoss):
+class ReportLoss(LossTerm):
     """Cross-entropy of the next token, over the tokens that are not padding."""
 
     name = "report"
 
-    def mask(self, batch: Batch) -> Tensor:  # [B, T - 1]
-        return batch.token_mask[:, 1:]
+    def count(self, batch: Batch) -> Tensor:
+        return batch.token_mask[:, 1:].sum()
 
-    def element_losses(self, output: SGRRGOutput, batch: Batch) -> Tensor:
-        targets = batch.token_ids[:, 1:]
-        logits = output.word_logits.float().flatten(0, 1)
-        return F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
+    def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor:
+        targets = output.packing.pack(batch.token_ids[:, 1:])
+        return F.cross_entropy(output.packed_logits.float(), targets, reduction="sum")
 
 
 class ObservationLoss(MaskedLoss):
@@ -102,7 +104,7 @@ class RegionLoss(MaskedLoss):
 
 
 class AttributeLoss(MaskedLoss):
-    """Binary cross-entropy of the attributes that annotated regions can have."""
+    """Binary cross-entropy of the attributes that annotated regions can have; positives count `attribute_weights`."""
 
     name = "attributes"
 
@@ -110,7 +112,9 @@ class AttributeLoss(MaskedLoss):
         return _annotated_regions(batch).unsqueeze(-1) & self.attribute_slots.to(batch.regions.boxes.device)
 
     def element_losses(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
-        return _binary_cross_entropy(output.encoded.attribute_logits, batch.regions.attributes)
+        return _binary_cross_entropy(
+            output.encoded.attribute_logits, batch.regions.attributes, self.attribute_weights
+        )
 
 
 class ContrastLoss(LossTerm):
@@ -175,29 +179,31 @@ class VisibilityLoss(MaskedLoss):
 class GroundingLoss(LossTerm):
     """Minus the log of a token's attention to the sub-graphs of the regions that its sentence is about.
 
-    Summed over the tokens whose sentence is about a region of the decoder's graph. The count takes the annotated graph
-    instead, because it must not depend on the model's output; the two graphs differ if the decoder's is predicted.
+    Summed over the tokens whose sentence is about an annotated region. A token whose regions are all missing from the
+    decoder's graph (if that is predicted) adds 0: it has nothing to attend to, and the count must not depend on the
+    model's output.
     """
 
     name = "grounding"
 
     def count(self, batch: Batch) -> Tensor:
-        return self._targets(batch, _annotated_regions(batch)).any(-1).sum()
+        return self._targets(batch).any(-1).sum()
 
     def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
-        attention = output.region_attention  # [B, T - 1, R]
-        if attention is None:
+        log_attention = output.region_log_attention  # [B, T - 1, R]
+        if log_attention is None:
             return None
-        targets = self._targets(batch, output.encoded.graph.selected)
-        attended = (attention * targets).sum(-1).clamp(min=1e-6)
-        return -(attended.log() * targets.any(-1)).sum()
+        targets = self._targets(batch) & output.encoded.graph.selected.unsqueeze(1)
+        attended = log_attention.masked_fill(~targets, EXCLUDED).logsumexp(-1)
+        return -(attended * targets.any(-1)).sum()
 
     @staticmethod
-    def _targets(batch: Batch, selected: Tensor) -> Tensor:
-        """[B, T - 1, R] bool: the `selected` [B, R] regions that the sentence of each token is about."""
+    def _targets(batch: Batch) -> Tensor:
+        """[B, T - 1, R] bool: the annotated regions that the sentence of each token is about."""
+        regions = _annotated_regions(batch)
         if batch.token_regions is None:
-            return selected.new_zeros(*batch.token_mask[:, 1:].shape, selected.shape[1])
-        return batch.token_regions[:, 1:] & selected.unsqueeze(1)
+            return regions.new_zeros(*batch.token_mask[:, 1:].shape, regions.shape[1])
+        return batch.token_regions[:, 1:] & regions.unsqueeze(1)
 
 
 LOSS_TERMS: tuple[type[LossTerm], ...] = (
@@ -210,11 +216,26 @@ def _annotated_regions(batch: Batch) -> Tensor:
     return annotated_regions(GraphAnnotation(**vars(batch.regions)))
 
 
-def _binary_cross_entropy(logits: Tensor | None, targets: Tensor) -> Tensor | None:
+def positive_weights(positives: Tensor, counts: Tensor, cap: float) -> Tensor:
+    """Negatives per positive, between 1 and `cap`, and `cap` for a label without positives.
+
+    positives [R, A]: number of positive labels; counts [R]: number of labels, positive or negative.
+    """
+    negatives = counts.unsqueeze(-1) - positives
+    return (negatives / positives.clamp(min=1)).clamp(1, cap).where(positives > 0, torch.tensor(float(cap)))
+
+
+def _binary_cross_entropy(
+    logits: Tensor | None, targets: Tensor, weights_of_positives: Tensor | None = None
+) -> Tensor | None:
     """Element-wise binary cross-entropy in fp32; None without logits."""
     if logits is None:
         return None
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+    if weights_of_positives is not None:
+        weights_of_positives = weights_of_positives.to(logits.device)
+    return F.binary_cross_entropy_with_logits(
+        logits.float(), targets.float(), reduction="none", pos_weight=weights_of_positives
+    )
 
 
 def _generalised_iou(first: Tensor, second: Tensor) -> Tensor:

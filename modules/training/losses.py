@@ -29,15 +29,19 @@ class ReportCriterion:
     weights           name of a term -> its weight; terms that are absent or of weight 0 are not computed
     attribute_slots   [R, A] bool, the attributes that each region can have
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
+    attribute_weights [R, A], the weight of a positive attribute; None: 1
     """
 
     TERMS = tuple(term.name for term in LOSS_TERMS)
 
-    def __init__(self, weights: dict[str, float], attribute_slots: Tensor, contrast_margin: float = 0.4):
+    def __init__(
+        self, weights: dict[str, float], attribute_slots: Tensor, contrast_margin: float = 0.4,
+        attribute_weights: Tensor | None = None,
+    ):
         unknown = set(weights) - set(self.TERMS)
         assert not unknown, f"unknown loss terms {sorted(unknown)}"
         self.weights = {name: weight for name, weight in weights.items() if weight != 0}
-        self.terms = {term.name: term(attribute_slots, contrast_margin) for term in LOSS_TERMS}
+        self.terms = {term.name: term(attribute_slots, contrast_margin, attribute_weights) for term in LOSS_TERMS}
 
     def counts(self, batch: Batch) -> Tensor:
         """Return what each of `TERMS` divides by in this batch: [8] float64 on the batch's device."""

@@ -39,9 +39,11 @@ class Monitor:
             position = match.end()
         return cls(text, weights)
 
-    def value(self, scores: dict[str, float | None]) -> float:
-        """Return the sum; scores that are absent or None count 0."""
-        return sum(weight * (scores.get(name) or 0.0) for name, weight in self.weights.items())
+    def value(self, scores: dict[str, float | None]) -> float | None:
+        """Return the sum, or None if one of its scores is absent or None."""
+        if self.missing(scores):
+            return None
+        return sum(weight * scores[name] for name, weight in self.weights.items())
 
     def missing(self, scores: dict[str, float | None]) -> list[str]:
         """Return the scores of the sum that are absent or None."""

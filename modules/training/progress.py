@@ -17,7 +17,7 @@ class RunProgress:
     """The position of a run, saved in every `last` checkpoint.
 
     epoch                     finished epochs
-    batch                     micro-batches of the current epoch that each process has trained on
+    batch                     batches of the current epoch that the run has trained on, one per optimiser step
     step                      optimiser steps since the start
     phase                     what comes next
     best, best_epoch          best value of the monitor (None before the first validation) and its epoch, from 1
@@ -39,8 +39,13 @@ class RunProgress:
             self.epoch += 1
             self.batch = 0
 
-    def record_validation(self, monitored: float) -> bool:
-        """Count a validation with this value of the monitor. Return whether it is the best so far."""
+    def record_validation(self, monitored: float | None) -> bool:
+        """Count a validation with this value of the monitor. Return whether it is the best so far.
+
+        A validation without a value is not counted: it is neither a gain nor a lack of gain.
+        """
+        if monitored is None:
+            return False
         is_best = self.best is None or monitored > self.best
         if is_best:
             self.best, self.best_epoch = monitored, self.epoch + 1

@@ -35,7 +35,7 @@ class RunFolder:
         self.last = self.path / "last"
 
     def create(self) -> bool:
-        """Create the folder with its config.yaml. Return whether it has a `last` checkpoint to resume from.
+        """Create the folder. Return whether it has a `last` checkpoint to resume from.
 
         Raises UserError if the folder is not empty and train.resume is off, if `best` or `last` holds other files than
         a checkpoint's, or if the folder cannot be written.
@@ -52,13 +52,25 @@ class RunFolder:
             for directory in (self.best, self.last):
                 check_replaceable(directory, training=True)
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        return resume and has_checkpoint(self.last)
+
+    def write_config(self) -> None:
+        """Write config.yaml. Raises UserError if the folder cannot be written."""
+        run_on_rank_zero(self._write_config)
+
+    def _write_config(self) -> None:
+        try:
             partial = self.path / ".config.yaml.partial"
             partial.write_text(config_to_yaml(self.config), encoding="utf-8")
             os.replace(partial, self.path / "config.yaml")
         except OSError as error:
-            what = f"the run folder {self.path}"
-            raise cannot_write(what, error, "free space, or choose another folder with results=...") from error
-        return resume and has_checkpoint(self.last)
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: OSError) -> UserError:
+        fix = "free space, or choose another folder with results=..."
+        return cannot_write(f"the run folder {self.path}", error, fix)
 
     def save_best(self, model: nn.Module) -> None:
         """Save `best`, without a training state."""
@@ -83,11 +95,11 @@ class RunFolder:
 
     def resume(
         self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
-    ) -> tuple[RunProgress, dict[str, Any]]:
+    ) -> tuple[RunProgress, dict[str, Any] | None]:
         """Load weights, optimiser and scaler from `last`. Return its progress and this process's RNG state.
 
-        Raises UserError if `last` was trained with other vocabularies or another order of studies, or does not fit the
-        model.
+        The RNG state is None if `last` was saved by another number of processes. Raises UserError if `last` was trained
+        with other vocabularies or another order of studies, or does not fit the model.
         """
         checkpoint = load_checkpoint(self.last, training=True)
         state = checkpoint.training_state
@@ -96,7 +108,9 @@ class RunFolder:
         load_weights(model, checkpoint.weights)
         load_optimizer_state(optimizer, model, state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        return RunProgress.from_dict(state["position"]), state["random_states"][rank()]
+        random_states = state["random_states"]
+        random_state = random_states[rank()] if len(random_states) == world_size() else None
+        return RunProgress.from_dict(state["position"]), random_state
 
     def _check_vocabularies(self, saved: dict[str, str]) -> None:
         current = self.vocabularies.fingerprints()
@@ -109,6 +123,11 @@ class RunFolder:
             )
 
     def _check_study_order(self, saved: dict[str, int]) -> None:
+        if "optim.batch_size" not in saved:
+            raise UserError(
+                f"Cannot resume from {self.last}: an earlier version saved it, which counted batches and epochs in "
+                f"another way. Finish it with that version, or start a new run with train.init_from={self.last}"
+            )
         changed = [
             f"{name} was {saved[name]}, now {current}"
             for name, current in self._study_order().items() if saved[name] != current
@@ -124,7 +143,5 @@ class RunFolder:
         return {
             "seed": self.config.seed,
             "studies of the training split": self.studies,
-            "data.batch_size": self.config.data.batch_size,
-            "optim.accumulate": self.config.optim.accumulate,
-            "processes": world_size(),
+            "optim.batch_size": self.config.optim.batch_size,
         }

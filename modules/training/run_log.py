@@ -23,14 +23,11 @@ import torch
 from tqdm import tqdm
 
 from data.errors import cannot_write
+from modules.training.validation import ValidationScores
+from modules.training.window_losses import TOTAL, StepResult
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "numpy", "Pillow", "pycocoevalcap")
-# The validation scores on the console; log.jsonl and TensorBoard have all of them.
-_CONSOLE_SCORES = (
-    "bleu_1", "bleu_4", "meteor", "rouge_l", "cider", "distinct_reports", "report_14_micro_f1", "region_micro_f1",
-    "attribute_micro_f1", "box_iou", "observation_micro_f1",
-)
 
 
 class RunLog:
@@ -95,43 +92,53 @@ class RunLog:
                 total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False, dynamic_ncols=True
             )
 
-    def train_step(
-        self, step: int, loss: float, terms: dict[str, float], rates: dict[str, float], gradient_norm: float,
-        images: int,
-    ) -> None:
+    def train_step(self, step: int, result: StepResult, rates: dict[str, float], images: int) -> None:
         """Log optimiser step number `step`, on `images` images in all processes.
 
-        rates: learning rate of each part of the model. Terms are averaged over the steps since the last line.
+        rates: learning rate of each part of the model. Terms are averaged over the steps since the last line; those of
+        steps that fp16 skipped are left out, and their number is logged.
         """
         self.step = step
         if not self.enabled:
             return
-        self._steps += 1
         self._images += images
-        for name, value in {"loss": loss, **terms}.items():
-            self._sums[name] += value
+        if result.skipped:
+            self._skipped += 1
+        else:
+            self._steps += 1
+            for name, value in result.terms.items():
+                self._sums[name] += value
         means = {name: value / self._steps for name, value in self._sums.items()}
         if self._bar is not None:
             self._bar.update()
-            self._bar.set_postfix_str(f"{_format_values(means)}, all {_format_duration(self._seconds_left())}")
+            self._bar.set_postfix_str(f"{_format_losses(means)}, all {_format_duration(self._seconds_left())}")
         if step % self.log_every == 0 or step == self.total_steps:
-            images_per_second = self._images / max(time.monotonic() - self._averages_start, 1e-9)
-            if self._bar is None:
-                self._print(
-                    f"epoch {self.epoch}, step {step}/{self.total_steps}: {_format_values(means)}, "
-                    f"lr {rates.get('rest', max(rates.values())):.2e}, {images_per_second:.1f} images/s, "
-                    f"{_format_duration(self._seconds_left())} left"
-                )
-            mean_loss = means.pop("loss")
-            self._write(
-                "train", loss=mean_loss, terms=means, lr=rates, gradient_norm=gradient_norm,
-                images_per_second=round(images_per_second, 2),
-            )
-            self._add_scalars({"loss/total": mean_loss, "gradient_norm": gradient_norm})
-            self._add_scalars({"images_per_second": images_per_second})
-            self._add_scalars({f"loss/{name}": value for name, value in means.items()})
-            self._add_scalars({f"lr/{part}": rate for part, rate in rates.items()})
+            self._write_line(step, means, rates, result.gradient_norm)
             self._reset_averages()
+
+    def _write_line(
+        self, step: int, means: dict[str, float], rates: dict[str, float], gradient_norm: float
+    ) -> None:
+        images_per_second = self._images / max(time.monotonic() - self._averages_start, 1e-9)
+        skipped = {"skipped_steps": self._skipped} if self._skipped else {}
+        if self._bar is None:
+            self._print(
+                f"epoch {self.epoch}, step {step}/{self.total_steps}: {_format_losses(means)}, "
+                + (f"{self._skipped} steps skipped in fp16, " if skipped else "")
+                + f"lr {rates.get('rest', max(rates.values())):.2e}, {images_per_second:.1f} images/s, "
+                f"{_format_duration(self._seconds_left())} left"
+            )
+        terms = dict(means)
+        mean_loss = terms.pop(TOTAL, None)  # None if every step was skipped
+        finite_norm = gradient_norm if math.isfinite(gradient_norm) else None
+        self._write(
+            "train", loss=mean_loss, terms=terms, lr=rates, gradient_norm=finite_norm,
+            images_per_second=round(images_per_second, 2), **skipped,
+        )
+        curves = {"gradient_norm": finite_norm, "images_per_second": images_per_second}
+        curves |= {f"loss/{name}": value for name, value in means.items()}
+        curves |= {f"lr/{part}": rate for part, rate in rates.items()}
+        self._add_scalars({name: value for name, value in curves.items() if value is not None})
 
     def end_epoch(self) -> None:
         """End the training of this epoch, complete or not."""
@@ -140,22 +147,31 @@ class RunLog:
             self._bar = None
 
     def validation(
-        self, scores: dict[str, float | None], absent: dict[str, str], monitored: float, monitor: str, improved: bool,
+        self, validated: ValidationScores, monitored: float | None, blind: float | None, monitor: str, improved: bool,
         **sources: str,
     ) -> None:
-        """Log the scores of a validation, the reasons for absent ones, and the sources of its graphs and boxes."""
+        """Log the scores of a validation, and the sources of its graphs and boxes.
+
+        monitored, blind   value of the `monitor`, of the model and of the image-blind baseline; None if absent
+        """
         if not self.enabled:
             return
-        listed = ", ".join(f"{name} {scores[name]:.4f}" for name in _CONSOLE_SCORES if scores.get(name) is not None)
+        scores = validated.scores
+        listed = ", ".join(
+            f"{name} {value:.4f}{_format_blind(validated.blind.get(name))}"
+            for name, value in scores.items() if value is not None
+        )
         conditions = ", ".join(f"{name} {value}" for name, value in sources.items())
         self._print(f"epoch {self.epoch}, validation ({conditions}): {listed}")
-        self._print(f"epoch {self.epoch}, {monitor} = {monitored:.4f}{', the best so far' if improved else ''}")
+        value = "absent" if monitored is None else f"{monitored:.4f}"
+        best = ", the best so far" if improved else ""
+        self._print(f"epoch {self.epoch}, {monitor} = {value}{_format_blind(blind)}{best}")
         self._write(
-            "validation", scores=scores, absent=absent, monitor=monitor, monitored=monitored, improved=improved,
-            **sources,
+            "validation", scores=scores, absent=validated.absent, blind=validated.blind, monitor=monitor,
+            monitored=monitored, improved=improved, **sources,
         )
-        self._add_scalars({f"validation/{name}": value for name, value in scores.items() if value is not None})
-        self._add_scalars({"validation/monitored": monitored})
+        curves = {**scores, "monitored": monitored}
+        self._add_scalars({f"validation/{name}": value for name, value in curves.items() if value is not None})
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -166,7 +182,7 @@ class RunLog:
 
     def _reset_averages(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
-        self._steps = self._images = 0
+        self._steps = self._skipped = self._images = 0
         self._averages_start = time.monotonic()
 
     def _seconds_left(self) -> float:
@@ -262,8 +278,14 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _format_values(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+def _format_losses(means: dict[str, float]) -> str:
+    names = {TOTAL: "loss"}
+    return ", ".join(f"{names.get(name, name)} {value:.3f}" for name, value in means.items()) or "no loss"
+
+
+def _format_blind(value: float | None) -> str:
+    """The value of the image-blind baseline, to follow that of the model; empty if it is absent."""
+    return "" if value is None else f" (image-blind {value:.4f})"
 
 
 def _format_duration(seconds: float) -> str:

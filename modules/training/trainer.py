@@ -2,12 +2,13 @@
 
     fit           alternates the phases of a run until it is finished or stopped by a signal
     train_epoch   phase TRAIN: the optimiser steps of one epoch
+    train_step    one optimiser step
     validate      phase VALIDATE: score the model, save it as `best` if it is the best so far
 
 Around it: `progress.py` (counters and phases), `run_folder.py` (saving and resuming), `training_step.py` (forward pass
 and loss), `losses.py`, `optimizer.py` (learning rates, clipping), `run_log.py`.
 
-A window is the micro-batches of one optimiser step: `optim.accumulate` of them, fewer in the last window of an epoch.
+A window is the micro-batches of one optimiser step in this process (see `BatchPlan`).
 A run stops between two windows or between two batches of a validation, nowhere else.
 """
 
@@ -18,18 +19,22 @@ from contextlib import nullcontext
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.batch import Batch
 from data.dataset import StudyDataset
 from data.errors import UserError
-from data.loaders import batches_per_epoch, evaluation_loader, training_loader
+from data.images.network_input import to_network_input
+from data.loaders import BatchPlan, StudyLoader, check_skipped, evaluation_loader, training_loader, worker_errors
 from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
+from models.patch_encoder import is_convolutional
 from modules.config import Config, Precision
+from modules.model_inputs import count_sizes
 from modules.runtime import (
     StopSignals,
     broadcast_buffers,
+    choose_precision,
     gather_objects,
     ignore_stop_signals,
     is_distributed,
@@ -57,7 +62,12 @@ from modules.training.run_folder import RunFolder
 from modules.training.run_log import RunLog
 from modules.training.training_step import build_training_step
 from modules.training.validation import EvaluationStopped, Validator
+from modules.training.window_losses import StepResult, WindowLosses
 from modules.weights import init_weights_from
+
+# Steps in a row that fp16 may skip. Each halves the scale: 20 of them take it from 65,536 to below 0.1. A gradient that
+# is still not finite then is not due to the range of fp16.
+MOST_SKIPPED_STEPS = 20
 
 
 class Trainer:
@@ -86,29 +96,39 @@ class Trainer:
         self.run_folder = RunFolder(config, vocabularies, studies=len(train_dataset))
         self.signals = StopSignals()
         self.stopped_by = 0  # number of the signal that stopped the run, in any process
+        self.train_loader: StudyLoader | None = None
+        self.skipped_studies: dict[str, str] = {}  # study -> error, in all processes
+        self.skipped_steps = 0  # steps that fp16 has skipped in a row
 
-        self.batches = batches_per_epoch(len(train_dataset), config.data.batch_size, world_size())
-        self.steps_per_epoch = math.ceil(self.batches / config.optim.accumulate)
-        steps = config.train.epochs * self.steps_per_epoch
+        self.plan = BatchPlan(len(train_dataset), config.optim.batch_size, world_size(), config.data.micro_batch_size)
+        steps = config.train.epochs * self.plan.steps
         self.total_steps = steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
         freeze(model, config.train.freeze)
-        self.memory_format = torch.channels_last if config.train.channels_last else None
+        self.precision = choose_precision(config.train.precision, device)
+        channels_last = config.train.channels_last
+        if channels_last is None:
+            channels_last = device.type == "cuda" and is_convolutional(config.model.patch_encoder.backbone)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.to(device)
-        if self.memory_format is not None:
+        if channels_last:
             model.to(memory_format=self.memory_format)
         if config.train.compile:
             model.compile()
         self.training_step = build_training_step(model, criterion, config)
         self.optimizer = build_optimizer(
             model, lr=config.optim.lr, lr_patch_encoder=config.optim.lr_patch_encoder,
-            weight_decay=config.optim.weight_decay,
+            weight_decay=config.optim.weight_decay, kind=config.optim.optimizer, amsgrad=config.optim.amsgrad,
+            beta2=config.optim.beta2, epsilon=config.optim.epsilon,
         )
+        decay_steps = config.optim.decay_steps
+        if config.optim.decay_epochs is not None:
+            decay_steps = max(1, round(config.optim.decay_epochs * self.plan.steps))
         self.schedule = LearningRateSchedule(
-            self.optimizer, config.optim.schedule, config.train.epochs, config.optim.warmup_epochs, config.optim.decay,
-            config.optim.decay_every,
+            self.optimizer, config.optim.schedule, self.total_steps, config.optim.warmup_steps, config.optim.decay,
+            decay_steps,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == Precision.FP16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == Precision.FP16)
 
     # -----------------------------------------------------------------------------------------------------------------
     # The run
@@ -120,12 +140,14 @@ class Trainer:
         Raises UserError if the run folder is in use, the checkpoint to start from does not fit, a file cannot be
         written, or a loss is not finite.
         """
-        with self.signals:
+        with self.signals, worker_errors():
             self._initialise_or_resume()
             try:
                 return self._run_phases()
             finally:
                 self.log.close()
+                if self.train_loader is not None:
+                    self.train_loader.close()
 
     def _run_phases(self) -> int:
         while not self._is_finished():
@@ -137,15 +159,17 @@ class Trainer:
                 if self._validation_is_due():
                     self.progress.phase = Phase.VALIDATE
                 else:
-                    self.progress.end_epoch(self.batches)
+                    self.progress.end_epoch(self.plan.steps)
             else:
                 try:
                     self.validate()
                 except EvaluationStopped:  # `last` is from before the validation, which a resumed run repeats
                     self._stop_requested()
                     return self._exit_after_signal()
-                self.progress.end_epoch(self.batches)
+                self.progress.end_epoch(self.plan.steps)
             self._save_last()
+        if self.progress.best is None:
+            self.run_folder.save_best(self.model)
         self._report_end()
         return 0
 
@@ -155,6 +179,7 @@ class Trainer:
             return False
         patience = self.settings.patience
         out_of_patience = patience is not None and self.progress.validations_without_gain >= max(1, patience)
+        out_of_patience = out_of_patience and self.progress.epoch >= self.settings.least_epochs
         return out_of_patience or self.progress.epoch >= self.settings.epochs or self._is_last_step()
 
     def _is_last_step(self) -> bool:
@@ -169,16 +194,18 @@ class Trainer:
 
     def _initialise_or_resume(self) -> None:
         """Create the run folder; load weights or resume; open the log; seed or restore the RNGs."""
-        saved_random_state = misfits = None
+        random_state = misfits = None
         resumed = self.run_folder.create()
         if resumed:
-            self.progress, saved_random_state = self.run_folder.resume(self.model, self.optimizer, self.scaler)
+            self.progress, random_state = self.run_folder.resume(self.model, self.optimizer, self.scaler)
         elif self.settings.init_from is not None:
             misfits = init_weights_from(self.model, self.vocabularies, self.settings.init_from)
+        self.run_folder.write_config()
         self._open_log(resumed)
         if resumed:
             self.log.message(
                 f"Resuming from {self.run_folder.last}: epoch {self.progress.epoch + 1}, step {self.progress.step}"
+                + ("" if random_state else "; it had another number of processes, so dropout draws other numbers")
             )
         elif self.settings.resume:
             self.log.message(f"No checkpoint to resume from in {self.run_folder.last}: starting from the beginning")
@@ -187,10 +214,10 @@ class Trainer:
                 f"Started from {self.settings.init_from}; {len(misfits)} weights did not fit"
                 + (": " + "; ".join(misfits) if misfits else "")
             )
-        if saved_random_state is None:
-            seed_everything(self.config.seed, rank())
+        if random_state is None:
+            seed_everything(self.config.seed, rank(), self.progress.step)
         else:
-            restore_random_state(saved_random_state)
+            restore_random_state(random_state)
 
     def _open_log(self, resumed: bool) -> None:
         self.log = RunLog(
@@ -200,7 +227,7 @@ class Trainer:
         )
         parameters = list(self.model.parameters())
         self.log.start(
-            self.device, resumed=resumed, processes=world_size(), precision=self.settings.precision,
+            self.device, resumed=resumed, processes=world_size(), precision=self.precision,
             graph_source=self.settings.graph_source, box_source=self.config.eval.box_source,
             studies=len(self.train_dataset), parameters=sum(parameter.numel() for parameter in parameters),
             trained_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -210,10 +237,12 @@ class Trainer:
         self.run_folder.save_last(self.model, self.optimizer, self.scaler, self.progress)
 
     def _report_end(self) -> None:
-        best = "without a validation" if self.progress.best is None else (
-            f"the best checkpoint has {self.monitor.text} = {self.progress.best:.4f}, from epoch "
-            f"{self.progress.best_epoch}: {self.run_folder.best}"
-        )
+        best = f"no validation had {self.monitor.text}, so the last weights are saved as {self.run_folder.best}"
+        if self.progress.best is not None:
+            best = (
+                f"the best checkpoint has {self.monitor.text} = {self.progress.best:.4f}, from epoch "
+                f"{self.progress.best_epoch}: {self.run_folder.best}"
+            )
         self.log.message(f"Finished after {self.progress.step} steps; {best}")
 
     def _exit_after_signal(self) -> int:
@@ -235,61 +264,92 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train from the current position to the end of the epoch, the last step of the run, or a signal."""
+        if self._stop_requested():
+            return
         set_training_mode(self.model, self.settings.freeze)
-        self.log.begin_epoch(
-            self.progress.epoch + 1, self.settings.epochs, self.steps_per_epoch,
-            self.progress.batch // self.config.optim.accumulate,
-        )
+        self.log.begin_epoch(self.progress.epoch + 1, self.settings.epochs, self.plan.steps, self.progress.batch)
         for window in self._windows():
-            self.schedule.set(self._epochs_done())
-            terms = self.backward(window)
-            gradient_norm = self._update_weights(window)
-            self.progress.batch += len(window)
+            self.schedule.set(self.progress.step)
+            result = self.train_step(window)
+            self.progress.batch += 1
             self.progress.step += 1
             self.log.train_step(
-                self.progress.step, terms.pop("total"), terms, self.schedule.rates(), gradient_norm,
-                sum(len(batch) for batch in window) * world_size(),
+                self.progress.step, result, self.schedule.rates(), images=sum(map(len, window)) * world_size()
             )
-            if self._is_last_step():
+            if self._is_last_step() or (result.stop_requested and self._stop_requested()):
                 break
             if self.settings.save_every is not None and self.progress.step % self.settings.save_every == 0:
                 self._save_last()
         self.log.end_epoch()
+        self._log_skipped(self.train_loader, "training replaces it by the next readable study")
+
+    def _log_skipped(self, loader: StudyLoader, treatment: str) -> None:
+        """Log the studies that `loader` could not read in any process. Raises UserError if they are too many."""
+        gathered = [study for studies in gather_objects(list(loader.skipped.values())) for study in studies]
+        for study in gathered:
+            if study.study_id not in self.skipped_studies:
+                self.skipped_studies[study.study_id] = study.reason
+                self.log.message(f"Warning: study {study.study_id} cannot be read, {treatment}: {study.reason}")
+        distinct = {study.index: study for study in gathered}.values()
+        run_on_rank_zero(lambda: check_skipped(distinct, self.config.data.most_skipped))
 
     def _epochs_done(self) -> float:
         """Epochs since the start, with the fraction of the current one."""
-        return self.progress.epoch + self.progress.batch / self.batches
+        return self.progress.epoch + self.progress.batch / self.plan.steps
 
     def _windows(self) -> Iterator[list[Batch]]:
-        """Yield the remaining windows of the epoch, on the CPU; stop after a signal."""
-        loader = training_loader(
-            self.train_dataset, batch_size=self.config.data.batch_size, seed=self.config.seed,
-            epoch=self.progress.epoch, start_batch=self.progress.batch, rank=rank(), world_size=world_size(),
-            workers=self.config.data.workers, pad_id=self.vocabularies.tokenizer.pad_id,
-            pin_memory=self.device.type == "cuda",
-        )
-        loader.worker_init_fn = ignore_stop_signals
-        batches = iter(loader)
-        while not self._stop_requested() and (window := list(islice(batches, self.config.optim.accumulate))):
+        """Yield the remaining windows of the epoch, on the CPU. The loader's workers live as long as the run."""
+        if self.train_loader is None:
+            self.train_dataset.share_cache(gather_objects)
+            self.train_loader = training_loader(
+                self.train_dataset, batch_size=self.config.optim.batch_size, seed=self.config.seed, rank=rank(),
+                world_size=world_size(), workers=self.config.data.workers, pad_id=self.vocabularies.tokenizer.pad_id,
+                pin_memory=self.device.type == "cuda", micro_batch_size=self.config.data.micro_batch_size,
+                most_skipped=self.config.data.most_skipped, shuffle_window=self.config.data.shuffle_window,
+            )
+            self.train_loader.worker_init_fn = ignore_stop_signals
+        self.train_loader.set_position(self.progress.epoch, self.progress.batch)
+        batches = iter(self.train_loader)
+        while window := list(islice(batches, self.plan.micro_batches)):
             yield window
 
-    def backward(self, window: list[Batch]) -> dict[str, float]:
-        """Accumulate the gradients of one optimiser step: those of one large batch over the window and all processes.
+    def train_step(self, window: list[Batch]) -> StepResult:
+        """Take one optimiser step on the micro-batches `window` of this process.
 
-        Returns the loss terms, with their weighted sum as "total". Raises UserError if one is not finite.
+        In fp16, the scaler skips a step whose gradient is not finite, and lowers its scale. Raises UserError if that
+        happens `MOST_SKIPPED_STEPS` times in a row, or if a loss or a gradient is not finite in another precision.
         """
+        losses = self.backward(window)
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.model.parameters(), self.config.optim.clip_value, self.config.optim.clip_norm)
+        signals = torch.full((1,), float(self.signals.received), device=self.device)
+        sums = sum_over_processes(torch.cat([losses.table.sum(0) / world_size(), signals]))
+        # The only point of a step at which the CPU waits for the device.
+        *sums, signals, norm = torch.cat([sums, norm.float().reshape(1)]).tolist()
+        result = StepResult(
+            dict(zip(losses.names, sums, strict=True)), norm, stop_requested=signals != 0,
+            skipped=self.scaler.is_enabled() and not math.isfinite(norm),
+        )
+        self._check_finite(losses, result)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return result
+
+    def backward(self, window: list[Batch]) -> WindowLosses:
+        """Compute the gradient of one optimiser step: that of one large batch over the window and all processes."""
         self.optimizer.zero_grad(set_to_none=True)
         counts = torch.stack([self.criterion.counts(batch) for batch in window]).sum(0)
         counts = sum_over_processes(counts.to(self.device))
-        rows = []
+        window_losses = []
         for number, batch in enumerate(window, start=1):
-            batch = batch.to(self.device, self.memory_format)
+            sizes = count_sizes(batch)
+            batch = to_network_input(batch.to(self.device), self.memory_format)
             # DDP averages gradients in the last backward pass of the window only.
             with nullcontext() if number == len(window) or not is_distributed() else self.training_step.no_sync():
-                losses = self.training_step(batch, counts, self._mixing_probability())
+                losses = self.training_step(batch, counts, self._mixing_probability(), sizes)
                 self.scaler.scale(losses.total).backward()
-            rows.append({name: term.detach() for name, term in {"total": losses.total, **losses.terms}.items()})
-        return self._sum_terms(window, rows)
+            window_losses.append(losses)
+        return WindowLosses.from_losses(window, window_losses)
 
     def _mixing_probability(self) -> float:
         """The share of studies for which `mixed` training currently uses the predicted graph."""
@@ -298,48 +358,33 @@ class Trainer:
         ramp = 1.0 if self.settings.mix_epochs <= 0 else min(1.0, self._epochs_done() / self.settings.mix_epochs)
         return self.settings.mix_to * ramp
 
-    def _sum_terms(self, window: list[Batch], rows: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Sum the terms over the window (one row per micro-batch) and all processes. Raises as `backward`."""
-        names = list(rows[0])
-        table = torch.stack([torch.stack([row[name].float() for name in names]) for row in rows])
-        terms = dict(zip(names, (sum_over_processes(table.sum(0)) / world_size()).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in terms.values()):
-            culprits = [
-                (batch.study_ids, dict(zip(names, values, strict=True)))
-                for batch, values in zip(window, table.tolist(), strict=True)
-                if not all(math.isfinite(value) for value in values)
-            ]
-            self._raise_not_finite("The loss", culprits)
-        return terms
+    def _check_finite(self, losses: WindowLosses, result: StepResult) -> None:
+        """Count the steps that the scaler skips in a row. Raises UserError as `train_step`."""
+        self.skipped_steps = self.skipped_steps + 1 if result.skipped else 0
+        if self.scaler.is_enabled():
+            if self.skipped_steps == MOST_SKIPPED_STEPS:
+                self._raise_not_finite(f"The gradient of {MOST_SKIPPED_STEPS} steps in a row", losses, result)
+        elif not all(map(math.isfinite, result.terms.values())):
+            self._raise_not_finite("The loss", losses, result)
+        elif not math.isfinite(result.gradient_norm):
+            self._raise_not_finite("A gradient", losses, result)
 
-    def _update_weights(self, window: list[Batch]) -> float:
-        """Clip the gradients and take the optimiser step. Return the gradient norm before clipping.
-
-        In fp16 the scaler skips a step whose gradients overflow, and lowers its scale. In other precisions a gradient
-        that is not finite raises UserError.
-        """
-        self.scaler.unscale_(self.optimizer)
-        norm = float(clip_gradients(self.model.parameters(), self.config.optim.clip_value, self.config.optim.clip_norm))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            study_ids = [study_id for batch in window for study_id in batch.study_ids]
-            self._raise_not_finite("A gradient", [(study_ids, {"gradient_norm": norm})])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm
-
-    def _raise_not_finite(self, what: str, culprits: list[tuple[list[str], dict[str, float]]]) -> None:
-        """Raise a UserError that lists the culprits of all processes: (study ids, values) of each batch."""
-        batches = [culprit for of_process in gather_objects(culprits) for culprit in of_process]
+    def _raise_not_finite(self, what: str, losses: WindowLosses, result: StepResult) -> None:
+        """Raise a UserError with the terms and studies of the micro-batches of all processes that are not finite."""
+        by_process = gather_objects((losses.not_finite(), losses.by_micro_batch()))
+        batches = [batch for not_finite, _ in by_process for batch in not_finite]
+        if not batches:
+            batches = [batch for _, every in by_process for batch in every]
         described = "; ".join(
-            f"{', '.join(f'{name} {value:.4g}' for name, value in values.items())} (studies {', '.join(study_ids)})"
-            for study_ids, values in batches
+            f"{', '.join(f'{name} {value:.4g}' for name, value in terms.items())} (studies {', '.join(study_ids)})"
+            for study_ids, terms in batches
         )
 
         def fail() -> None:
             raise UserError(
                 f"{what} is not finite in epoch {self.progress.epoch + 1} after step {self.progress.step}: "
-                f"{described}. The last checkpoint is unchanged: lower the learning rate, clip gradients, or check "
-                "these studies"
+                f"gradient_norm {result.gradient_norm:.4g}; {described}. The last checkpoint is unchanged: lower the "
+                "learning rate, clip gradients, or check these studies"
             )
 
         run_on_rank_zero(fail)
@@ -357,25 +402,29 @@ class Trainer:
         loader = evaluation_loader(
             self.validation_dataset, batch_size=self.config.eval.batch_size, workers=self.config.data.workers,
             rank=rank(), world_size=world_size(), pad_id=self.vocabularies.tokenizer.pad_id,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda", most_skipped=self.config.data.most_skipped,
         )
         loader.worker_init_fn = ignore_stop_signals
         before = random_state()
-        evaluation = self.evaluator.evaluate(
-            self.model, loader, self.device, meteor=self.config.eval.meteor_in_validation,
-            should_stop=lambda: self.signals.received != 0, resamples=0,
+        evaluation = self.evaluator.validate(
+            self.model, loader, self.device, names=tuple(self.monitor.weights),
+            meteor=self.config.eval.meteor_in_validation, should_stop=lambda: self.signals.received != 0,
         )
         restore_random_state(before)  # how often a run is validated must not change what it learns
+        self._log_skipped(loader, "the validation leaves it out")
         if self._stop_requested():  # Ctrl-C during scoring also ends METEOR's Java process: the scores are unreliable
             raise EvaluationStopped
         monitored = self.monitor.value(evaluation.scores)
         is_best = self.progress.record_validation(monitored)
         self.log.validation(
-            evaluation.scores, evaluation.absent, monitored, self.monitor.text, is_best,
+            evaluation, monitored, self.monitor.value(evaluation.blind), self.monitor.text, is_best,
             graph_source=self.evaluator.graph_source, box_source=self.evaluator.box_source,
         )
         for name in self.monitor.missing(evaluation.scores):
             reason = evaluation.absent.get(name, "not computed")
-            self.log.message(f"Warning: {name} is absent ({reason}) and counts 0 in train.monitor")
+            self.log.message(
+                f"Warning: {name} is absent ({reason}), so this validation has no {self.monitor.text} and selects no "
+                "checkpoint: choose another train.monitor"
+            )
         if is_best:
             self.run_folder.save_best(self.model)

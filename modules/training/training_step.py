@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.batch import Batch
-from models.outputs import GraphSource
+from models.outputs import BatchSizes, GraphSource
 from modules.config import Config, LossConfig
 from modules.model_inputs import model_inputs
 from modules.runtime import autocast, is_distributed, world_size
@@ -22,12 +22,18 @@ class TrainingStep(nn.Module):
         self.with_region_attention = config.loss.grounding > 0
         self.sources = {"graph_source": config.train.graph_source, "box_source": config.eval.box_source}
 
-    def forward(self, batch: Batch, counts: Tensor, mixing_probability: float) -> Losses:
-        """Return the losses of one micro-batch; counts [len(TERMS)] over its whole window and all processes."""
+    def forward(
+        self, batch: Batch, counts: Tensor, mixing_probability: float, sizes: BatchSizes | None = None
+    ) -> Losses:
+        """Return the losses of one micro-batch.
+
+        counts [len(TERMS)]: over its whole window and all processes; sizes: of the micro-batch, if known.
+        """
         with autocast(self.precision, batch.images.device):
+            inputs = model_inputs(batch, **self.sources, training=True, sizes=sizes)
             output = self.model(
-                model_inputs(batch, **self.sources, training=True), batch.token_ids, batch.token_mask, **self.sources,
-                mixing_probability=mixing_probability, with_region_attention=self.with_region_attention,
+                inputs, batch.token_ids, batch.token_mask, **self.sources, mixing_probability=mixing_probability,
+                with_region_attention=self.with_region_attention,
             )
         return self.criterion(output, batch, counts, world_size())
 

@@ -1,6 +1,7 @@
-"""The interface of validation, as training uses it; `modules/evaluation/evaluator.py` implements it."""
+"""The interface of validation, as training uses it; `modules/evaluation/validation.py` implements it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,15 +15,18 @@ class EvaluationStopped(Exception):
     """Raised if `should_stop` returns True before an evaluation is finished."""
 
 
-class ValidationScores(Protocol):
-    """The part of an evaluation's result that training reads.
+@dataclass(frozen=True)
+class ValidationScores:
+    """The result of a validation.
 
     scores  name -> value, None if absent
     absent  name of each absent score -> the reason
+    blind   name -> value of the image-blind baseline on the same studies, None if absent
     """
 
     scores: dict[str, float | None]
     absent: dict[str, str]
+    blind: dict[str, float | None] = field(default_factory=dict)
 
 
 class Validator(Protocol):
@@ -35,11 +39,12 @@ class Validator(Protocol):
     def score_names(self) -> tuple[str, ...]:
         """The scores that `train.monitor` can use."""
 
-    def evaluate(
-        self, model: nn.Module, loader: Iterable[Batch], device: torch.device, meteor: bool = True,
-        should_stop: Callable[[], bool] | None = None, resamples: int = 0,
+    def validate(
+        self, model: nn.Module, loader: Iterable[Batch], device: torch.device, names: Collection[str],
+        meteor: bool = True, should_stop: Callable[[], bool] | None = None,
     ) -> ValidationScores:
-        """Return the scores of `model` on the studies of `loader`.
+        """Return the scores `names` of `model` on the studies of `loader`; no others are computed.
 
-        Raises EvaluationStopped in all processes if `should_stop()` is true in one of them.
+        With several processes, `loader` yields the shard of this rank, and every process returns the scores of all
+        studies. Raises EvaluationStopped in all processes if `should_stop()` is true in one of them.
         """

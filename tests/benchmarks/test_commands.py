@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import decode, inference, input_pipeline, scores, train_step
 from benchmarks.__main__ import main
-from benchmarks.measure import OURS, Absent, Case
-from benchmarks.workload import TINY, build
+from benchmarks.support.measure import OURS, Absent, Case
+from benchmarks.support.workload import TINY, build
 from tests.support.tiny_run import write_tiny_run
 
 PUBLISHED = decode.PUBLISHED
@@ -109,8 +109,9 @@ def test_data(tmp_path):
     cases = run(tmp_path, "data")
     assert [name.split(" px ")[1].split(",")[0] for name in cases] == ["jpg", "png"]
     for case in cases.values():
-        assert case["seconds"].keys() == {OURS, "loader_2_workers", "loader_cached", "training_step"}
-        assert case["ratio"].keys() == case["notes"]["images a second"].keys() == case["seconds"].keys()
+        names = {OURS, "loader_2_workers", "loader_cached", "network_input", "training_step"}
+        assert case["seconds"].keys() == case["notes"]["sample_ms"].keys() == names
+        assert case["ratio"].keys() == case["notes"]["images per second"].keys() == case["seconds"].keys()
 
 
 def test_data_of_as_many_studies_as_wanted(tmp_path):
@@ -154,6 +155,15 @@ def test_cost_follows_the_options(capsys):
                                             .split()[2]), abs=0.11)  # fmt: skip
 
 
+def test_cost_counts_the_training_samples_of_the_data_set(capsys):
+    for name, samples in (("mimic_cxr", "30 epochs of 270,790"), ("iu_xray", "100 epochs of 2,069")):
+        settings = ["model.patch_encoder.backbone=small_resnet", "data.image_size=64", "model.width=32"]
+        assert main(["cost", f"configs/{name}.yaml", *settings]) == 0
+        assert f"for {samples} studies" in capsys.readouterr().out
+    assert main(["cost", "configs/demo.yaml"]) == 1
+    assert "training samples in data/phantom is not known: add --studies N" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["train_step", "--threads", "0"], "--threads=0: must be at least 1"),
     (["train_step", "--repeats", "0"], "--repeats=0: must be at least 1"),
@@ -164,7 +174,7 @@ def test_cost_follows_the_options(capsys):
     (["inference", "--checkpoint", "nowhere"], "nowhere"),
 ])
 def test_what_a_user_can_mend_is_one_line_before_anything_is_measured(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.measure.Case", None)  # nothing may be measured
+    monkeypatch.setattr("benchmarks.support.measure.Case", None)  # nothing may be measured
     assert main([*arguments, "--tiny"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ") and message in said

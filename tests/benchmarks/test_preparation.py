@@ -8,8 +8,8 @@ import time
 
 from benchmarks import preparation
 from benchmarks.__main__ import main
-from benchmarks.measure import Case
 from benchmarks.preparation import proportional_mib
+from benchmarks.support.measure import Case
 
 
 def in_this_process(name: str, contenders: list, repeats: int, threads: int) -> Case:
@@ -32,8 +32,8 @@ def test_rates_memory_and_projection_are_told(tmp_path, monkeypatch):
     (case,) = json.loads(file.read_text(encoding="utf-8"))["cases"].values()
     notes = case["notes"]
     assert notes["images"] == {"phantom": 30, "full_size": 3}
-    assert notes["images a second"].keys() == notes["CPU milliseconds an image"].keys() == case["seconds"].keys()
-    assert notes["CPU milliseconds an image"]["full_size"] > 5
+    assert notes["images per second"].keys() == notes["CPU milliseconds per image"].keys() == case["seconds"].keys()
+    assert notes["CPU milliseconds per image"]["full_size"] > 5
     hours = notes["MIMIC-CXR (377,110 images): hours with these workers"]
     assert abs(hours - 377_110 / 3 * case["seconds"]["full_size"] / 3600) < 0.01
     assert all(peak > 50 for peak in case["peak_mib"].values())

@@ -34,14 +34,6 @@ def test_every_tensor_moves_and_the_rest_stays():
     assert len(moved) == len(batch) == 3
 
 
-def test_images_take_the_memory_format_and_keep_their_values():
-    batch = tiny_batch(2, views=2)
-    moved = batch.to("cpu", memory_format=torch.channels_last)
-    assert torch.equal(moved.images, batch.images)
-    assert moved.images.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
-    assert batch.images.is_contiguous()
-
-
 def test_pinning_reaches_every_tensor(monkeypatch):
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor.clone())
     batch = tiny_batch(2)
@@ -56,6 +48,6 @@ def test_pinned_batch_arrives_on_the_gpu():
     batch = tiny_batch(2)
     pinned = batch.pin_memory()
     assert all(tensor.is_pinned() for tensor in tensors_of(pinned).values())
-    moved = pinned.to("cuda", memory_format=torch.channels_last)
+    moved = pinned.to("cuda")
     for name, tensor in tensors_of(batch).items():
         assert torch.equal(tensors_of(moved)[name].cpu(), tensor), name

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data.collate import collate
 from data.dataset import StudyDataset
 from data.errors import UserError
-from data.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from data.images.network_input import IMAGENET_MEAN, IMAGENET_STD, to_network_input
+from data.images.transforms import Augmentation
 from data.text.sentence_regions import word_regions
 from data.vocabulary_builder import build_vocabularies
 from tests.support.tiny_dataset import write_tiny_dataset
@@ -47,9 +49,17 @@ def rewrite(root, study_id, change):
 def is_same(first, second):
     """Whether two samples are equal bit for bit."""
     tensors = [(getattr(first, name), getattr(second, name)) for name in
-               ("images", "observations", "observations_known", "token_ids", "detector_boxes", "detector_visible")]
+               ("observations", "observations_known", "token_ids", "detector_boxes", "detector_visible")]
     tensors += list(zip(vars(first.regions).values(), vars(second.regions).values(), strict=True))
+    tensors += list(zip(first.images, second.images, strict=True))
+    if first.warps is not None or second.warps is not None:
+        tensors += [(first.warps, second.warps), (first.intensities, second.intensities)]
     return first.study_id == second.study_id and all(torch.equal(one, other) for one, other in tensors)
+
+
+def seen(sample):
+    """The images as the network sees them, [V, 3, H, H]."""
+    return to_network_input(collate([sample], 0)).images[0]
 
 
 def test_a_sample_holds_what_the_record_says(dataset, vocabularies, tiny_root):
@@ -57,7 +67,7 @@ def test_a_sample_holds_what_the_record_says(dataset, vocabularies, tiny_root):
     sample, record = studies[0], studies.records[0]
     anatomy, attributes = vocabularies.anatomy, vocabularies.attributes
     assert sample.study_id == "train0" and sample.frontal is True
-    assert sample.images.shape == (1, 3, SIDE, SIDE) and sample.images.dtype == torch.float32
+    assert [image.shape for image in sample.images] == [(SIDE, SIDE)] and sample.images[0].dtype == torch.uint8
     assert sample.regions.graph_known and sample.regions.boxes_known
     boxes_seen = 0
     for position, name in enumerate(anatomy.names):
@@ -76,10 +86,9 @@ def test_a_sample_holds_what_the_record_says(dataset, vocabularies, tiny_root):
     assert sample.reference.endswith(" .") and sample.reference == sample.reference.lower()
     assert vocabularies.tokenizer.decode(sample.token_ids) == sample.reference
     with Image.open(tiny_root / record["images"][0]) as image:
-        expected = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) / 255
-    for channel in range(3):
-        grey = sample.images[0, channel] * IMAGENET_STD[channel] + IMAGENET_MEAN[channel]
-        torch.testing.assert_close(grey, torch.tensor(expected, dtype=torch.float32), atol=1e-5, rtol=1e-5)
+        expected = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    assert (sample.images[0].numpy() == expected).all()
+    assert sample.warps is None and sample.intensities is None and sample.image_size is None
 
 
 def test_what_is_not_annotated_is_not_known(dataset):
@@ -140,27 +149,27 @@ def test_views_are_augmented_each_for_itself(tmp_path, dataset):
     root = write_tiny_dataset(tmp_path / "two", train=4, views=2)
     rewrite(root, "train3", lambda record: record.update(images=[record["images"][0]] * 2))
     sample = dataset(root=root, views=2, augmentation=STRONG)[3]
-    assert not torch.equal(sample.images[0], sample.images[1])
+    assert torch.equal(sample.images[0], sample.images[1]) and sample.warps.shape == (2, 2, 3)
+    first, second = seen(sample)
+    assert not torch.equal(first, second)
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_index(dataset):
     first, second = dataset(augmentation=STRONG, seed=3), dataset(augmentation=STRONG, seed=3)
     assert is_same(first[4], second[4])
     second[2]
-    second.set_epoch(1)
-    changed = second[4]
-    assert not torch.equal(first[4].images, changed.images)
+    changed = second[1, 4]
+    assert not torch.equal(seen(first[4]), seen(changed))
     assert not torch.equal(first[4].regions.boxes, changed.regions.boxes)
-    second.set_epoch(0)
-    assert is_same(first[4], second[4])
-    assert not torch.equal(first[4].images, dataset(augmentation=STRONG, seed=4)[4].images)
+    assert is_same(first[0, 4], second[4]) and is_same(first[1, 4], changed)
+    assert not torch.equal(seen(first[4]), seen(dataset(augmentation=STRONG, seed=4)[4]))
 
 
 def test_every_study_is_augmented_in_its_own_way(dataset, copied_root):
     rewrite(copied_root, "train4", lambda record: record.update(images=["images/train0_0.png"]))
-    assert torch.equal(dataset(root=copied_root)[0].images, dataset(root=copied_root)[4].images)
+    assert torch.equal(seen(dataset(root=copied_root)[0]), seen(dataset(root=copied_root)[4]))
     studies = dataset(root=copied_root, augmentation=STRONG)
-    assert not torch.equal(studies[0].images, studies[4].images)
+    assert not torch.equal(seen(studies[0]), seen(studies[4]))
 
 
 def test_boxes_move_with_the_image(dataset, vocabularies, tmp_path):
@@ -181,10 +190,11 @@ def test_boxes_move_with_the_image(dataset, vocabularies, tmp_path):
         assert torch.equal(sample.detector_boxes[left_lung], box)
         if not sample.regions.visible[left_lung] or box.max() == 1:
             continue
-        grey = sample.images[0, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+        grey = seen(sample)[0, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
         rows, columns = (grey > 0.45).nonzero(as_tuple=True)
         rectangle = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 128
-        torch.testing.assert_close(rectangle, box, atol=0.02, rtol=0)
+        # The box is that of a rounded organ, so the corners of a rectangle stick out a little.
+        torch.testing.assert_close(rectangle, box, atol=0.03, rtol=0)
         assert (box - plain[index].regions.boxes[left_lung]).abs().max() > 0.01
         checked += 1
     assert checked >= 3

@@ -17,7 +17,7 @@ def test_phantom_is_prepared(tmp_path, capsys):
     command = ["phantom", "--out", str(out), "--studies", "10", "--image-size", "32", "--two-views", "--workers", "1"]
     assert main(command) == 0
     assert {path.name for path in out.iterdir()} == {
-        "annotation.json", "dataset.yaml", "images", "records.jsonl", "scene_graphs", "truth.jsonl"}
+        "annotation.json", "dataset.yaml", "images", "index", "records.jsonl", "scene_graphs", "truth.jsonl"}
     assert len(list((out / "images").iterdir())) == 20
     assert "10 studies (8 train, 1 val, 1 test)" in capsys.readouterr().out
     assert main(command) == 0

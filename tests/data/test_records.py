@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from data.errors import UserError
-from data.records import Records, is_frontal, read_records
+from data.records import Records, count_studies, is_frontal, read_records
 from tests.support.tiny_dataset import write_tiny_dataset
 
 
@@ -27,9 +29,12 @@ def test_splits_are_read_in_order(root):
     assert [record["id"] for record in read_records(root, "test")] == ["test0"]
 
 
-def test_records_are_a_sequence():
-    records = Records([b'{"id": 0}\n', b'{"id": 1}\n', b'{"id": 2}'])
+def test_records_are_a_sequence(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"id": 0}\n{"id": 1}\n{"id": 2}')
+    records = Records(path, np.array([[0, 10], [10, 20], [20, 29]]))
     assert len(records) == 3 and records[-1] == {"id": 2} and records[1:] == [{"id": 1}, {"id": 2}]
+    assert records[np.int64(1)] == {"id": 1}
     assert list(records.select([2, 0])) == [{"id": 2}, {"id": 0}]
     with pytest.raises(IndexError):
         records[3]
@@ -78,13 +83,25 @@ def set_value(number, key, value):
     (set_value(1, "views", ["PA", "LL"]), "line 2: study train1 needs .* one view per image"),
     (set_value(1, "id", "train0"), "line 2: study train0 is already in the split"),
     (set_value(1, "report", None), "line 2: id and report of study train1 must be strings"),
-    (lambda records: records.pop(1), r"has 2 studies in the split 'train', but dataset\.yaml counts 3"),
+    (lambda records: records.append(records[0] | {"id": "more"}),
+     r"has 4 studies in the split 'train', but dataset\.yaml counts 3: prepare the data set again"),
 ])
 def test_a_wrong_record_is_named(root, change, message):
     rewrite(root, change)
     with pytest.raises(UserError, match=message) as caught:
         read_records(root, "train")
     assert "\n" not in str(caught.value)
+
+
+def test_a_removed_record_is_a_warning(root):
+    rewrite(root, lambda records: records.pop(1))
+    with pytest.warns(UserWarning, match=r"2 studies in the split 'train', but .* counts 3: continuing with 2"):
+        records = read_records(root, "train")
+    assert [record["id"] for record in records] == ["train0", "train2"]
+
+
+def test_studies_are_counted_by_split(root):
+    assert count_studies(root) == {"train": 3, "val": 1, "test": 1}
 
 
 @pytest.mark.parametrize("line", [b"{not json}\n", b"[1, 2]\n", b"\xff\xfe{}\n", b"\n", b"[" * 100_000],
@@ -100,3 +117,10 @@ def test_a_damaged_description_is_named(root):
     (root / "dataset.yaml").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"dataset\.yaml is not YAML"):
         read_records(root, "train")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_loader_processes_read_the_same_records_however_they_start(root, method):
+    records = read_records(root, "train")
+    loader = DataLoader(records, batch_size=2, collate_fn=list, num_workers=1, multiprocessing_context=method)
+    assert [record for batch in loader for record in batch] == list(records)

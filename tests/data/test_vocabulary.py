@@ -27,6 +27,12 @@ def test_without_any_attribute_the_axis_keeps_one_empty_slot():
     assert not attributes.slots().any() and attributes.slots().shape == (2, 1)
 
 
+def test_abnormal_slots_are_those_of_abnormal_names():
+    finding = "anatomicalfinding|yes|atelectasis"
+    vocabulary = AttributeVocabulary(((), ("nlp|yes|normal", finding), (finding,)), "default")
+    assert vocabulary.abnormal_slots().tolist() == [[False, False], [False, True], [True, False]]
+
+
 def test_saved_as_json(vocabularies):
     again = Vocabularies.from_dict(json.loads(json.dumps(vocabularies.to_dict())))
     assert again.to_dict() == vocabularies.to_dict()

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from modules.evaluation.baselines import NAMES
+from modules.evaluation.baselines.names import NAMES
 from modules.evaluation.metrics.comparers import RADGRAPH_NAMES
 from modules.evaluation.scoring import SCORE_NAMES
 from modules.evaluation.text_protocol import PROTOCOLS
@@ -12,8 +12,9 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs/evaluation.md").read_text(en
 
 
 def defined():
-    """Return the names in the first column of the document's tables."""
-    rows = re.findall(r"^\| (`[^|]+`) \| (.+) \|$", TEXT, re.MULTILINE)
+    """Return the names in the first column of the document's tables, except that of the lists of studies."""
+    without_lists = re.sub(r"^\| `list` \|.*?\n\n", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (`[^|]+`) \| (.+) \|$", without_lists, re.MULTILINE)
     assert all(definition.strip() for _, definition in rows)
     return [name for names, _ in rows for name in re.findall(r"`(\w+)`", names)]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data.collate import collate
+from data.images.network_input import to_network_input
 from models.outputs import BoxSource, GraphSource
 from models.patch_encoder import PatchEncoder
 from modules import builders
@@ -42,7 +43,7 @@ def config(tmp_path, monkeypatch) -> Config:
 def first_batch(config: Config, vocabularies):
     """A batch of the first study."""
     dataset = builders.build_dataset(config, vocabularies, "train")
-    return collate([dataset[0]], vocabularies.tokenizer.pad_id)
+    return to_network_input(collate([dataset[0]], vocabularies.tokenizer.pad_id))
 
 
 def test_own_data_set_is_read_as_written(config):
@@ -60,7 +61,7 @@ def test_own_data_set_is_read_as_written(config):
 
 def test_own_trunk_writes_reports(config, monkeypatch):
     trunk = block("Your own trunk")["PatchTrunk"]
-    monkeypatch.setattr(builders, "build_patch_encoder", lambda backbone, stride, weights: PatchEncoder(trunk(), 48))
+    monkeypatch.setattr(builders, "build_patch_encoder", lambda *_: PatchEncoder(trunk(), 48))
     vocabularies = builders.build_vocabularies(config)
     model = builders.build_model(config, vocabularies).eval()
     batch = first_batch(config, vocabularies)

@@ -7,8 +7,17 @@ import pytest
 import torch
 import torchvision.models
 from torch import nn
+from torchvision.models import SwinTransformer
+from torchvision.ops import StochasticDepth
 
-from models.patch_encoder import PatchEncoder, build_patch_encoder, small_resnet
+from models.patch_encoder import (
+    PatchEncoder,
+    SwinTrunk,
+    build_patch_encoder,
+    exact_weights,
+    is_convolutional,
+    small_resnet,
+)
 from tests.support.tiny_model import CHANNELS, tiny_trunk
 
 CNNS = {
@@ -175,6 +184,86 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build_patch_encoder("resnet18", 32, str(tmp_path / "part.pth"))
 
 
+# A Swin with two stages.
+TINY_SWIN = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4]}
+
+
+@pytest.fixture
+def tiny_swin(monkeypatch):
+    """Make swin_b a tiny Swin with random weights; return those of another one under torchvision's names."""
+    def build(name, weights=None):
+        return SwinTransformer([4, 4], window_size=[7, 7], stochastic_depth_prob=0.5, **TINY_SWIN)
+
+    monkeypatch.setattr(torchvision.models, "get_model", build)
+    torch.manual_seed(6)
+    return {name: torch.randn_like(value) for name, value in SwinTrunk(build("swin_b")).named_parameters()}
+
+
+def write_microsoft_swin(path, weights: dict[str, torch.Tensor]) -> None:
+    """Write a file in the layout of Microsoft's Swin, with the entries that only it has."""
+    renamed = {
+        "features.0.0.": "patch_embed.proj.", "features.0.2.": "patch_embed.norm.", "features.1.": "layers.0.blocks.",
+        "features.2.": "layers.0.downsample.", "features.3.": "layers.1.blocks.", "mlp.0.": "mlp.fc1.",
+        "mlp.3.": "mlp.fc2.",
+    }
+    state = {}
+    for name, value in weights.items():
+        for ours, theirs in renamed.items():
+            name = name.replace(ours, theirs)
+        state[name] = value
+    for stage in (0, 1):
+        state[f"layers.{stage}.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
+    state["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    state |= {"head.weight": torch.zeros(21841, 16), "head.bias": torch.zeros(21841)}
+    torch.save({"model": state}, path)
+
+
+def test_files_of_microsofts_swin_are_understood(tiny_swin, tmp_path):
+    write_microsoft_swin(tmp_path / "swin.pth", tiny_swin)
+    trunk = build_patch_encoder("swin_b", 32, str(tmp_path / "swin.pth")).trunk
+    assert dict(trunk.named_parameters()).keys() == tiny_swin.keys()
+    for name, parameter in trunk.named_parameters():
+        assert torch.equal(parameter, tiny_swin[name]), name
+    # The index of relative positions stays torchvision's.
+    index = trunk.features[1][0].attn.relative_position_index
+    assert index.shape == (49 * 49,) and index.max() > 0
+
+
+def test_microsofts_swin_of_another_size_is_refused(tiny_swin, tmp_path):
+    tiny_swin["features.1.0.attn.relative_position_bias_table"] = torch.zeros(23 * 23, 2)
+    write_microsoft_swin(tmp_path / "swin.pth", tiny_swin)
+    with pytest.raises(ValueError, match=r"swin.pth does not fit the trunk: 1 mismatches .*bias_table \(529, 2\) for"):
+        build_patch_encoder("swin_b", 32, str(tmp_path / "swin.pth"))
+    with pytest.raises(ValueError, match="swin.pth does not fit the trunk: .* missing for"):
+        build_patch_encoder("small_resnet", 32, str(tmp_path / "swin.pth"))
+
+
+def test_missing_file_of_the_release_says_where_to_download_it(tiny_swin, tmp_path):
+    path = tmp_path / "swin_base_patch4_window7_224_22k.pth"
+    with pytest.raises(FileNotFoundError) as error:
+        build_patch_encoder("swin_b", 32, str(path))
+    message = str(error.value)
+    assert str(path) in message and "download https://github.com/SwinTransformer/" in message and "\n" not in message
+
+
+# Stochastic depth
+
+
+def test_stochastic_depth_rises_linearly_to_the_last_block(tiny_swin):
+    def probabilities(**settings):
+        trunk = build_patch_encoder("swin_b", **settings).trunk
+        return [module.p for module in trunk.modules() if isinstance(module, StochasticDepth)]
+
+    assert probabilities() == pytest.approx([0, 0.5 / 3, 1 / 3, 0.5])  # torchvision's
+    assert probabilities(stochastic_depth=0.1) == pytest.approx([0, 0.1 / 3, 0.2 / 3, 0.1])
+    assert probabilities(stochastic_depth=0.0) == [0, 0, 0, 0]
+
+
+def test_stochastic_depth_of_a_trunk_without_it_is_refused():
+    with pytest.raises(ValueError, match="small_resnet has no stochastic depth: leave out model.patch_encoder.stoch"):
+        build_patch_encoder("small_resnet", stochastic_depth=0.1)
+
+
 def test_files_without_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="No weights at .*nowhere.pth: set model.patch_encoder.weights to"):
         build_patch_encoder("small_resnet", 32, str(tmp_path / "nowhere.pth"))
@@ -196,6 +285,46 @@ def test_hub_out_of_reach_says_how_to_do_without(monkeypatch):
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
     with pytest.raises(ConnectionError, match="weights of resnet18 .*no route.*to a downloaded file or to none"):
         build_patch_encoder("resnet18", weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "exact"),
+    [
+        ("resnet101", "imagenet", "imagenet_v2"), ("resnet101", "imagenet_v1", "imagenet_v1"),
+        ("densenet121", "imagenet", "imagenet_v1"), ("swin_b", "imagenet", "imagenet_v1"),
+        ("resnet101", "none", "none"), ("small_resnet", "folder/imagenet.pt", "folder/imagenet.pt"),
+    ],
+)
+def test_weights_have_an_exact_name(backbone, weights, exact):
+    assert exact_weights(backbone, weights) == exact
+
+
+@pytest.mark.parametrize(("weights", "name"), [("imagenet", "IMAGENET1K_V2"), ("imagenet_v1", "IMAGENET1K_V1")])
+def test_the_named_weights_are_loaded(monkeypatch, weights, name):
+    loaded = []
+    monkeypatch.setattr(
+        torchvision.models, "get_model",
+        lambda backbone, weights: loaded.append(weights) or torchvision.models.resnet18(),
+    )
+    build_patch_encoder("resnet101", weights=weights)
+    assert loaded == [name]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "message"),
+    [
+        ("swin_b", "imagenet_v2", "swin_b has no weights imagenet_v2: set model.patch_encoder.weights=imagenet_v1"),
+        ("small_resnet", "imagenet_v1", "small_resnet has no ImageNet weights"),
+        ("resnet7", "imagenet", "No backbone 'resnet7'"),
+    ],
+)
+def test_weights_that_do_not_exist_are_refused(backbone, weights, message):
+    with pytest.raises(ValueError, match=message):
+        exact_weights(backbone, weights)
+
+
+def test_cnns_are_told_from_transformers():
+    assert [is_convolutional(name) for name in ("resnet101", "small_resnet", "swin_b")] == [True, True, False]
 
 
 def test_small_resnet_has_no_imagenet_weights():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.graph_attention import GraphAttention
+from models.layers.packing import Packing
 from models.outputs import SceneGraph
 from models.report_decoder import ReportDecoder
 from tests.support.random_graph import random_graph
@@ -36,7 +37,8 @@ def graph() -> SceneGraph:
 
 def written(made: ReportDecoder, token_ids: torch.Tensor, *memories) -> torch.Tensor:
     """Teacher forcing without any padding."""
-    return made(token_ids, torch.ones_like(token_ids, dtype=torch.bool), *memories)
+    packing = Packing.from_mask(torch.ones_like(token_ids, dtype=torch.bool))
+    return packing.unpack(made(token_ids, packing, *memories))
 
 
 TOKENS = torch.tensor([[3, 5, 1, 7, 2, 9, 4], [3, 8, 8, 0, 6, 1, 10]])
@@ -111,9 +113,9 @@ def test_more_words_than_positions_is_an_error(memory):
 def test_padding_changes_no_real_word(settings, memory, graph):
     made = decoder(settings)
     real = torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
-    padded = made(TOKENS, real, memory, MASK, graph)
-    assert padded.shape == (2, LONGEST, WORDS)
-    torch.testing.assert_close(padded[real], written(made, TOKENS, memory, MASK, graph)[real])
+    packed = made(TOKENS, Packing.from_mask(real), memory, MASK, graph)
+    assert packed.shape == (7 + 3, WORDS)
+    torch.testing.assert_close(packed, written(made, TOKENS, memory, MASK, graph)[real])
 
 
 @pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
@@ -121,12 +123,14 @@ def test_region_attention_is_a_distribution_over_the_subgraphs_of_the_study(sett
     token_mask = torch.ones_like(TOKENS, dtype=torch.bool)
     token_mask[0, 5:] = False
     made = decoder(settings)
-    logits, weights = made.with_region_attention(TOKENS, token_mask, memory, MASK, graph)
-    assert torch.equal(logits, made(TOKENS, token_mask, memory, MASK, graph))
+    packing = Packing.from_mask(token_mask)
+    logits, log_weights = made.with_region_attention(TOKENS, packing, memory, MASK, graph)
+    assert torch.equal(logits, made(TOKENS, packing, memory, MASK, graph))
+    weights = log_weights.exp()
     assert weights.shape == (*TOKENS.shape, SELECTED.shape[1])
     torch.testing.assert_close(weights[0, :5].sum(-1), torch.ones(5))
     assert weights[0, :5, 0].min() > 0 and not weights[0, :, 1].any()  # the middle region has no sub-graph
-    assert not weights[0, 5:].any() and not weights[1].any()  # padding; a study without sub-graph
+    assert not weights[1].any()  # a study without sub-graph
 
 
 def test_region_attention_is_where_the_answer_comes_from(memory, graph):
@@ -141,4 +145,5 @@ def test_region_attention_is_where_the_answer_comes_from(memory, graph):
         projected.values = torch.eye(3, WIDTH // 2).expand(2, 2, -1, -1)  # head h: region r -> unit vector r
         answer = attention.attention.attend(attention.norm(rows), projected.keys, projected.values, projected.mask)
         by_head = answer.unflatten(-1, (2, -1))[..., :3]  # [B, Q, h, R]
-        torch.testing.assert_close(attention.region_weights(rows, projected), by_head.mean(2))
+        found = attention.region_log_weights(rows, projected).exp()  # [B, h, Q, R]
+        torch.testing.assert_close(found.transpose(1, 2), by_head)

@@ -16,8 +16,8 @@ from tests.support.tiny_training import tiny_settings
 @pytest.fixture
 def small_trunk(monkeypatch):
     """Build a small Swin in place of `swin_b`."""
-    def build(backbone: str, stride: int, weights: str) -> PatchEncoder:
-        assert (backbone, stride, weights) == ("swin_b", 32, "none")
+    def build(backbone: str, stride: int, weights: str, stochastic_depth: float) -> PatchEncoder:
+        assert (backbone, stride, weights, stochastic_depth) == ("swin_b", 32, "none", 0.1)
         return PatchEncoder(SwinTrunk(small_swin()), 8 * SMALL_SWIN["embed"])
 
     monkeypatch.setattr(builders, "build_patch_encoder", build)

@@ -1,13 +1,17 @@
 """From settings to objects: sizes, initial weights, every backbone, and errors that the user can fix."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from data.attribute_counts import count_attributes
 from data.collate import collate
 from data.errors import UserError
+from data.images.network_input import to_network_input
+from data.storage.statistics import training_statistics
 from data.vocabulary import AttributeVocabulary, Vocabularies
 from models import patch_encoder
 from models.attribute_predictor import AttributePredictor
@@ -15,8 +19,9 @@ from models.outputs import BoxSource, GraphSource
 from models.region_selector import RegionMemory
 from models.sgrrg import SGRRG
 from modules import builders
-from modules.config import Config, load_config
+from modules.config import Config, Precision, load_config
 from modules.model_inputs import model_inputs
+from modules.training.loss_terms import positive_weights
 from modules.training.optimizer import build_optimizer
 from tests.support.tiny_dataset import write_tiny_dataset
 from tests.support.tiny_model import LONGEST, losses_of, tiny_batch, tiny_config, tiny_model, tiny_vocabularies
@@ -62,9 +67,12 @@ def test_data_sets_follow_their_settings(data_config):
     train = builders.build_dataset(data_config, vocabularies, "train", train=True)
     test = builders.build_dataset(data_config, vocabularies, "test")
     assert (len(train), len(test)) == (5, 2)
-    assert train[0].images.shape == (1, 3, 32, 32) and len(train[0].token_ids) <= LONGEST
-    assert torch.equal(test[0].images, test[0].images)
+    assert train[0].image_size == 32 and test[0].images[0].shape == (32, 32) and len(train[0].token_ids) <= LONGEST
+    assert torch.equal(test[0].images[0], test[0].images[0])
     assert train.augmentation is not None and test.augmentation is None
+    cropping = dataclasses.replace(data_config, data=dataclasses.replace(data_config.data, crop=0.9))
+    cropped = builders.build_dataset(cropping, vocabularies, "train", train=True)
+    assert (train.augmentation.crop, cropped.augmentation.crop) == (1.0, 0.9)
 
 
 def test_another_split_can_stand_in_for_the_validation_split(data_config):
@@ -75,10 +83,21 @@ def test_another_split_can_stand_in_for_the_validation_split(data_config):
     assert builders.build_dataset(config, vocabularies, "val").augmentation is None
 
 
+def test_validations_of_a_training_have_a_limit_of_their_own(data_config):
+    vocabularies = builders.build_vocabularies(data_config)
+    for limits, validated, tested in (
+        ([], 3, 3), (["eval.validation_limit=2"], 2, 3), (["eval.validation_limit=2", "data.eval_limit=1"], 1, 1),
+        (["eval.validation_limit=9"], 3, 3), (["data.eval_limit=2"], 2, 2),
+    ):
+        config = tiny_config(f"data.root={data_config.data.root}", "eval.split=test", *limits)
+        assert len(builders.build_validation_dataset(config, vocabularies)) == validated
+        assert len(builders.build_dataset(config, vocabularies, "val")) == tested
+
+
 def test_built_model_reads_built_data(data_config):
     vocabularies = builders.build_vocabularies(data_config)
     dataset = builders.build_dataset(data_config, vocabularies, "train", train=True)
-    batch = collate([dataset[0], dataset[1], dataset[2]], vocabularies.tokenizer.pad_id)
+    batch = to_network_input(collate([dataset[0], dataset[1], dataset[2]], vocabularies.tokenizer.pad_id))
     torch.manual_seed(0)
     overrides = [f"data.root={data_config.data.root}", "data.distinct_special_tokens=false"]
     model = builders.build_model(tiny_config(*TRUNK, *overrides), vocabularies)
@@ -174,7 +193,9 @@ def test_settings_reach_their_parts():
              if isinstance(module, nn.Dropout) and name != "image_encoder.dropout"}
     assert rates == {0.25} and model.decoder.layers[0].image_attention.dropout == 0.25
     graph = model.graph
-    assert (graph.region_threshold, graph.attribute_threshold, graph.visible_threshold) == (0.3, 0.6, 0.7)
+    assert graph.visible_threshold == 0.7
+    assert torch.equal(graph.region_thresholds, torch.full((29,), 0.3))
+    assert torch.equal(graph.attribute_thresholds, torch.full(tiny_vocabularies().attributes.slots().shape, 0.6))
     assert graph.selector.memory.slots.shape[0] == 9 and graph.selector.memory.top == 5
 
 
@@ -195,6 +216,21 @@ def test_criterion_has_the_configured_weights():
     assert criterion.weights["regions"] == 0.7 and "boxes" not in criterion.weights
     assert criterion.terms["contrast"].contrast_margin == 0.1
     assert torch.equal(criterion.terms["attributes"].attribute_slots, tiny_vocabularies().attributes.slots())
+
+
+def test_positive_attributes_weigh_what_the_training_split_says(tmp_path):
+    root = write_tiny_dataset(tmp_path / "data", train=12, image_size=32)
+    settings = [f"data.root={root}", "data.min_attribute_count=1"]
+    vocabularies = builders.build_vocabularies(tiny_config(*settings))
+    plain, weighted, disabled = (
+        builders.build_criterion(tiny_config(*settings, *more), vocabularies).terms["attributes"].attribute_weights
+        for more in ([], ["loss.attribute_pos_weight=3"], ["loss.attribute_pos_weight=3", "loss.attributes=0"])
+    )
+    assert plain is None and disabled is None
+    statistics = training_statistics(root, "corrected")
+    positives, annotated = map(torch.from_numpy, count_attributes(statistics, vocabularies))
+    assert torch.equal(weighted, positive_weights(positives, annotated, 3.0))
+    assert weighted.min() == 1 and weighted.max() == 3
 
 
 # Missing annotation
@@ -259,14 +295,38 @@ def test_small_resnet_trains(model):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_builds(path):
+def test_every_experiment_builds(path, data_config):
     """Model (with a random trunk, as tests have no internet), criterion and optimiser, without training."""
-    config = load_config(path, ["model.patch_encoder.weights=none"])
+    config = load_config(path, ["model.patch_encoder.weights=none", f"data.root={data_config.data.root}"])
     vocabularies = tiny_vocabularies()
     model = builders.build_model(config, vocabularies)
     assert builders.build_criterion(config, vocabularies).weights
     optimizer = build_optimizer(model, config.optim.lr, config.optim.lr_patch_encoder, config.optim.weight_decay)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["iu_xray", "mimic_cxr"])
+def test_recipes_are_those_of_r2gencmn(name):
+    """Sources: train_iu_xray.sh, train_mimic_cxr.sh and the optimiser of its code."""
+    config = load_config(ROOT / f"configs/{name}.yaml")
+    optim, iu = config.optim, name == "iu_xray"
+    assert (optim.batch_size, config.train.epochs, config.train.patience) == (16, 100 if iu else 30, 50)
+    assert (optim.optimizer, optim.amsgrad, optim.beta2, optim.epsilon) == ("adam", True, 0.98, 1e-9)
+    assert (optim.lr_patch_encoder, optim.lr, optim.weight_decay, optim.warmup_steps) == (1e-4, 5e-4, 5e-5, 0)
+    assert (optim.schedule, optim.decay, optim.decay_epochs) == ("step", 0.8, 10 if iu else 3)
+    assert optim.clip_value is optim.clip_norm is None
+    assert (config.data.max_tokens, config.data.min_word_count) == ((60, 3) if iu else (100, 10))
+    assert (config.data.crop, config.data.rotate, config.data.image_size) == (224 / 256, 0, 224)
+    assert (config.train.monitor, config.eval.validation_beam_size, config.eval.beam_size) == ("bleu_4", 3, 3)
+    assert config.model.patch_encoder.backbone == "resnet101" and config.data.views == (2 if iu else 1)
+
+
+def test_the_papers_experiment_has_the_trunk_of_the_release():
+    config = load_config(ROOT / "configs/chest_imagenome.yaml")
+    trunk = config.model.patch_encoder
+    assert (trunk.backbone, trunk.stochastic_depth) == ("swin_b", 0.1)
+    assert trunk.weights == "weights/swin_base_patch4_window7_224_22k.pth"
+    assert (config.optim.batch_size, config.optim.lr_patch_encoder, config.optim.lr) == (384, 1e-4, 2e-4)
 
 
 # Errors
@@ -278,12 +338,29 @@ def test_every_experiment_builds(path):
         ("model.patch_encoder.backbone=resnet1001", "No backbone 'resnet1001'"),
         ("model.patch_encoder.weights=imagenet", "small_resnet has no ImageNet weights"),
         ("model.patch_encoder.weights=nowhere.pth", "No weights at nowhere.pth"),
+        ("model.patch_encoder.stochastic_depth=0.1", "small_resnet has no stochastic depth"),
         ("model.memory_heads=3", "model.memory_heads=3: must divide the 256 channels of small_resnet"),
     ],
 )
 def test_what_cannot_be_built_is_an_error_for_the_user(override, message):
     with pytest.raises(UserError, match=message):
         build(override)
+
+
+def test_configuration_names_the_exact_weights():
+    config = load_config(None, ["model.patch_encoder.backbone=resnet50"])
+    named = builders.name_exact_weights(config)
+    assert named.model.patch_encoder.weights == "imagenet_v2"
+    expected = load_config(None, ["model.patch_encoder.backbone=resnet50", "model.patch_encoder.weights=imagenet_v2"])
+    assert named == expected and config.model.patch_encoder.weights == "imagenet"
+    with pytest.raises(UserError, match="small_resnet has no ImageNet weights"):
+        builders.name_exact_weights(load_config(None, ["model.patch_encoder.backbone=small_resnet"]))
+
+
+def test_evaluator_computes_in_the_precision_of_the_device():
+    config = tiny_config("train.device=cpu")
+    assert config.train.precision == Precision.AUTO
+    assert builders.build_evaluator(config, tiny_vocabularies(), 1).precision == Precision.FP32
 
 
 def test_stride_that_a_trunk_cannot_have_is_an_error_for_the_user():

@@ -12,12 +12,15 @@ import torch
 from data.errors import UserError
 from modules.checkpoint import (
     CONFIG,
+    THRESHOLDS,
     TRAINING_STATE,
     VOCABULARIES,
     WEIGHTS,
+    Thresholds,
     check_replaceable,
     has_checkpoint,
     load_checkpoint,
+    save_thresholds,
 )
 from tests.support.small_checkpoint import STATE, model_of, save
 
@@ -188,6 +191,32 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, parts, name, content):
     with pytest.raises(UserError) as caught:
         load_checkpoint(tmp_path / "last", training=True)
     assert f"{path} is damaged" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_thresholds_are_kept_until_the_weights_are_replaced(tmp_path, parts):
+    save(tmp_path / "best", parts, state=None)
+    thresholds = Thresholds({"left lung": 0.5}, {"left lung": {"nlp|yes|abnormal": 0.25}}, {"split": "val"})
+    save_thresholds(tmp_path / "best", thresholds)
+    assert load_checkpoint(tmp_path / "best").thresholds == thresholds
+    check_replaceable(tmp_path / "best")
+    save(tmp_path / "best", parts, state=None)
+    assert load_checkpoint(tmp_path / "best").thresholds is None
+    with pytest.raises(UserError, match=r"Cannot write .*nowhere/thresholds.json \(.*\): free space, or copy"):
+        save_thresholds(tmp_path / "nowhere", thresholds)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[]", b"\xff", b'{"regions": {}}', b'{"regions": {"left lung": 2}, "attributes": {}, "origin": {}}',
+    b'{"regions": {"left lung": NaN}, "attributes": {}, "origin": {}}',
+    b'{"regions": {}, "attributes": {"left lung": {"a": "b"}}, "origin": {}}',
+])
+def test_damaged_thresholds_are_named_in_one_line(tmp_path, parts, content):
+    save(tmp_path / "best", parts)
+    (tmp_path / "best" / THRESHOLDS).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(tmp_path / "best")
+    assert f"{THRESHOLDS} is damaged" in str(caught.value) and "run modules.calibrate again" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

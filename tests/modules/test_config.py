@@ -24,9 +24,9 @@ def test_nothing_given_gives_the_defaults(tmp_path):
 
 
 def test_arguments_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
-    path = write_yaml(tmp_path, "name: mine\ndata: {views: 2, batch_size: 4}\nmodel:\n  patch_encoder: {stride: 16}\n")
-    config = load_config(path, ["data.batch_size=8", "model.patch_encoder.backbone=resnet18", "data.batch_size=9"])
-    assert (config.name, config.data.views, config.data.batch_size) == ("mine", 2, 9)
+    path = write_yaml(tmp_path, "name: mine\ndata: {views: 2, workers: 4}\nmodel:\n  patch_encoder: {stride: 16}\n")
+    config = load_config(path, ["data.workers=5", "model.patch_encoder.backbone=resnet18", "data.workers=9"])
+    assert (config.name, config.data.views, config.data.workers) == ("mine", 2, 9)
     assert (config.model.patch_encoder.stride, config.model.patch_encoder.backbone) == (16, "resnet18")
     assert config.optim == Config().optim
 
@@ -61,7 +61,7 @@ def test_run_folder_is_below_results():
     [
         ("dta:\n  views: 1\n", "'dta'"),
         ("data:\n  view: 1\n", "data.view"),
-        ("data:\n  batch_size: many\n", "data.batch_size"),
+        ("optim:\n  batch_size: many\n", "optim.batch_size"),
         ("data:\n  root: ${nowhere}\n", "data.root"),
         ("data: 3\n", "data is a group of settings"),
         ("model:\n  patch_encoder: resnet18\n", "model.patch_encoder is a group of settings"),
@@ -105,6 +105,22 @@ def test_missing_or_unreadable_file_is_named(tmp_path):
         ("eval.beam_size=0", "eval.beam_size=0: must be at least 1"),
         ("data.max_tokens=2", "data.max_tokens=2: must be at least 3"),
         ("data.workers=-1", "data.workers=-1: must be at least 0"),
+        ("data.shuffle_window=2047", "data.shuffle_window=2047: must be at least 2048"),
+        ("data.most_skipped=-1", "data.most_skipped=-1: must be at least 0"),
+        ("data.micro_batch_size=0", "data.micro_batch_size=0: must be at least 1"),
+        ("optim.batch_size=0", "optim.batch_size=0: must be at least 1"),
+        ("optim.warmup_steps=-1", "optim.warmup_steps=-1: must be at least 0"),
+        ("optim.decay_steps=0", "optim.decay_steps=0: must be at least 1"),
+        ("optim.decay_epochs=0", "optim.decay_epochs=0.0: must be above 0"),
+        ("optim.optimizer=sgd", "optim.optimizer"),
+        ("optim.beta2=1", "optim.beta2=1.0: must be below 1"),
+        ("optim.epsilon=-1", "optim.epsilon=-1.0: must be at least 0"),
+        ("model.patch_encoder.stochastic_depth=1", "model.patch_encoder.stochastic_depth=1.0: must be below 1"),
+        ("model.patch_encoder.stochastic_depth=-1", "model.patch_encoder.stochastic_depth=-1.0: must be at least 0"),
+        ("loss.attribute_pos_weight=0.5", "loss.attribute_pos_weight=0.5: must be at least 1"),
+        ("eval.thresholds=best", "eval.thresholds=best: choose one of tuned, default"),
+        ("eval.validation_limit=0", "eval.validation_limit=0: must be at least 1"),
+        ("train.least_epochs=0", "train.least_epochs=0: must be at least 1"),
         ("optim.lr=nan", "optim.lr=nan: must be at least 0"),
         ("seed=-1", "seed=-1: must be at least 0"),
         ("model.heads=0", "model.heads=0: must be at least 1"),
@@ -112,6 +128,7 @@ def test_missing_or_unreadable_file_is_named(tmp_path):
         ("model.width=510", "model.width=510: must be a multiple of model.heads=8"),
         ("model.memory_top=600", "model.memory_top=600: must be at most model.memory_slots=512"),
         ("eval.box_source=file", "eval.box_source=file needs a detector's file: set data.boxes_file"),
+        ("train.deterministic=true", "train.deterministic=true needs model.roi=align"),
         ("model.localizer=false", "no boxes for eval.box_source=localizer: choose atlas or file"),
     ],
 )

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from data.errors import UserError
-from data.images.transforms import normalise
+from data.images.network_input import normalise
 from modules import export
 from modules.checkpoint import load_checkpoint
 from modules.inference import export_folder, exported_programs

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import main_train
-from benchmarks.published import to_published_batch
+from benchmarks.support.published import to_published_batch
 from data.ontology import Anatomy
 from models.outputs import BoxSource, GraphSource
 from modules.builders import build_model
@@ -80,7 +80,7 @@ def test_training_on_other_words_starts_from_the_result_by_names(small_trunk, re
                                                "attributes": attributes}}}
     (root / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     own = [
-        f"data.root={root}", f"results={tmp_path / 'results'}", "name=run", "data.workers=0", "data.batch_size=2",
+        f"data.root={root}", f"results={tmp_path / 'results'}", "name=run", "data.workers=0", "optim.batch_size=2",
         "data.min_word_count=1", "data.min_attribute_count=1", "train.max_steps=1", "train.epochs=1", "optim.lr=0",
         "optim.lr_patch_encoder=0", "train.monitor=bleu_4", "eval.meteor_in_validation=false", "train.device=cpu",
     ]

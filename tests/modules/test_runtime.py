@@ -1,3 +1,5 @@
+"""Seeding, devices, int8, distributed helpers and stop signals."""
+
 import os
 import random
 import signal
@@ -13,6 +15,8 @@ from modules.runtime import (
     StopSignals,
     autocast,
     broadcast_object,
+    choose_precision,
+    configure_backends,
     distributed,
     gather_objects,
     ignore_stop_signals,
@@ -46,6 +50,13 @@ def test_processes_draw_different_numbers():
     seed_everything(3, rank=0)
     first = draws()
     seed_everything(3, rank=1)
+    assert not set(draws()) & set(first)
+
+
+def test_draws_differ_between_first_steps():
+    seed_everything(3, rank=1)
+    first = draws()
+    seed_everything(3, rank=1, step=7)
     assert not set(draws()) & set(first)
 
 
@@ -107,6 +118,44 @@ def test_a_process_without_a_gpu_of_its_own_says_so(monkeypatch):
 def test_autocast_decides_the_arithmetic_of_products(precision, kind):
     with autocast(precision, torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
+
+
+@pytest.mark.parametrize(
+    ("device", "computes_bf16", "chosen"),
+    [("cpu", True, Precision.FP32), ("cuda", True, Precision.BF16), ("cuda", False, Precision.FP32)],
+)
+def test_automatic_precision_is_bf16_where_a_gpu_computes_with_it(monkeypatch, device, computes_bf16, chosen):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes_bf16)
+    assert choose_precision(Precision.AUTO, torch.device(device)) == chosen
+    assert choose_precision(Precision.FP16, torch.device(device)) == Precision.FP16
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    """Restores the settings of PyTorch's backends."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    saved = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield torch.backends
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = saved[:2]
+    torch.set_float32_matmul_precision(saved[2])
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_gpu_computes_fast_by_default(backends):
+    configure_backends(torch.device("cuda"))
+    assert backends.cuda.matmul.allow_tf32 and backends.cudnn.allow_tf32 and backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_gpu_computes_the_same_twice_if_asked(backends):
+    configure_backends(torch.device("cuda"), deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled() and not backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_cpu_is_left_alone(backends):
+    configure_backends(torch.device("cpu"))
+    assert not backends.cudnn.benchmark and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_one_process_is_the_ordinary_case(monkeypatch):

@@ -12,10 +12,11 @@ from data.text.tokenizer import Tokenizer
 from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.sgrrg import SGRRG
 from modules.checkpoint import (
+    Thresholds,
     load_checkpoint,
     save_checkpoint,
 )
-from modules.weights import init_weights_from, load_weights
+from modules.weights import init_weights_from, load_thresholds, load_weights
 from tests.support.small_checkpoint import model_of, save
 from tests.support.tiny_model import ATTRIBUTES_PER_REGION as SIZES
 from tests.support.tiny_model import tiny_config, tiny_model, tiny_vocabularies
@@ -46,7 +47,27 @@ def test_init_loads_what_fits_and_returns_the_rest(tmp_path, parts):
     ]
 
 
-# Rows are matched by name
+# Rows and thresholds are matched by name
+
+
+def test_thresholds_are_matched_by_name_and_others_keep_the_default():
+    vocabularies = tiny_vocabularies()
+    names, attributes = vocabularies.anatomy.names, vocabularies.attributes.by_region
+    model = tiny_model()
+    thresholds = Thresholds(
+        {names[3]: 0.75, "third lung": 0.5}, {names[2]: {attributes[2][1]: 0.25, "unheard of": 0.5}}, {}
+    )
+    load_thresholds(model, vocabularies, thresholds)
+    assert model.graph.tuned_thresholds
+    expected = torch.full((29,), 0.2)
+    expected[3] = 0.75
+    assert torch.equal(model.graph.region_thresholds, expected)
+    expected = torch.full(vocabularies.attributes.slots().shape, 0.5)
+    expected[2, 1] = 0.25
+    assert torch.equal(model.graph.attribute_thresholds, expected)
+    without_graph = tiny_model("model.graph_in=none")
+    load_thresholds(without_graph, vocabularies, thresholds)
+    assert without_graph.graph is None
 
 
 def renumbered(vocabularies: Vocabularies) -> Vocabularies:

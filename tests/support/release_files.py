@@ -1,6 +1,7 @@
 """Made-up checkpoint files of the published release, with a small Swin in place of its Swin-B.
 
-Names and shapes come from here and from `benchmarks/published.py`, independently of `modules/published_weights.py`.
+Names and shapes come from here and from `benchmarks/support/published.py`, independently of
+`modules/published_weights.py`.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
-from benchmarks.published import PublishedModel
+from benchmarks.support.published import PublishedModel
 from tests.support.published_swin import published_swin_shapes, random_weights
 
 ATTRIBUTES = [region % 4 + 1 for region in range(29)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from modules import builders
-from modules.checkpoint import save_checkpoint
+from modules.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from modules.config import load_config
 from tests.support.tiny_dataset import write_tiny_dataset
 from tests.support.tiny_model import enliven
@@ -39,3 +39,13 @@ def save_tiny_run(run_folder: Path, root: Path, *overrides: str, lively: bool = 
     if lively:
         enliven(model)
     save_checkpoint(run_folder / "best", model, config, vocabularies)
+
+
+def prefer_unknown_words(checkpoint: Path) -> None:
+    """Change a checkpoint so that its model writes <unk> wherever it may, and ends no report."""
+    loaded = load_checkpoint(checkpoint)
+    bias = loaded.weights["decoder.word_head.bias"]
+    tokenizer = loaded.vocabularies.tokenizer
+    bias[tokenizer.unk_id] += 100
+    bias[tokenizer.eos_id] -= 100
+    torch.save(loaded.weights, checkpoint / WEIGHTS)

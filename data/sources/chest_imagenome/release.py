@@ -37,7 +37,7 @@ class ReleasePlan:
 
     image       path below `images/`
     row         file, batch and row if it is in an Arrow file; None if it is a file in `images/`
-    boxes       [N, 5] float32: region and xyxy in 0..1; None if no box file lists the image
+    boxes       [boxes, 5] float32: region and xyxy in 0..1; None if no box file lists the image
     attributes  JSON of the image's entry in the attribute file; None if absent
     """
 
@@ -96,6 +96,7 @@ class ReleaseSource:
                 "observations: " + (self._labels_path.name if self._labels_path else "our labeler"),
                 f"images: {images}",
             ],
+            "list": "sgrrg",
             "sources": [[path.name, path_fingerprint(path)] for path in self.paths],
             "labels": None if self._labels_path is None else path_fingerprint(self._labels_path),
         }
@@ -235,7 +236,8 @@ def _check_index(value: Any, size: int | None = None) -> int:
 
 
 def read_coco_boxes(path: Path) -> dict[str, np.ndarray]:
-    """Read a box file in COCO format; return image id -> boxes [N, 5] float32: region, and xyxy in 0..1 of the image.
+    """Read a box file in COCO format; return image id -> boxes [boxes, 5] float32: region, and xyxy in 0..1 of the
+    image.
 
     As in the authors' code, boxes that are ignored, smaller than a pixel, outside the image, or not of one of the
     regions are left out. Raises UserError, naming file and position, if the file is malformed.
@@ -308,10 +310,10 @@ class _CocoBoxes:
 def _normalise_boxes(
     boxes: np.ndarray, regions: np.ndarray, width: float, height: float, positions: array
 ) -> np.ndarray:
-    """Return region and xyxy in 0..1 of an image's usable boxes, [N, 5] float32.
+    """Return region and xyxy in 0..1 of an image's usable boxes, [boxes, 5] float32.
 
-    boxes      x, y, width and height of all annotations, [A, 4], in pixels
-    regions    of all annotations, [A]; -1 if it is not one of the regions
+    boxes      x, y, width and height of all annotations, [annotations, 4], in pixels
+    regions    of all annotations, [annotations]; -1 if it is not one of the regions
     positions  of the image's annotations
 
     Raises ValueError for an impossible image size and for negative positions.

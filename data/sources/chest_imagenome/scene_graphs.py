@@ -182,7 +182,7 @@ def original_size(document: dict, stored_size: tuple[int, int]) -> tuple[int, in
 
 
 def _fit_line(pairs: np.ndarray) -> tuple[float, float] | None:
-    """Fit framed = slope * original + offset to (framed, original) pairs [N, 2]; return slope and offset.
+    """Fit framed = slope * original + offset to (framed, original) [pairs, 2]; return slope and offset.
 
     None if there are too few or unusable pairs, or if the slope is impossible for a radiograph.
     """

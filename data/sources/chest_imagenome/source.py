@@ -46,4 +46,4 @@ def find_listing(contents: Contents) -> Listing:
     origin = ", ".join(path.name for path in tables.values()) + " of Chest ImaGenome"
     if avoided is not None:
         origin += f", without {avoided.name}"
-    return Listing(origin, KNOWN_IMAGES, partial(read_splits, tables, avoided))
+    return Listing("chest_imagenome", origin, KNOWN_IMAGES, "frontal", partial(read_splits, tables, avoided))

@@ -119,6 +119,7 @@ class IUXray:
         """See `Source`."""
         return {
             "distributions": self._files.summary() + self.texts.damaged[:_MAX_DAMAGED_LISTED],
+            "list": "r2gen",
             "reports": self.texts.origin,
             "damaged_reports": len(self.texts.damaged),
             "views": self._origin_of_views(),

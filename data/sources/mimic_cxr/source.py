@@ -1,8 +1,9 @@
 """MIMIC-CXR and MIMIC-CXR-JPG, alone or with the scene graphs of Chest ImaGenome.
 
 A sample is an image with its study's report, as in the R2Gen family, or a whole study. Images and splits come from
-R2Gen's annotation.json if it is among the sources, else from MIMIC-CXR's split table. Frontal images have a scene
-graph: that of Chest ImaGenome if its graphs are among the sources, else one made from the report.
+R2Gen's annotation.json if it is among the sources (all its images, laterals included), else from MIMIC-CXR's split
+table (frontal images). Frontal images have a scene graph: that of Chest ImaGenome if its graphs are among the sources,
+else one made from the report. The name of the list is part of dataset.yaml and is shown beside every score.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -39,6 +40,8 @@ from data.sources.zip_members import ZipMember
 from data.text.label_tables import read_label_table
 from data.text.report_labels import label_report
 
+# Name of R2Gen's list of images.
+R2GEN = "r2gen"
 _LABEL_TABLES = ("chexpert", "negbio")
 _VIEW_ORDER = {"PA": 0, "AP": 1, "LATERAL": 2}
 # With fewer boxes the detector of Chest ImaGenome failed on the image: the boxes are not used.
@@ -51,14 +54,14 @@ class Options:
 
     section         "findings", "impression" or "both": the text to learn
     samples         "image": one per image; "study": one per study, with all its images
-    views           "frontal" (PA and AP) or "all"
+    views           "frontal" (PA and AP) or "all"; None: as the list of images says
     labels          "chexpert", "negbio", or the path of another label table
     graph_required  whether images without a scene graph of Chest ImaGenome are dropped
     """
 
     section: str = "findings"
     samples: str = "image"
-    views: str = "frontal"
+    views: str | None = None
     labels: str = "chexpert"
     graph_required: bool = False
 
@@ -67,13 +70,17 @@ class Options:
 class Listing:
     """The list of images and their splits.
 
+    name      shown beside scores
     origin    its file, for display; part of dataset.yaml
     expected  images per split in the complete list
+    views     of its samples by default, "frontal" or "all"
     read      yields the images
     """
 
+    name: str
     origin: str
     expected: dict[str, int]
+    views: str
     read: Callable[[], Iterator[ListedImage]]
 
 
@@ -119,8 +126,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--views",
         choices=("frontal", "all"),
-        default=Options.views,
-        help="frontal: only PA and AP; other views have no scene graph (default: %(default)s)",
+        help="frontal: only PA and AP; other views have no scene graph (default: all for R2Gen's annotation.json, "
+        "which lists laterals too, else frontal)",
     )
 
 
@@ -149,9 +156,9 @@ def find_listing(contents: Contents) -> Listing:
     annotation, splits = contents.file("annotation.json"), contents.table("mimic-cxr-2.0.0-split")
     if annotation is not None:
         read = partial(read_r2gen_images, annotation)
-        return Listing("R2Gen's annotation.json, reports too", KNOWN_R2GEN_IMAGES, read)
+        return Listing(R2GEN, "R2Gen's annotation.json, reports too", KNOWN_R2GEN_IMAGES, "all", read)
     if splits is not None:
-        return Listing(splits.name, KNOWN_IMAGES, partial(read_splits, splits))
+        return Listing("mimic-cxr-2.0.0", splits.name, KNOWN_IMAGES, "frontal", partial(read_splits, splits))
     raise UserError(
         "The sources have neither mimic-cxr-2.0.0-split.csv[.gz] nor R2Gen's annotation.json: "
         "give the folder of MIMIC-CXR-JPG as a --source"
@@ -182,7 +189,7 @@ class MimicSource:
         self.name = name
         self.paths = tuple(paths)
         self._listing = listing
-        self._options = options
+        self._options = replace(options, views=options.views or listing.views)
         self._image_size = image_size
         self._trees = contents.trees
         self._metadata = contents.table("mimic-cxr-2.0.0-metadata")
@@ -199,7 +206,7 @@ class MimicSource:
             raise UserError(
                 "The sources have no scene graphs: give the folder with silver_dataset/scene_graph.zip as a --source"
             )
-        if self._metadata is None and options.views == "frontal" and not options.graph_required:
+        if self._metadata is None and options.views != "all" and not options.graph_required:
             raise UserError(
                 "The sources do not state which images are frontal: give the folder with "
                 "mimic-cxr-2.0.0-metadata.csv[.gz] as a --source, or use --views all"
@@ -210,8 +217,12 @@ class MimicSource:
 
     def describe(self) -> dict:
         """See `Source`."""
+        expected = {f"listed {split}": count for split, count in self._listing.expected.items()}
+        if self._list_name() == R2GEN:  # every image of this list has a report
+            expected |= self._listing.expected
         return {
             "distributions": self._list_files(),
+            "list": self._list_name(),
             "options": {
                 "section": self._options.section,
                 "samples": self._options.samples,
@@ -219,9 +230,16 @@ class MimicSource:
             },
             "sources": [[path.name, path_fingerprint(path)] for path in self.paths],
             "labels": None if self._labels_path is None else path_fingerprint(self._labels_path),
-            "expected": {f"listed {split}": count for split, count in self._listing.expected.items()},
+            "expected": expected,
             "found": dict(self._listed_counts),
         }
+
+    def _list_name(self) -> str:
+        """Return the name of the list of samples; it says which of the list's images are left out."""
+        name = self._listing.name
+        if self._options.views == "frontal" and not self._options.graph_required:  # lists with graphs have no laterals
+            name += ", frontal images only"
+        return name if self._options.samples == "image" else f"{name}, one sample per study"
 
     def _list_files(self) -> list[str]:
         """Return one line per kind of file, saying which one is used."""

@@ -36,8 +36,8 @@ def average_chest(patients: int) -> tuple[dict[str, NDArray], NDArray]:
     """Return the mean boxes of the regions and the mean image of `patients` healthy phantoms.
 
     Boxes [4] are relative to the lung of their side, and without a side to `data.images.atlas.chest_frame`. The image
-    is [C, C] int, 0..99, on the grid of `data.images.lungs.grid_positions`. Patients whose lungs are not completely
-    inside the image are left out.
+    is [cells, cells] int, 0..99, on the grid of `data.images.lungs.grid_positions`. Patients whose lungs are not
+    completely inside the image are left out.
     """
     anatomy = Anatomy.load()
     boxes: dict[str, list[NDArray]] = {name: [] for name in anatomy.names}
@@ -68,7 +68,7 @@ def _is_complete(box: Box | None) -> bool:
 
 
 def _sample_cells(image: NDArray, chest: NDArray) -> NDArray:
-    """Return the mean brightness of each cell [C, C] around the lungs, standardised to mean 0 and deviation 1."""
+    """Return the mean brightness around the lungs, [cells, cells], standardised to mean 0 and deviation 1."""
     first, last = grid_positions(_CELLS)[[0, -1]]
     half_cell = (last - first) / (_CELLS - 1) / 2
     grid = np.array([first - half_cell, first - half_cell, last + half_cell, last + half_cell])

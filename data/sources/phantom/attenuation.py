@@ -355,7 +355,7 @@ def _sample_tubes(tubes: Tubes, projection: Projection) -> tuple[np.ndarray, np.
 
 
 def _splat(positions: np.ndarray, masses: np.ndarray, size: int) -> np.ndarray:
-    """Deposit `masses` at `positions` ([N, 2], in pixels) on [size, size], each split among the four nearest pixels."""
+    """Deposit `masses` at `positions` [points, 2], in pixels, on [size, size]; the four nearest pixels share each."""
     # A margin of two pixels takes what falls beyond the border.
     wide = size + 4
     x, y = (np.clip(positions + 1.5, 0, size + 2).astype(np.float32)).T

@@ -28,7 +28,9 @@ from data.sources.phantom.physics import simulate
 from data.sources.phantom.reports import write_report
 from data.sources.phantom.scene_graph import add_annotation_noise, build_scene_graph
 from data.sources.preparation import find_prepared, print_already_prepared
-from data.sources.work_folder import lock, start_or_resume, work_folder, write_yaml
+from data.sources.work_folder import lock, start_or_resume, work_folder
+from data.storage.atomic_files import write_yaml
+from data.storage.statistics import write_derived_files
 from data.worker_pool import available_cores, ordered_map
 
 # Increase when the same settings give different studies than before.
@@ -113,6 +115,7 @@ def prepare_phantom(out: str | Path, settings: PhantomSettings, workers: int | N
                 start_or_resume(folder, description)
                 counts = _write_studies(folder, settings, workers)
                 write_yaml(folder / "dataset" / "dataset.yaml", description | {"counts": counts})
+                write_derived_files(folder / "dataset")
                 if out.is_dir():
                     out.rmdir()
                 (folder / "dataset").rename(out)

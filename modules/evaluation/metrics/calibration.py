@@ -3,7 +3,7 @@
 Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017, eq. 5, with 15 bins of
 equal width. For binary decisions, the probability of "yes" replaces the confidence and the share of "yes" replaces the
 accuracy, as in Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
-Shapes: N studies; the decisions of one study may have any number of axes.
+The decisions of one study may have any number of axes.
 """
 
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ def calibration_scores(
 ) -> ScoreSet:
     """Return the expected calibration error, and its bins, of one `kind` of decision (region, attribute, observation).
 
-    probabilities, reference (bool) and known (bool: decisions that count) have the same shape [N, ...]. The score is
-    absent if probabilities or known are None.
+    probabilities, reference (bool) and known (bool: decisions that count) have the same shape [studies, ...]. The score
+    is absent if probabilities or known are None.
     """
     name = f"{kind}_ece"
     if probabilities is None or known is None:
@@ -60,7 +60,8 @@ def calibration_scores(
 
 
 def bin_sums(probabilities: NDArray, reference: NDArray, known: NDArray) -> NDArray:
-    """Return [N, BINS, 3]: number, summed probability and number of "yes" of the known decisions, per study and bin.
+    """Return [studies, BINS, 3]: number, summed probability and number of "yes" of the known decisions, per study and
+    bin.
 
     Raises ValueError if a known probability is outside 0..1.
     """
@@ -98,8 +99,8 @@ def decision_table(
 ) -> dict[str, dict[str, float | None]]:
     """Return one row per label: precision, recall, F1 and positives (`multilabel.label_table`), and its own `ece`.
 
-    predicted, reference, known [N, K] bool, probabilities [N, K], K names. Labels that are not known for any study are
-    left out; the table is empty if nothing is predicted.
+    predicted, reference, known [studies, labels] bool, probabilities [studies, labels], one name per label. Labels that
+    are not known for any study are left out; the table is empty if nothing is predicted.
     """
     if predicted is None or probabilities is None:
         return {}

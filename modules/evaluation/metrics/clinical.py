@@ -14,10 +14,10 @@ NAMES = (
 def observation_scores(
     predicted: NDArray | None, probabilities: NDArray | None, reference: NDArray, known: NDArray
 ) -> ScoreSet:
-    """Return precision, recall, F1 (micro and macro) and macro AUROC over the known labels of N studies.
+    """Return precision, recall, F1 (micro and macro) and macro AUROC over the known labels of studies.
 
-    predicted, reference and known [N, K] bool, probabilities [N, K] for K observations; predicted and probabilities are
-    None if the model has no observation head.
+    predicted, reference and known [studies, K] bool, probabilities [studies, K]; predicted and probabilities are None
+    if the model has no observation head.
     """
     if predicted is None or probabilities is None:
         return absent_scores(NAMES, "observations are not predicted")

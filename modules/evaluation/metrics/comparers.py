@@ -29,11 +29,11 @@ class ReportComparer(Protocol):
     name: str
 
     def compare(self, references: Sequence[str], generated: Sequence[str]) -> dict[str, NDArray]:
-        """Return score name -> [N] float, one number per pair; NaN leaves a pair out of the mean."""
+        """Return score name -> [pairs] float; NaN leaves a pair out of the mean."""
 
 
 def comparer_scores(comparer: ReportComparer, references: Sequence[str], generated: Sequence[str]) -> ScoreSet:
-    """Return the means of the comparer's numbers over N pairs; pairs with an empty reference do not count."""
+    """Return the means of the comparer's numbers over all pairs; pairs with an empty reference do not count."""
     has_reference = np.array([bool(reference.strip()) for reference in references], dtype=bool)
     compared = comparer.compare(references, generated)
     values = {name: np.where(has_reference, np.asarray(each, dtype=float), np.nan) for name, each in compared.items()}

@@ -1,17 +1,20 @@
 """Scores of the predicted scene graph: regions, attributes, boxes, and whether boxes point at findings.
 
-Shapes: N studies, R regions, A attribute slots per region (padded). graph_known, boxes_known [N] bool: the study has an
+Shapes: R regions, A attribute slots per region (padded). graph_known, boxes_known [studies] bool: the study has an
 annotated graph, annotated boxes. Predictions are None if the model does not make them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.evaluation.metrics.multilabel import label_counts, macro_auroc, macro_scores, micro_scores
+from modules.evaluation.metrics.multilabel import label_counts, macro_auroc, macro_f1, macro_scores, micro_scores
 from modules.evaluation.metrics.weighted import Score, ScoreSet, absent_scores, ratio_score
 
 REGION_NAMES = ("region_micro_f1", "region_macro_f1", "region_auroc")
-ATTRIBUTE_NAMES = ("attribute_micro_f1", "attribute_auroc")
+ATTRIBUTE_NAMES = (
+    "attribute_micro_f1", "attribute_macro_f1", "attribute_abnormal_micro_f1", "attribute_abnormal_macro_f1",
+    "attribute_auroc",
+)
 BOX_NAMES = ("box_iou",)
 GROUNDING_NAMES = ("grounding_iou", "grounding_pointing", "grounding_generated_iou", "grounding_generated_pointing")
 NAMES = REGION_NAMES + ATTRIBUTE_NAMES + BOX_NAMES
@@ -25,7 +28,7 @@ def region_scores(
 ) -> ScoreSet:
     """Compare the regions that the model selects with those that the reference report mentions: micro/macro F1, AUROC.
 
-    selected, mentioned [N, R] bool, probabilities [N, R], graph_known [N] bool.
+    selected, mentioned [studies, R] bool, probabilities [studies, R], graph_known [studies] bool.
     """
     if selected is None or probabilities is None:
         return absent_scores(REGION_NAMES, "regions are not predicted")
@@ -46,14 +49,17 @@ def attribute_scores(
     reference: NDArray,
     mentioned: NDArray,
     graph_known: NDArray,
+    abnormal: NDArray | None = None,
 ) -> ScoreSet:
     """Compare the attributes that the model gives to regions with those of the annotated graph.
 
-    F1 (micro) pools all (study, region, attribute) of annotated studies: `predicted` [N, R, A] bool, the attributes of
-    selected regions, against `reference` [N, R, A] bool, the annotated attributes of mentioned regions.
+    F1 counts (study, region, attribute) of annotated studies: `predicted` [studies, R, A] bool, the attributes of
+    selected regions, against `reference` [studies, R, A] bool, the annotated attributes of mentioned regions. Micro
+    pools all of them; macro is the mean over the attributes of regions that occur in the reference. The abnormal ones
+    are those of the attributes `abnormal` [R, A] bool; None if the vocabulary does not say which these are.
     AUROC (mean over the attributes with both classes) ranks, for each attribute of each region, the studies whose
-    report mentions that region (mentioned [N, R] bool) by probabilities [N, R, A]. It does not depend on which regions
-    the model selects. graph_known [N] bool.
+    report mentions that region (mentioned [studies, R] bool) by probabilities [studies, R, A]. It does not depend on
+    which regions the model selects. graph_known [studies] bool.
     """
     if predicted is None or probabilities is None:
         return absent_scores(ATTRIBUTE_NAMES, "attributes are not predicted")
@@ -64,9 +70,24 @@ def attribute_scores(
     ranked = np.broadcast_to(described, reference.shape)
     by_slot = (array.reshape(len(array), -1) for array in (probabilities, reference, ranked))
     predicted = predicted & graph_known[:, None, None]
+    scores = ScoreSet(_attribute_f1("attribute", predicted, reference) | {"attribute_auroc": macro_auroc(*by_slot)})
+    if abnormal is None or not abnormal.any():
+        return scores | absent_scores(
+            [name for name in ATTRIBUTE_NAMES if "abnormal" in name], "the vocabulary has no abnormal attributes"
+        )
+    return scores | ScoreSet(
+        _attribute_f1("attribute_abnormal", predicted[:, abnormal], reference[:, abnormal])
+    )
+
+
+def _attribute_f1(prefix: str, predicted: NDArray, reference: NDArray) -> dict[str, Score]:
+    """Micro- and macro-F1 of attributes, [studies, ...] bool."""
+    predicted, reference = (array.reshape(len(array), -1) for array in (predicted, reference))
     arrays = (predicted & reference, predicted, reference)
-    counts = np.stack([array.sum(axis=(1, 2)) for array in arrays], axis=-1)[:, None]  # [N, 1, 3]
-    return ScoreSet({"attribute_micro_f1": micro_scores(counts)["f1"], "attribute_auroc": macro_auroc(*by_slot)})
+    counts = np.stack([array.sum(axis=1) for array in arrays], axis=-1)[:, None]  # [studies, 1, 3]
+    return {
+        f"{prefix}_micro_f1": micro_scores(counts)["f1"], f"{prefix}_macro_f1": macro_f1(predicted, reference),
+    }
 
 
 def box_scores(
@@ -78,8 +99,8 @@ def box_scores(
 ) -> ScoreSet:
     """Return `box_iou`: the mean intersection over union over annotated visible regions of studies with boxes.
 
-    A region that the model predicts as not visible counts 0. predicted_boxes, boxes [N, R, 4] xyxy; predicted_visible,
-    visible [N, R] bool; boxes_known [N] bool.
+    A region that the model predicts as not visible counts 0. predicted_boxes, boxes [studies, R, 4] xyxy;
+    predicted_visible, visible [studies, R] bool; boxes_known [studies] bool.
     """
     if predicted_boxes is None or predicted_visible is None:
         return absent_scores(BOX_NAMES, "boxes are not predicted")
@@ -105,8 +126,8 @@ def grounding_scores(
     over annotated boxes of regions with a finding, once in the reference graph and once in the generated report. A box
     that the model predicts as not visible counts 0.
 
-    predicted_boxes, boxes [N, R, 4] xyxy; predicted_visible, has_box (there is an annotated box), reference_findings,
-    generated_findings (the region has a finding) [N, R] bool.
+    predicted_boxes, boxes [studies, R, 4] xyxy; predicted_visible, has_box (there is an annotated box),
+    reference_findings, generated_findings (the region has a finding) [studies, R] bool.
     """
     if predicted_boxes is None or predicted_visible is None:
         return absent_scores(GROUNDING_NAMES, "boxes are not predicted")
@@ -124,7 +145,7 @@ def grounding_scores(
 
 
 def _mean_over_regions(values: NDArray, counted: NDArray, undefined_reason: str) -> Score:
-    """Return the mean of `values` [N, R] over the pairs that are `counted` [N, R] bool."""
+    """Return the mean of `values` [studies, R] over the pairs that are `counted` [studies, R] bool."""
     return ratio_score(np.where(counted, values, 0).sum(axis=1), counted.sum(axis=1), undefined_reason)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from data.ontology import observation_names
 from data.text.report_labels import label_report
 from data.worker_pool import ordered_map
+
+Item = TypeVar("Item")
 
 # Number of reports that a worker process receives at once.
 _CHUNK_SIZE = 64
@@ -40,9 +42,9 @@ class RuleLabeler:
         return [labels for chunk in chunks for labels in chunk]
 
 
-def split_into_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Split `texts` into chunks large enough to be worth sending to another process."""
-    return (texts[start : start + _CHUNK_SIZE] for start in range(0, len(texts), _CHUNK_SIZE))
+def split_into_chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Split `items` (reports) into chunks large enough to be worth sending to another process."""
+    return (items[start : start + _CHUNK_SIZE] for start in range(0, len(items), _CHUNK_SIZE))
 
 
 def _label_all(reports: Sequence[str]) -> list[dict[str, int]]:
@@ -50,7 +52,7 @@ def _label_all(reports: Sequence[str]) -> list[dict[str, int]]:
 
 
 def positive_mask(labels: Sequence[dict[str, int]], uncertain: bool) -> NDArray:
-    """Return [N, 14] bool: the observation is present or, with `uncertain`, present or uncertain."""
+    """Return [reports, 14] bool: the observation is present or, with `uncertain`, present or uncertain."""
     values = (1, -1) if uncertain else (1,)
     names = observation_names()
     mask = np.array([[each.get(name) in values for name in names] for each in labels], dtype=bool)
@@ -62,7 +64,7 @@ def merge_labels_by_study(labels: Sequence[dict[str, int]], studies: NDArray) ->
 
     No Finding is the other way round: it holds for a study only if it holds for all its reports that have a label for
     it. A study has no label for an observation that none of its reports has a label for.
-    studies [N] int: the study of every report, numbered 0, 1, ...
+    studies [reports] int: the study of every report, numbered 0, 1, ...
     """
     merged: list[dict[str, int]] = [{} for _ in range(int(studies.max()) + 1)]
     for study, report_labels in zip(studies, labels, strict=True):

@@ -1,6 +1,7 @@
 """Precision, recall, F1 and AUROC of many binary labels, each over the studies for which it is known.
 
-Shapes: N studies, K labels, B rows of study weights; predicted, reference and known [N, K] bool, probabilities [N, K].
+Shapes: predicted, reference and known [studies, labels] bool, probabilities [studies, labels]. The weights of studies
+have one row per draw, [draws, studies], as in `modules/evaluation/metrics/weighted.py`.
 
 - micro: all known decisions pooled
 - macro: mean over the labels with a positive reference (a label without one has no recall)
@@ -21,17 +22,20 @@ ONE_CLASS = "no label has both a positive and a negative reference"
 NO_POSITIVE = "no known reference is positive"
 MEASURES = ("precision", "recall", "f1")
 
+# Labels whose counts are in memory at once.
+_LABELS_AT_ONCE = 64
+
 # Columns of the counts: true positives, predicted positives, positive references.
 _TRUE_POSITIVES, _PREDICTED, _REFERENCE = range(3)
 
 
 def label_counts(predicted: NDArray, reference: NDArray, known: NDArray | bool = True) -> NDArray:
-    """Return [N, K, 3] float: true positives, predicted positives and positive references among known decisions."""
+    """Return true positives, predicted positives and positive references of known decisions, [studies, labels, 3]."""
     return np.stack([predicted & reference & known, predicted & known, reference & known], axis=-1).astype(np.float64)
 
 
 def micro_scores(counts: NDArray) -> dict[str, Score]:
-    """Return precision, recall and F1 over all decisions pooled; counts [N, K, 3]."""
+    """Return precision, recall and F1 over all decisions pooled; counts [studies, labels, 3]."""
 
     def pooled(sums: NDArray, column: int) -> NDArray:
         return np.where(sums[:, _REFERENCE] > 0, precision_recall_f1(sums)[column], np.nan)
@@ -44,7 +48,7 @@ def micro_scores(counts: NDArray) -> dict[str, Score]:
 
 
 def macro_scores(counts: NDArray) -> dict[str, Score]:
-    """Return mean precision, recall and F1 over the labels with a positive reference; counts [N, K, 3]."""
+    """Return mean precision, recall and F1 over the labels with a positive reference; counts [studies, labels, 3]."""
 
     def mean(sums: NDArray, column: int) -> NDArray:
         sums = sums.reshape(len(sums), -1, 3)
@@ -61,14 +65,38 @@ def macro_scores(counts: NDArray) -> dict[str, Score]:
     }
 
 
+def macro_f1(predicted: NDArray, reference: NDArray) -> Score:
+    """Return the F1 of `macro_scores` for many labels, without counts of all of them in memory at once.
+
+    predicted, reference [studies, labels] bool.
+    """
+    labels = np.flatnonzero(reference.any(axis=0))
+
+    def mean(weights: NDArray) -> NDArray:
+        total, counted = np.zeros(len(weights)), np.zeros(len(weights))
+        for start in range(0, len(labels), _LABELS_AT_ONCE):
+            some = labels[start : start + _LABELS_AT_ONCE]
+            counts = label_counts(predicted[:, some], reference[:, some])
+            sums = (weights @ counts.reshape(len(counts), -1)).reshape(len(weights), -1, 3)
+            has_positive = sums[..., _REFERENCE] > 0
+            total += np.where(has_positive, precision_recall_f1(sums)[2], 0).sum(axis=1)
+            counted += has_positive.sum(axis=1)
+        return divide_or_nan(total, counted)
+
+    return Score(mean, NO_POSITIVE, centred=True)
+
+
 def example_scores(counts: NDArray, counted: NDArray | None = None) -> dict[str, Score]:
-    """Return the means of the per-study precision, recall and F1; counts [N, K, 3], counted [N] bool (None for all)."""
+    """Return the means of the per-study precision, recall and F1.
+
+    counts [studies, labels, 3], counted [studies] bool (None for all)
+    """
     values = example_values(counts, counted)
     return {measure: mean_score(values[measure], "no study has a known label") for measure in MEASURES}
 
 
 def example_values(counts: NDArray, counted: NDArray | None = None) -> dict[str, NDArray]:
-    """Return precision, recall and F1 [N] of each study; NaN if it is not counted. Arguments as in `example_scores`."""
+    """Return precision, recall and F1, [studies] each; NaN if not counted. Arguments as in `example_scores`."""
     sums = counts.sum(axis=1)
     both_empty = (sums[:, _PREDICTED] == 0) & (sums[:, _REFERENCE] == 0)
     values = {
@@ -93,7 +121,7 @@ def precision_recall_f1(counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
 def label_table(counts: NDArray, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Return one row per label: precision, recall, F1 and `positives`, the number of positive references.
 
-    The measures are None for a label without positive references. counts [N, K, 3], K names.
+    The measures are None for a label without positive references. counts [studies, labels, 3], one name per label.
     """
     sums = counts.sum(axis=0)
     by_label = zip(*precision_recall_f1(sums), strict=True)
@@ -143,7 +171,7 @@ class _Ranking:
         self._group_starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
 
     def area(self, weights: NDArray) -> NDArray:
-        """Return the area under the ROC curve [B] for weights [B, N]; NaN if they leave only one class."""
+        """Return the area under the ROC curve, [draws], for weights [draws, studies]; NaN if only one class is left."""
         weights = weights[:, self._studies]
         positives = np.add.reduceat(weights * self._positive, self._group_starts, axis=1)
         negatives = np.add.reduceat(weights * ~self._positive, self._group_starts, axis=1)

@@ -42,7 +42,7 @@ TABLES = ("observations of the reports", "observations against the data set")
 def report_observation_scores(
     references: Sequence[dict[str, int]], generated: Sequence[dict[str, int]]
 ) -> ScoreSet:
-    """Compare the labels of N generated reports with those of their references (labels as from `ReportLabeler`)."""
+    """Compare the labels of generated reports with those of their references (labels as from `ReportLabeler`)."""
     scores = ScoreSet()
     for uncertain, suffix in ((True, ""), (False, "_certain")):
         counts = label_counts(positive_mask(generated, uncertain), positive_mask(references, uncertain))
@@ -56,10 +56,10 @@ def report_observation_scores(
 def truth_observation_scores(
     truth: NDArray | None, known: NDArray | None, generated: Sequence[dict[str, int]], certain: NDArray | None = None
 ) -> ScoreSet:
-    """Compare the labels of N generated reports with the data set's labels.
+    """Compare the labels of generated reports with the data set's labels.
 
-    truth     [N, 14] bool, the data set's labels; None if it has none
-    known     [N, 14] bool: the data set has this label; None if it has none
+    truth     [studies, 14] bool, the data set's labels; None if it has none
+    known     [studies, 14] bool: the data set has this label; None if it has none
     certain   `truth` with uncertain observations as negative; None if no label is uncertain
     """
     if truth is None or known is None or not known.any():
@@ -74,7 +74,10 @@ def truth_observation_scores(
 
 
 def _all_averages(counts: NDArray, prefix: str, suffix: str, known: NDArray | None = None) -> ScoreSet:
-    """Return all averages over both sets of observations; counts [N, 14, 3], known [N, 14] bool (None for all)."""
+    """Return all averages over both sets of observations.
+
+    counts [studies, 14, 3], known [studies, 14] bool (None for all)
+    """
     scores = {}
     for count, names in zip(_SETS, (observation_names(), five_observation_names()), strict=True):
         columns = [observation_names().index(name) for name in names]

@@ -1,7 +1,8 @@
 """All scores of the texts of generated reports, for the evaluation of models, `modules.score` and `modules.compare`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from modules.evaluation.metrics.text.diversity import diversity_scores
 from modules.evaluation.metrics.text.nlg import nlg_scores
 from modules.evaluation.metrics.triples import Triple, extract_triples, triple_scores
 from modules.evaluation.metrics.weighted import ScoreSet, absent_scores, score_from_sums
+
+Parsed = TypeVar("Parsed")
 
 # Groups of scores in printed tables: title -> names.
 TEXT_GROUPS: dict[str, tuple[str, ...]] = {
@@ -40,34 +43,62 @@ def describe_comparison(name: str, protocol: str) -> str:
     return "nothing" if without_reference else "complete references"
 
 
-@dataclass(frozen=True)
-class ParsedReports:
-    """N reports with the labels and triples extracted from them.
+class ReportParser:
+    """Reads labels and triples from reports: each distinct text once, and only when they are asked for.
 
-    texts    the reports
-    labels   see `ReportLabeler.label`
-    triples  see `modules.evaluation.metrics.triples.extract_triples`
+    A model often repeats reports, and the reports of a split are compared with those of several systems.
     """
 
-    texts: Sequence[str]
-    labels: Sequence[dict[str, int]]
-    triples: Sequence[frozenset[Triple]]
+    def __init__(self, labeler: ReportLabeler, workers: int = 1):
+        """workers: processes that read triples; the labeler has its own."""
+        self._labeler = labeler
+        self._workers = workers
+        self._labels: dict[str, dict[str, int]] = {}
+        self._triples: dict[str, frozenset[Triple]] = {}
 
-    @classmethod
-    def from_texts(cls, texts: Sequence[str], labeler: ReportLabeler, workers: int = 1) -> "ParsedReports":
-        """Parse `texts`, each distinct one only once: a model often repeats reports."""
-        distinct = list(dict.fromkeys(texts))
-        labels = dict(zip(distinct, labeler.label(distinct), strict=True))
-        triples = dict(zip(distinct, extract_triples(distinct, workers), strict=True))
-        return cls(texts, [labels[text] for text in texts], [triples[text] for text in texts])
+    def labels(self, texts: Sequence[str]) -> list[dict[str, int]]:
+        """Return the labels of every text, as `ReportLabeler.label` does."""
+        return _look_up(texts, self._labels, self._labeler.label)
+
+    def triples(self, texts: Sequence[str]) -> list[frozenset[Triple]]:
+        """Return the triples of every text, as `modules.evaluation.metrics.triples.extract_triples` does."""
+        return _look_up(texts, self._triples, lambda new: extract_triples(new, self._workers))
+
+
+@dataclass(frozen=True)
+class ParsedReports:
+    """Reports, and the labels and triples that `parser` reads from them."""
+
+    texts: Sequence[str]
+    parser: ReportParser
+
+    @property
+    def labels(self) -> list[dict[str, int]]:
+        """See `ReportLabeler.label`."""
+        return self.parser.labels(self.texts)
+
+    @property
+    def triples(self) -> list[frozenset[Triple]]:
+        """See `modules.evaluation.metrics.triples.extract_triples`."""
+        return self.parser.triples(self.texts)
 
     def select(self, included: NDArray) -> "ParsedReports":
-        """Return the reports `included` [N] bool."""
-        return ParsedReports(*([each[number] for number in included.nonzero()[0]] for each in vars(self).values()))
+        """Return the reports `included` [reports] bool."""
+        return ParsedReports([self.texts[number] for number in included.nonzero()[0]], self.parser)
+
+
+def _look_up(
+    texts: Sequence[str], known: dict[str, Parsed], parse: Callable[[list[str]], list[Parsed]]
+) -> list[Parsed]:
+    """Return what is `known` about every text, after adding what `parse` says about new ones."""
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    if new:
+        known.update(zip(new, parse(new), strict=True))
+    return [known[text] for text in texts]
 
 
 def has_reference(references: Sequence[str], scored_references: Sequence[str]) -> NDArray:
-    """Return [N] bool: the reference is not empty, neither complete nor as scored.
+    """Return [reports] bool: the reference is not empty, neither complete nor as scored.
 
     Reports without a reference are left out of every comparison: an empty reference is missing data, and any
     generated report would be wrong.
@@ -85,31 +116,39 @@ def text_scores(
     meteor: bool = True,
     frequencies: DocumentFrequencies | None = None,
     truth_certain: NDArray | None = None,
+    names: Collection[str] = TEXT_NAMES,
+    workers: int = 1,
 ) -> ScoreSet:
-    """Return all scores of `TEXT_NAMES` for N studies.
+    """Return the scores `names` of all studies, by default all of `TEXT_NAMES`.
 
     references          complete reports, compared by labels and triples
     scored_references   references as the protocol prepares them, compared by language scores
-    truth, truth_known  [N, 14] bool, the data set's labels and which of them are known; None if it has none
+    truth, truth_known  [studies, 14] bool, the data set's labels and which of them are known; None if it has none
     meteor              False leaves METEOR out
     frequencies         CIDEr's document frequencies; None to count them in the scored references
     truth_certain       `truth` with uncertain observations as negative; None if no label is uncertain
+    workers             processes for the language scores of each report; the scores do not depend on their number
     """
+    names = frozenset(names)
     if not generated.texts:
-        return absent_scores(TEXT_NAMES, "no study")
+        return absent_scores(TEXT_NAMES, "no study").select(names)
     included = has_reference(references.texts, scored_references)
     compared = absent_scores(_COMPARED_NAMES, NO_REFERENCE)
     if included.any():
         scored = [scored_references[number] for number in included.nonzero()[0]]
         reference, hypothesis = references.select(included), generated.select(included)
-        compared = (
-            nlg_scores(scored, hypothesis.texts, meteor, frequencies)
-            | report_observation_scores(reference.labels, hypothesis.labels)
-            | triple_scores(reference.triples, hypothesis.triples)
-        ).expand_to_all(included)
-    return (
-        compared
-        | truth_observation_scores(truth, truth_known, generated.labels, truth_certain)
-        | diversity_scores(references.texts, generated.texts, references.labels, generated.labels)
-        | ScoreSet({"empty_references": score_from_sums(~included, lambda sums: sums[:, 0])})
-    )
+        compared = ScoreSet()
+        if names.intersection(nlg.NAMES):
+            compared |= nlg_scores(scored, hypothesis.texts, meteor, frequencies, names, workers)
+        if names.intersection(report_observations.REPORT_NAMES):
+            compared |= report_observation_scores(reference.labels, hypothesis.labels)
+        if names.intersection(triples.NAMES):
+            compared |= triple_scores(reference.triples, hypothesis.triples)
+        compared = compared.expand_to_all(included)
+    scores = compared
+    if names.intersection(report_observations.TRUTH_NAMES):
+        scores |= truth_observation_scores(truth, truth_known, generated.labels, truth_certain)
+    if names.intersection(diversity.NAMES):
+        scores |= diversity_scores(references.texts, generated.texts, references.labels, generated.labels)
+    scores |= ScoreSet({"empty_references": score_from_sums(~included, lambda sums: sums[:, 0])})
+    return scores.select(names)

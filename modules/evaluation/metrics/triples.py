@@ -37,7 +37,8 @@ def abnormal_regions(triples: frozenset[Triple]) -> set[str]:
 
 
 def triple_scores(references: Sequence[frozenset[Triple]], generated: Sequence[frozenset[Triple]]) -> ScoreSet:
-    """Return precision, recall and F1 of all triples of N studies pooled, and the mean F1 over regions and attributes.
+    """Return precision, recall and F1 of all triples of all studies pooled, and the mean F1 over regions and
+    attributes.
 
     The means are over the regions, and the attributes, of the reference triples.
     """
@@ -57,7 +58,7 @@ def triple_scores(references: Sequence[frozenset[Triple]], generated: Sequence[f
 def _group_counts(
     references: Sequence[frozenset[Triple]], generated: Sequence[frozenset[Triple]], group: Callable[[Triple], str]
 ) -> tuple[list[str], NDArray]:
-    """Return the sorted names of all groups, and counts [N, K, 3] of their triples as in `multilabel.label_counts`."""
+    """Return the sorted names of all groups, and `multilabel.label_counts` of their triples, [studies, groups, 3]."""
     names = sorted({group(triple) for triples in (*references, *generated) for triple in triples})
     index = {name: number for number, name in enumerate(names)}
     counts = np.zeros((len(references), len(names), 3))

@@ -17,7 +17,7 @@ little more than one:
     ScoreSet({"accuracy": accuracy}).evaluate(studies=3)              # the score 5 / 7 and its 95 % interval
 
 Intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
-Shapes: N studies, B rows of weights, S statistics per study.
+Shapes: weights [draws, studies], one row per resample; statistics [studies, statistics].
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data.worker_pool import ordered_map
 
 # Number of resamples behind an interval, and the share of them that it covers.
 RESAMPLES = 1000
@@ -42,9 +44,9 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Score:
-    """One score of N studies.
+    """One score of all studies.
 
-    compute           weights [B, N] -> values [B]; NaN if the score is undefined for those weights
+    compute           weights [draws, studies] -> values [draws]; NaN if the score is undefined for those weights
     undefined_reason  why the score is undefined, if it is
     centred           shift the values of resamples so that their mean is the score, which must be in 0..1. For scores
                       that resampling itself biases: a resample repeats studies, so fewer of its reports are distinct
@@ -58,20 +60,20 @@ class Score:
 def score_from_sums(
     statistics: NDArray, function: Callable[[NDArray], NDArray], undefined_reason: str = _NO_STUDY
 ) -> Score:
-    """Return the score `function` (sums [B, S] -> [B]) of the weighted sums of `statistics` ([N, ...], S per study)."""
+    """Return `function`, [draws, statistics] -> [draws], of weighted sums of `statistics` [studies, ...] as a score."""
     statistics = np.asarray(statistics, dtype=np.float64)
     statistics = statistics.reshape(len(statistics), -1)
     return Score(lambda weights: function(weights @ statistics), undefined_reason)
 
 
 def ratio_score(numerators: NDArray, denominators: NDArray, undefined_reason: str = _NO_STUDY) -> Score:
-    """Return the ratio of the weighted sums of `numerators` [N] and `denominators` [N]; undefined for denominator 0."""
+    """Return the ratio of weighted sums of `numerators` and `denominators`, [studies]; undefined for denominator 0."""
     statistics = np.stack([numerators, denominators], axis=1)
     return score_from_sums(statistics, lambda sums: divide_or_nan(sums[:, 0], sums[:, 1]), undefined_reason)
 
 
 def mean_score(values: NDArray, undefined_reason: str = _NO_STUDY) -> Score:
-    """Return the weighted mean of `values` [N]; studies with NaN do not count."""
+    """Return the weighted mean of `values` [studies]; studies with NaN do not count."""
     counted = ~np.isnan(values)
     return ratio_score(np.where(counted, values, 0.0), counted, undefined_reason)
 
@@ -86,15 +88,15 @@ def divide_or_nan(numerator: NDArray, denominator: NDArray) -> NDArray:
 
 @dataclass
 class ScoreResults:
-    """The values of scores over N studies.
+    """The values of scores over studies.
 
     scores     name -> value; None if it cannot be computed
     absent     name -> why the value is None
     intervals  name -> 95 % bootstrap interval, or None if it cannot be computed; empty if no intervals were requested
-    resampled  name -> [B] float, the score of each resample; only scores with an interval. Two systems on the same
+    resampled  name -> [draws] float, the score of each resample; only scores with an interval. Two systems on the same
                studies have the same resamples
-    per_study  name (bleu_4, rouge_l, report_f1, ...) -> [N] float, the score of each study alone, NaN if it has none;
-               selects the best and worst cases
+    per_study  name (bleu_4, rouge_l, report_f1, ...) -> [studies] float, the score of each study alone, NaN if it has
+               none; selects the best and worst cases
     tables     title -> row -> column -> value or None: scores by observation, by region and by attribute
     curves     title -> data of a plot (see `modules/evaluation/metrics/calibration.py` and `selective.py` beside it)
     """
@@ -110,7 +112,7 @@ class ScoreResults:
 
 @dataclass
 class ScoreSet:
-    """Named scores of the same N studies, before they are computed.
+    """Named scores of the same studies, before they are computed.
 
     scores  name -> score
     absent  name -> why this score cannot be computed for any weights
@@ -129,7 +131,8 @@ class ScoreSet:
         return ScoreSet(**parts)
 
     def expand_to_all(self, included: NDArray) -> "ScoreSet":
-        """Turn scores of the studies `included` [N] bool into scores of all N studies; the other studies never count.
+        """Turn scores of the studies `included` [studies] bool into scores of all studies; the other studies never
+        count.
 
         A score is undefined for weights that are 0 for all included studies.
         """
@@ -161,18 +164,28 @@ class ScoreSet:
                 absent[name] = score.undefined_reason
         return values | dict.fromkeys(self.absent), absent
 
-    def evaluate(self, studies: int, resamples: int = RESAMPLES, units: NDArray | None = None) -> ScoreResults:
+    def select(self, names: Iterable[str]) -> "ScoreSet":
+        """Return the set with the scores `names` only, as far as it has them, and everything else."""
+        names = frozenset(names)
+        scores, absent = ({name: part[name] for name in part if name in names} for part in (self.scores, self.absent))
+        return replace(self, scores=scores, absent=absent)
+
+    def evaluate(
+        self, studies: int, resamples: int = RESAMPLES, units: NDArray | None = None, workers: int = 1
+    ) -> ScoreResults:
         """Return the scores over all `studies` and their intervals; no intervals if `resamples` is 0.
 
-        units   [N] int, 0, 1, ...: studies with the same number are drawn together (images of one patient); None to
-                draw each study by itself
+        units     [studies] int, 0, 1, ...: studies with the same number are drawn together (images of one patient);
+                  None to draw each study by itself
+        workers   processes that compute the resamples; the intervals do not depend on their number
         """
         scores, absent = self.compute(studies)
         intervals: dict[str, Interval | None] = {}
         resampled: dict[str, NDArray] = {}
         if resamples:
             intervals = dict.fromkeys(scores)
-            for name, values in self._resample(scores, resamples, np.arange(studies) if units is None else units):
+            units = np.arange(studies) if units is None else units
+            for name, values in self._resample(scores, resamples, units, workers):
                 # Shifting can move the values of a centred score out of its range.
                 bounded = np.clip(values, 0, 1) if self.scores[name].centred else values
                 intervals[name] = percentile_interval(bounded)
@@ -181,7 +194,7 @@ class ScoreSet:
         return ScoreResults(scores, absent, intervals, resampled, self.per_study, self.tables, self.curves)
 
     def _resample(
-        self, all_scores: dict[str, float | None], resamples: int, units: NDArray
+        self, all_scores: dict[str, float | None], resamples: int, units: NDArray, workers: int
     ) -> Iterator[tuple[str, NDArray]]:
         """Yield the name and the [resamples] values of each score that is not absent; nothing for fewer than two units.
 
@@ -189,15 +202,39 @@ class ScoreSet:
         """
         if len(np.unique(units)) < 2:
             return
-        values = {name: [] for name in self.scores if all_scores[name] is not None}
-        for weights in resample_weights(units, resamples):
-            for name, parts in values.items():
-                parts.append(self.scores[name].compute(weights))
+        names = [name for name in self.scores if all_scores[name] is not None]
+        # All blocks are drawn before workers are forked, which then share them. Counts of draws fit into 16 bits.
+        resampled_scores = _ResampledScores(
+            self.scores, [weights.astype(np.uint16) for weights in resample_weights(units, resamples)]
+        )
+        values: dict[str, list[NDArray]] = {name: [] for name in names}
+        jobs = [(block, name) for block in range(len(resampled_scores.blocks)) for name in names]
+        for (_, name), part in zip(jobs, ordered_map(resampled_scores, jobs, workers), strict=True):
+            values[name].append(part)
         for name, parts in values.items():
             resampled = np.concatenate(parts)
             if self.scores[name].centred:
                 resampled = resampled + all_scores[name] - np.nanmean(resampled)
             yield name, resampled
+
+
+class _ResampledScores:
+    """Computes (block, name): the values [draws] of a score for a block of resamples.
+
+    blocks   arrays [draws, studies] of weights. They are the same for any number of workers: how rows are grouped can
+             change the last bit of a sum
+    """
+
+    def __init__(self, scores: dict[str, Score], blocks: list[NDArray]):
+        self.blocks = blocks
+        self._scores = scores
+        self._block, self._weights = -1, np.empty((0, 0))
+
+    def __call__(self, job: tuple[int, str]) -> NDArray:
+        block, name = job
+        if block != self._block:
+            self._block, self._weights = block, self.blocks[block].astype(np.float64)
+        return self._scores[name].compute(self._weights)
 
 
 def merge_scores(parts: Iterable[ScoreSet]) -> ScoreSet:
@@ -214,10 +251,10 @@ def absent_scores(names: Sequence[str], reason: str) -> ScoreSet:
 
 
 def resample_weights(units: NDArray, resamples: int, seed: int = _SEED) -> Iterator[NDArray]:
-    """Yield blocks of weights [B, N], `resamples` rows in all: how often each resample draws each study.
+    """Yield blocks of weights [draws, studies], `resamples` rows in all: how often each resample draws each study.
 
-    units [N] int: the sampling unit of every study, numbered from 0; a unit is drawn with all its studies. The rows do
-    not depend on the block size.
+    units [studies] int: the sampling unit of every study, numbered from 0; a unit is drawn with all its studies. The
+    rows do not depend on the block size.
     """
     generator = np.random.default_rng(seed)
     count = int(units.max()) + 1

@@ -13,9 +13,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from data.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 from data.vocabulary import Vocabularies
 from modules.evaluation.display import format_report
 from modules.evaluation.metrics.claims import is_wrong
@@ -60,19 +58,13 @@ LEGEND = (
 class Case:
     """A study to show.
 
-    image    [H, W] uint8, as the network saw it
+    image    [height, width] uint8, as the network saw it
     reason   why it is shown
     """
 
     record: StudyRecord
     image: NDArray
     reason: str
-
-
-def to_grey_image(image: Tensor) -> NDArray:
-    """[H, W] uint8: the grey image that was normalised to the network input `image` [3, H, W]."""
-    grey = image[0].numpy() * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-    return (grey * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def study_panel(case: Case, vocabularies: Vocabularies) -> str:

@@ -32,19 +32,21 @@ from modules.inference.studies import ReadStudy
 _DISPLAY_SIDE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass
 class OpenStudy:
     """The study that a visitor sees.
 
     number    unique per server
     image     data URL of the displayed image
     unedited  the prediction before any edit
+    latest    the latest edits and their prediction: the page may send the same edits several times
     """
 
     number: int
     study: ReadStudy
     image: str
     unedited: Prediction
+    latest: tuple[GraphEdits, Prediction] | None = None
 
 
 class EventHandlers:
@@ -77,7 +79,9 @@ class EventHandlers:
             return _viewer_value(None, error="The study was removed after an hour: open it again")
 
         def predict() -> Prediction:
-            return self._predictor.predict_read([current.study], [edits])[0]
+            if current.latest is None or current.latest[0] != edits:
+                current.latest = (edits, self._predictor.predict_read([current.study], [edits])[0])
+            return current.latest[1]
 
         try:
             edits = parse_edits(event._data)
@@ -153,7 +157,7 @@ def _viewer_value(
 
 
 def _data_url(pixels: np.ndarray) -> str:
-    """Encode [H, W] uint8 as a JPEG in a data URL, so that no file has to be served."""
+    """Encode [height, width] uint8 as a JPEG in a data URL, so that no file has to be served."""
     image = Image.fromarray(pixels)
     image.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -67,7 +67,8 @@ def build_page(handlers: EventHandlers) -> gr.Blocks:
         upload.upload(handlers.open_upload, [upload, current], [upload, current, viewer], **_QUEUE)
         for number, button in enumerate(buttons):
             button.click(partial(handlers.open_example, number), current, [current, viewer], **_QUEUE)
-        viewer.edit(handlers.edit, current, viewer, trigger_mode="always_last", show_progress="minimal", **_QUEUE)
+        # `multiple`: in the other modes, an event whose result was lost blocks all later ones.
+        viewer.edit(handlers.edit, current, viewer, trigger_mode="multiple", show_progress="minimal", **_QUEUE)
 
         def remove_session(request: gr.Request) -> None:
             page.state_holder.session_data.pop(request.session_hash, None)

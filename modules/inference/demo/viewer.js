@@ -7,11 +7,12 @@
 // attention.
 const MAX_HIGHLIGHTED = 3;
 const MIN_RELATIVE_SHARE = 0.5;
-// Seconds until edits that the displayed report does not include are sent again.
-const RESEND_DELAYS = [1, 2, 4, 8, 16];
+// Seconds to wait for a report with the edits before they are sent again; together, as long as a report may take.
+const RESEND_DELAYS = [2, 4, 8, 16, 32];
 
 let value = null; // the displayed study, see `parseValue`
 let edits = { regions: {}, attributes: {} };
+let sentEdits = null; // JSON of the edits whose report has not arrived yet
 let resendTimer = null;
 let pinned = null; // { sentence: number } or { region: name }, clicked
 let hovered = null; // the same, under the pointer or with keyboard focus
@@ -179,20 +180,31 @@ function toggleAttribute(regionName, name) {
     sendEdits();
 }
 
+/** Send the edits. Those made while a report is being generated are sent when it arrives. */
 function sendEdits() {
     render();
-    trigger("edit", structuredClone(edits));
-    resendUntilApplied();
+    if (sentEdits === null) sendUntilApplied();
 }
 
-/** Of edits in quick succession, Gradio may drop the last one: send it again until a report includes it. */
-function resendUntilApplied(attempt = 0) {
+/**
+ * Send the edits, and again until a report includes them. Gradio can lose a report: it closes its connection when
+ * nothing is pending, and does not notice an event that is sent in that moment. The next event connects again.
+ */
+function sendUntilApplied(attempt = 0) {
+    stopSending();
+    if (isApplied()) return;
+    if (attempt === RESEND_DELAYS.length) {
+        find(".error").textContent = "The server does not respond: edit the graph again, or reload the page";
+        return;
+    }
+    sentEdits = JSON.stringify(edits);
+    trigger("edit", JSON.parse(sentEdits));
+    resendTimer = setTimeout(sendUntilApplied, 1000 * RESEND_DELAYS[attempt], attempt + 1);
+}
+
+function stopSending() {
     clearTimeout(resendTimer);
-    if (isApplied() || attempt === RESEND_DELAYS.length) return;
-    resendTimer = setTimeout(() => {
-        trigger("edit", structuredClone(edits));
-        resendUntilApplied(attempt + 1);
-    }, 1000 * RESEND_DELAYS[attempt]);
+    sentEdits = null;
 }
 
 // Events
@@ -236,14 +248,16 @@ element.addEventListener("click", ({ target }) => {
 function receive() {
     const isOther = props.value?.study !== value?.study;
     value = props.value && parseValue(props.value);
-    if (isOther) clearTimeout(resendTimer);
+    if (isOther || value?.error) stopSending();
     if (!value) return;
     // Edits made while the report was being generated are newer than those that come with it.
     if (isOther || value.error) edits = structuredClone(value.edits ?? { regions: {}, attributes: {} });
     if (isOther) boxChoices = {};
     pinned = hovered = null;
     render();
-    if (value.error || isApplied()) clearTimeout(resendTimer);
+    // A report with other edits than those sent last answers an earlier event: keep waiting.
+    const isExpected = sentEdits === null || sentEdits === JSON.stringify(value.edits);
+    if (isExpected && !value.error) sendUntilApplied();
 }
 
 watch("value", receive);

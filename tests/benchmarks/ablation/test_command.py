@@ -12,7 +12,7 @@ import torch
 from benchmarks.__main__ import main
 from benchmarks.ablation import command as ablation
 from benchmarks.ablation.arms import ARMS, BUDGET, FULL, NO_GRAPH, Arm, Run, order_runs
-from benchmarks.ablation.command import select_current
+from benchmarks.ablation.command import select_current, select_earlier
 from benchmarks.ablation.ledger import FinishedRun, observation_counts, read_ledger, read_run, write_ledger
 from benchmarks.ablation.report import ArmResult, difference, micro_f1, results_by_arm, write_report
 from data.errors import UserError
@@ -110,7 +110,7 @@ def test_report_of_what_is_finished(tmp_path):
     assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
     assert "The difference is +0.750. The target is met." in text
     assert "| full | 2 | 0.950 ± 0.071 |" in text and text.count("| 0.250 |") == 1
-    assert "noise" not in text.split("## Findings")[1]
+    assert "noise" not in text.split("### Findings")[1]
 
 
 @pytest.mark.parametrize(("right", "verdict"), [
@@ -135,8 +135,33 @@ def test_runs_of_other_trunks_and_settings_are_told_apart(tmp_path, capsys):
     assert "All start from one of 2 trunks" in page.read_text(encoding="utf-8")
     outdated = [replace(runs[0], arm="an arm that was"), replace(runs[1], experiment="before")]
     assert select_current([runs[0], *outdated], ()) == [runs[0]]
-    assert "2 runs with other settings are left out" in capsys.readouterr().out
     assert select_current(runs, ("train.max_steps=2",)) == []
+    write_ledger(tmp_path / "page.jsonl", [runs[0], *outdated])
+    assert main(["ablation", "--report-only", "--report", str(page)]) == 0
+    assert "2 runs with other settings are left out" in capsys.readouterr().out
+
+
+def test_runs_of_an_earlier_version_are_reported_beside_the_new_ones(tmp_path):
+    """A line of version 1 states no version, and the fingerprint of settings that had other names."""
+    new = [read(write_run(Run(FULL, seed, tmp_path), [EFFUSION])) for seed in (0, 1)]
+    old = [
+        replace(read(write_run(Run(arm, 0, tmp_path), [CLEAR])), experiment="before", version=1)
+        for arm in (FULL, ARMS[1])
+    ]
+    path = tmp_path / "results.jsonl"
+    write_ledger(path, [*old, *new])
+    path.write_text(path.read_text(encoding="utf-8").replace(', "version": 1', ""), encoding="utf-8")
+    runs = read_ledger(path)
+    assert (select_current(runs, ()), select_earlier(runs, ())) == (new, old)
+    assert select_earlier(runs, ("train.max_steps=2",)) == []
+    page = tmp_path / "page.md"
+    write_report(page, new, earlier=old)
+    current, earlier = page.read_text(encoding="utf-8").split("## The earlier version\n")
+    assert "Finished runs: 2 of 48;" in current and "| full | 2 | 1.000 ± 0.000 | 0.000 |" in current
+    assert "2 runs of an earlier version" in earlier and "| full | 1 | 0.000 | +0.000" in earlier
+    assert ARMS[1].name not in current and f"| {ARMS[1].name} | 1 | 0.000 |" in earlier
+    write_report(page, [], earlier=old)
+    assert "Finished runs: 0 of 48;" in page.read_text(encoding="utf-8")
 
 
 def test_report_refuses_what_cannot_be_compared(tmp_path):
@@ -248,14 +273,15 @@ def test_one_run_for_real(tmp_path, monkeypatch):
     assert first and all(torch.equal(value, source[f"patch_encoder.trunk.{name}"]) for name, value in first.items())
 
 
-def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_path, capsys):
+def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_path):
     root = Path(__file__).resolve().parents[3]
-    runs = select_current(read_ledger(root / "docs/results.jsonl"), ())
-    assert "left out" not in capsys.readouterr().out
+    recorded = read_ledger(root / "docs/results.jsonl")
+    runs, earlier = select_current(recorded, ()), select_earlier(recorded, ())
+    assert len(runs) + len(earlier) == len(recorded)
     page = tmp_path / "results.md"
-    write_report(page, runs)
+    write_report(page, runs, earlier=earlier)
     assert page.read_text(encoding="utf-8") == (root / "docs/results.md").read_text(encoding="utf-8")
-    results = results_by_arm(runs)
+    results = results_by_arm(runs or earlier)
     baseline = max((name for name in results if name.startswith(NO_GRAPH)), key=lambda name: results[name].f1.mean())
     value, low, high = difference(results[FULL.name], results[baseline])
     readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())

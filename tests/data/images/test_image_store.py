@@ -1,7 +1,9 @@
 """Packing images into tar shards, and reading them."""
 
+import errno
 import io
 import multiprocessing
+import os
 import tarfile
 
 import numpy as np
@@ -93,7 +95,7 @@ def test_no_more_shards_stay_open_than_the_limit(tmp_path, monkeypatch):
     descriptors = set()
     for number, reference in enumerate(references * 2):
         assert read_image_bytes(tmp_path, reference) == bytes([number % 5])
-        descriptors.add(image_store._open_shard(str(tmp_path / f"images/{number % 5}.tar")).descriptor)
+        descriptors.add(image_store._open_shard(tmp_path / f"images/{number % 5}.tar", None).descriptor)
     assert len(descriptors) <= 3
 
 
@@ -104,3 +106,60 @@ def test_forked_processes_read_through_what_the_parent_opened(tmp_path):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         jobs = [(tmp_path, reference) for reference in references * 20]
         assert pool.starmap(read_image_bytes, jobs) == contents * 20
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that reading waits, without waiting."""
+    seconds = []
+    monkeypatch.setattr(image_store.time, "sleep", seconds.append)
+    return seconds
+
+
+def failing_pread(monkeypatch, failures, code):
+    """Let the first `failures` reads fail with the error number `code`; return the descriptors that are read."""
+    descriptors = []
+
+    def pread(descriptor, size, offset, read=os.pread):
+        descriptors.append(descriptor)
+        if len(descriptors) <= failures:
+            raise OSError(code, os.strerror(code))
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(image_store.os, "pread", pread)
+    return descriptors
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_errors_that_pass_are_retried_with_the_file_opened_again(tmp_path, monkeypatch, waits, code):
+    (reference,) = pack(tmp_path, [("99000001", 0, b"content")])
+    opened = []
+    open_file = os.open
+    monkeypatch.setattr(image_store.os, "open", lambda path, flags: opened.append(path) or open_file(path, flags))
+    failing_pread(monkeypatch, 3, code)
+    assert read_image_bytes(tmp_path, reference) == b"content"
+    assert len(opened) == 4 and waits == sorted(waits) and len(waits) == 3 and sum(waits) < 3
+
+
+def test_errors_that_stay_are_raised(tmp_path, monkeypatch, waits):
+    (reference,) = pack(tmp_path, [("99000001", 0, b"content")])
+    reads = failing_pread(monkeypatch, 10, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_image_bytes(tmp_path, reference)
+    assert len(reads) == 4
+    monkeypatch.undo()
+
+
+def test_other_errors_are_not_retried(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_store.time, "sleep", lambda _: pytest.fail("waited for a missing file"))
+    with pytest.raises(FileNotFoundError):
+        read_image_bytes(tmp_path, "images/absent.png")
+
+
+def test_staged_shards_are_read_from_the_local_disk(tmp_path, monkeypatch):
+    (reference,) = pack(tmp_path / "set", [("99000001", 0, b"content")])
+    assert read_image_bytes(tmp_path / "set", reference, tmp_path / "local") == b"content"
+    (copy,) = (tmp_path / "local").glob("*.tar")
+    assert copy.read_bytes() == (tmp_path / "set/images/00000.tar").read_bytes()
+    (tmp_path / "set/images/00000.tar").unlink()  # open already
+    assert read_image_bytes(tmp_path / "set", reference, tmp_path / "local") == b"content"

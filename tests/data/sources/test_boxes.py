@@ -14,7 +14,7 @@ from data.records import read_records
 from data.sources.boxes import describe_boxes, replace_boxes
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
 from data.sources.preparation import prepare
-from tests.support.sources.toy_source import SIDE, ToySource, folder_content
+from tests.support.sources.toy_source import SIDE, ToySource, content_without_index, folder_content
 
 BOX = [0.1, 0.2, 0.3, 0.4]
 
@@ -166,13 +166,13 @@ def boxes_of(*study_ids: str) -> dict[str, np.ndarray]:
 
 
 def test_boxes_replaced_afterwards_are_recorded_as_in_preparation(tmp_path, dataset, origin):
-    before = folder_content(dataset)
+    before = content_without_index(dataset)
     assert replace_boxes(dataset, boxes_of("99000000", "99000001", "elsewhere"), origin, "X") == 2
     for record in read_records(dataset, "train"):
         assert record["graph"]["box_source"] == "localizer"
         boxes = {name: region["box"] for name, region in record["graph"]["regions"].items() if region["box"]}
         assert boxes == {"spine": BOX}
-    after = folder_content(dataset)
+    after = content_without_index(dataset)
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"records.jsonl", "dataset.yaml"}

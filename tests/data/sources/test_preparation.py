@@ -10,7 +10,7 @@ import yaml
 from data.dataset import StudyDataset
 from data.errors import UserError
 from data.images.image_store import encode_image, read_image_bytes
-from data.loaders import batches_per_epoch, training_loader
+from data.loaders import training_loader
 from data.records import read_records
 from data.sources import preparation
 from data.sources.preparation import prepare
@@ -24,9 +24,13 @@ pytestmark = pytest.mark.usefixtures("small_parts")
 def test_the_data_set_holds_what_the_source_built(tmp_path):
     out, source = tmp_path / "deep" / "toy", ToySource(34)
     description = prepare(source, out, SIDE, 2)
+    (index,) = (path.name for path in (out / "index").iterdir() if path.is_dir())
     assert folder_content(out).keys() == {
         "dataset.yaml",
         "records.jsonl",
+        "index/current.json",
+        *(f"index/{index}/{split}.npy" for split in ("train", "val", "test")),
+        *(f"index/{index}/training-{rule}.v1.json" for rule in ("iu_xray", "mimic_cxr", "corrected")),
         *(f"images/{number:05d}.tar" for number in range(4)),
     }
     read = {record["id"]: record for split in ("train", "val", "test") for record in read_records(out, split)}
@@ -172,13 +176,13 @@ def test_packed_studies_shuffle_shard_and_resume_as_loose_ones(tmp_path):
     def batches(root, start, rank, workers):
         dataset = StudyDataset(root, "train", vocabularies, "corrected", SIDE, 20, views=2, uncertain="positive")
         return list(
-            training_loader(dataset, 3, seed=1, epoch=2, start_batch=start, rank=rank, world_size=2, workers=workers)
+            training_loader(dataset, 6, seed=1, epoch=2, start_batch=start, rank=rank, world_size=2, workers=workers)
         )
 
     seen = []
     for rank in range(2):
         whole = batches(packed, 0, rank, workers=2)
-        assert len(whole) == batches_per_epoch(18, 3, 2) == 3
+        assert len(whole) == 3
         for ours, theirs in zip(whole, batches(loose, 0, rank, workers=0), strict=True):
             assert ours.study_ids == theirs.study_ids and torch.equal(ours.images, theirs.images)
         (resumed,) = batches(packed, 2, rank, workers=0)

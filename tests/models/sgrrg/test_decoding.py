@@ -13,7 +13,7 @@ from modules.model_inputs import model_inputs
 
 # What must not matter
 from tests.support.connected_model import CONNECTIONS, SENTENCE_ATTENTIONS, connected, generate
-from tests.support.reference_search import greedy, reference_search
+from tests.support.reference_search import greedy, leading_search, score_of
 from tests.support.tiny_model import (
     LONGEST,
     losses_of,
@@ -114,7 +114,8 @@ def test_decoding_equals_an_uncached_search(sentence_attention, distinct):
     best, first = generate(model, batch, beam_size=3), generate(model, batch, beam_size=1)
     for study in range(2):
         logits = teacher_forced_logits(model, batch, study)
-        expected, score, _ = reference_search(logits, 3, LONGEST - 1, model.eos_id, forbidden)
+        expected, log_probs = leading_search(logits, 3, LONGEST - 1, model.eos_id, forbidden)
+        score = score_of((expected, log_probs))
         assert best.token_ids[study, : len(expected)].tolist() == expected
         assert (best.token_ids[study, len(expected) :] == model.pad_id).all()
         assert best.scores[study].item() == pytest.approx(score, abs=1e-4)

@@ -119,6 +119,23 @@ def test_predicted_graph_follows_the_thresholds():
     assert not (generous.attributes & ~tiny_vocabularies().attributes.slots()).any()
 
 
+def test_every_region_and_attribute_has_its_own_threshold():
+    model, batch = tiny_model("model.region_threshold=0", "model.attribute_threshold=0").eval(), tiny_batch(3)
+    assert not any("thresholds" in name for name in model.state_dict())  # checkpoints stay as they were
+    before = generate(model, batch).encoded.graph
+    region, slot = before.attributes.any(0).nonzero()[0].tolist()
+    model.graph.attribute_thresholds[region, slot] = 1
+    without_attribute = generate(model, batch).encoded.graph
+    changed = before.attributes.clone()
+    changed[:, region, slot] = False
+    assert torch.equal(without_attribute.attributes, changed)
+    model.graph.region_thresholds[region] = 1
+    without_region = generate(model, batch).encoded.graph
+    changed = before.selected.clone()
+    changed[:, region] = False
+    assert torch.equal(without_region.selected, changed)
+
+
 def test_boxes_follow_their_source():
     model, batch = tiny_model().eval(), tiny_batch(3)
 
@@ -267,9 +284,9 @@ def test_mixed_predicts_no_graph_that_nobody_will_see(monkeypatch):
     model, batch = tiny_model().eval(), tiny_batch(3)
     pooled, pooler = [], model.graph.pooler.forward
 
-    def watched(grid: Tensor, boxes: Tensor, regions: Tensor) -> Tensor:
+    def watched(grid: Tensor, boxes: Tensor, regions: Tensor, count: int | None = None) -> Tensor:
         pooled.append(int(regions.sum()))
-        return pooler(grid, boxes, regions)
+        return pooler(grid, boxes, regions, count)
 
     monkeypatch.setattr(model.graph.pooler, "forward", watched)
     teacher_forced(model, batch, GraphSource.MIXED, mixing_probability=0.0)

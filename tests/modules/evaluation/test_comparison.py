@@ -41,6 +41,14 @@ def test_a_better_system_is_better_beyond_chance(tmp_path, capsys):
     assert "meteor is absent: METEOR needs Java" in printed
 
 
+def test_the_list_of_the_studies_is_named(tmp_path, capsys):
+    one, other = (
+        write_run(tmp_path / name, 0.5, seed, evaluation={"list": "r2gen"}) for seed, name in enumerate(("a", "b"))
+    )
+    compare(tmp_path, one, other, resamples=5)
+    assert "tiny (list r2gen), split test, 24 reports" in capsys.readouterr().out
+
+
 def test_a_system_does_not_differ_from_itself(tmp_path):
     one = write_run(tmp_path / "one", 0.5)
     rows = compare(tmp_path, one, write_run(tmp_path / "same", 0.5), "--scores", "all")
@@ -161,9 +169,10 @@ def test_training_reports_give_rare_words_and_document_frequencies(tmp_path, cap
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path, capsys):
-    one = write_run(tmp_path / "one", 0.5)
+    one = write_run(tmp_path / "one", 0.5, evaluation={"list": "r2gen"})
     cases = {
         "split": write_run(tmp_path / "split", 0.5, evaluation={"split": "val"}),
+        "has the list frontal, ": write_run(tmp_path / "list", 0.5, evaluation={"list": "frontal"}),
         "protocol": write_run(tmp_path / "protocol", 0.5, evaluation={"protocol": "full"}),
         "not about the same studies": write_run(tmp_path / "fewer", 0.5, studies=20),
         "compares other references": write_run(tmp_path / "cut", 0.5, more=" more"),

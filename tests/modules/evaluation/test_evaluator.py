@@ -3,12 +3,14 @@
 import itertools
 import json
 import multiprocessing
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
+from data.loaders import evaluation_loader
 from models.outputs import BoxSource, GraphSource
 from modules.evaluation.evaluator import in_study_order, inference, progress
 from modules.evaluation.metrics.graph import box_iou
@@ -82,7 +84,7 @@ def test_predicted_regions_and_attributes_are_those_of_the_graph(dataset, model)
     slots = dataset.vocabularies.attributes.slots().numpy()
     for record in evaluation.records:
         prediction = record.prediction
-        # The fake graph selects regions with a logit above 1, which is stricter than the evaluator's threshold of 0.2.
+        # The fake graph selects regions with a logit above 1, which is stricter than its threshold of 0.2.
         expected = (prediction.region_probabilities > torch.tensor(1.0).sigmoid().item()) & prediction.visible
         np.testing.assert_array_equal(prediction.region_selected, expected)
         assert not prediction.attributes[~expected].any()
@@ -93,11 +95,13 @@ def test_predicted_regions_and_attributes_are_those_of_the_graph(dataset, model)
 
 
 def test_without_a_graph_regions_are_chosen_by_the_thresholds(dataset, model):
-    settings = {"graph_source": GraphSource.NONE, "region_threshold": 0.7, "visible_threshold": 0.6}
-    evaluation = evaluate(dataset, model, **settings)
+    model.graph.region_thresholds = torch.linspace(0.3, 0.7, len(dataset.vocabularies.anatomy.regions))
+    evaluation = evaluate(dataset, model, graph_source=GraphSource.NONE, visible_threshold=0.6)
     for record in evaluation.records:
         prediction = record.prediction
-        expected = (prediction.region_probabilities > 0.7) & (prediction.visible_probabilities > 0.6)
+        expected = (prediction.region_probabilities > model.graph.region_thresholds.numpy()) & (
+            prediction.visible_probabilities > 0.6
+        )
         np.testing.assert_array_equal(prediction.region_selected, expected)
         assert prediction.attributes is None
     assert evaluation.absent["attribute_micro_f1"] == "attributes are not predicted"
@@ -148,6 +152,13 @@ def test_protocols(dataset, model):
         assert long.scored_reference == long.reference == short.reference
 
 
+def test_only_under_r2gen_a_report_may_have_unknown_words(dataset):
+    model = FakeModel(dataset.vocabularies, ["the heart quux is normal ."])
+    reports = {protocol: evaluate(dataset, model, protocol=protocol).records for protocol in ("r2gen", "full")}
+    assert {record.generated for record in reports["r2gen"]} == {"the heart <unk> is normal ."}
+    assert {record.generated for record in reports["full"]} == {"the heart is normal ."}
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_modes_gradients_and_random_states_are_left_alone(dataset, model, training):
     model.train(training)
@@ -169,11 +180,11 @@ def test_modes_are_restored_after_an_error(model):
 
 
 @pytest.mark.parametrize("calls", [0, 2, 3])
-def test_stopping_between_batches_and_before_scoring(dataset, model, calls):
+def test_stopping_between_batches_and_after_the_last(dataset, model, calls):
     model.train()
     answers = itertools.chain([False] * calls, itertools.repeat(True))
     with pytest.raises(EvaluationStopped):
-        evaluate(dataset, model, should_stop=lambda: next(answers))
+        make_evaluator(dataset).generate(model, loader_over(dataset), CPU, should_stop=lambda: next(answers))
     assert len(model.seen) == calls
     assert model.training
 
@@ -191,36 +202,36 @@ def test_progress_passes_everything_on_and_speaks_now_and_then(monkeypatch, caps
     assert capsys.readouterr().err.splitlines() == ["evaluating: 1 of 4 batches", "evaluating: 3 of 4 batches"]
 
 
-def evaluate_share(rank, root, rendezvous, answers):
-    """Run one of two processes: evaluate the shard of `rank`, then again, where rank 1 asks to stop."""
+def generate_share(rank, root, rendezvous, answers):
+    """Run one of two processes: generate the shard of `rank`, then again, where rank 1 asks to stop."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     dataset = open_split(root)
     model, evaluator = FakeModel(dataset.vocabularies, TEXTS), make_evaluator(dataset)
-    evaluation = evaluator.evaluate(model, loader_over(dataset, 2, rank, 2), CPU, meteor=False)
-    reports = [(record.study_id, record.generated) for record in evaluation.records]
+    records = evaluator.generate(model, loader_over(dataset, 2, rank, 2), CPU)
+    reports = records and [(record.study_id, record.generated) for record in records]
     try:
-        evaluator.evaluate(model, loader_over(dataset, 2, rank, 2), CPU, meteor=False, should_stop=lambda: rank == 1)
+        evaluator.generate(model, loader_over(dataset, 2, rank, 2), CPU, should_stop=lambda: rank == 1)
         stopped = False
     except EvaluationStopped:
         stopped = True
-    answers.put((evaluation.scores, evaluation.absent, reports, stopped))
+    answers.put((rank, reports, stopped))
     dist.destroy_process_group()
 
 
-def test_two_processes_share_the_studies_and_agree_on_scores_and_stops(root, dataset, model, tmp_path):
+def test_two_processes_share_the_studies_and_agree_on_stops(root, dataset, model, tmp_path):
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     arguments = (root, f"file://{tmp_path / 'rendezvous'}", answers)
-    processes = [context.Process(target=evaluate_share, args=(rank, *arguments)) for rank in range(2)]
+    processes = [context.Process(target=generate_share, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
-    results = [answers.get(timeout=120) for _ in processes]
+    results = sorted(answers.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
     single = evaluate(dataset, model)
     reports = [(record.study_id, record.generated) for record in single.records]
-    assert results == [(single.scores, single.absent, reports, True)] * 2
+    assert results == [(0, reports, True), (1, None, True)]  # rank zero alone scores
     assert [study for study, _ in reports] == [record["id"] for record in dataset.records]  # each once, in order
 
 
@@ -235,3 +246,17 @@ def test_sentences_have_the_regions_they_looked_at_and_a_confidence(dataset, mod
         for sentence in record.sentences:
             assert not sentence.regions.any()
             assert sentence.confidence == pytest.approx(np.exp(sentence.log_probability))
+
+
+def test_studies_that_cannot_be_read_are_left_out_and_named(root, model, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    (copy / "images/test2_0.png").write_bytes(b"not an image")
+    dataset, evaluator = open_split(copy), make_evaluator(open_split(root))
+    loader = evaluation_loader(dataset, 2, 0, 0, 1, dataset.vocabularies.tokenizer.pad_id, False, most_skipped=1)
+    records = evaluator.generate(model, loader, CPU)
+    assert [record.study_id for record in records] == ["test0", "test1", "test3", "test4"]
+    (skipped,) = evaluator.skipped
+    assert (skipped.index, skipped.study_id) == (2, "test2") and "not a PNG or JPEG" in skipped.reason
+    whole = evaluator.generate(model, loader_over(open_split(root)), CPU)
+    assert evaluator.skipped == []
+    assert [record.generated for record in whole if record.study_id != "test2"] == [each.generated for each in records]

@@ -27,7 +27,8 @@ def test_the_table_shows_every_score_its_interval_its_baselines_and_what_is_abse
     lines, rows = table.splitlines(), rows_of(table)
     for text in ("tiny", "test", "graph predicted", "boxes atlas", "protocol r2gen", "beam 3", "seed 7", "3 studies"):
         assert text in lines[0]
-    assert "without graph" not in lines[0]
+    assert "without graph" not in lines[0] and "list" not in lines[0]
+    assert format_score_table(METRICS | {"list": "r2gen"}).startswith("tiny (list r2gen), split test, 3 studies;")
     assert set(SCORE_NAMES) <= set(rows)
     assert [line[3:] for line in lines if line.startswith("-- ")] == list(SCORE_GROUPS)
     assert rows["cider"] == ["0.123", "[0.100, 0.150]", "0.500", "-"]

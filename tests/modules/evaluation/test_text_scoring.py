@@ -153,8 +153,9 @@ def test_our_predictions_have_the_scores_of_their_evaluation(tmp_path):
     ]
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "metrics.json").write_text('{"protocol": "r2gen"}')
+    (tmp_path / "metrics.json").write_text('{"protocol": "r2gen", "list": "r2gen"}')
     results = score(path)
+    assert results["applied"]["list"] == "the studies of the list r2gen"
     assert results["protocol"] == "r2gen" and results["scores"]["truth_14_micro_f1"] == 0
     assert results["scores"]["reference_words_mean"] == pytest.approx(np.mean([len(row[1].split()) for row in ROWS]))
 

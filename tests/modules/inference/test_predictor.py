@@ -15,7 +15,7 @@ from modules.inference.predictor import Predictor
 from modules.inference.studies import Study
 from tests.support.images.dicom_files import dicom
 from tests.support.tiny_dataset import write_tiny_dataset
-from tests.support.tiny_run import write_tiny_run
+from tests.support.tiny_run import prefer_unknown_words, write_tiny_run
 
 
 def records_of(root, split):
@@ -24,8 +24,9 @@ def records_of(root, split):
 
 
 def main_test_entries(run_folder, root, out):
-    """The predictions.jsonl of main_test.py for the test split of `root`."""
-    assert main_test.main(["--checkpoint", str(run_folder), "--data", str(root), "--out", str(out)]) == 0
+    """The predictions.jsonl of main_test.py for the test split of `root`, by the protocol without <unk>."""
+    arguments = ["--checkpoint", str(run_folder), "--data", str(root), "--out", str(out), "--baselines", "none"]
+    assert main_test.main([*arguments, "eval.protocol=full"]) == 0
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
 
 
@@ -55,6 +56,17 @@ def assert_same(prediction, entry):
             assert region.box == pytest.approx(np.array(expected["box"]) * [width, height, width, height], abs=0.06)
         if region.selected:
             assert region.attributes == entry["attributes"].get(region.name, {})
+
+
+def test_no_report_has_an_unknown_word(tmp_path):
+    run_folder, root = write_tiny_run(tmp_path)
+    prefer_unknown_words(run_folder / "best")
+    (record,) = records_of(root, "test")[:1]
+    for beam_size in (1, 3):
+        predictor = Predictor(run_folder, device="cpu", beam_size=beam_size)
+        (prediction,) = predictor.predict([root / record["images"][0]])
+        assert prediction.report and "<unk>" not in prediction.report
+        assert not any("<unk>" in sentence.text for sentence in prediction.sentences)
 
 
 def test_prepared_images_get_the_reports_of_main_test(run, predictor, images, tmp_path):

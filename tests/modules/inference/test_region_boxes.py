@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from data.errors import UserError
+from data.images.network_input import to_network_input
 from data.loaders import evaluation_loader
 from data.ontology import Anatomy
 from data.records import read_records
@@ -21,7 +22,7 @@ from modules.inference import region_boxes
 from modules.inference.region_boxes import replace_region_boxes, write_region_boxes
 from modules.model_inputs import model_inputs
 from modules.weights import load_weights
-from tests.support.sources.toy_source import SIDE, ToySource, folder_content
+from tests.support.sources.toy_source import SIDE, ToySource, content_without_index, folder_content
 from tests.support.tiny_dataset import write_tiny_dataset
 from tests.support.tiny_run import write_tiny_run
 
@@ -75,7 +76,7 @@ def test_all_splits_and_the_models_own_boxes(trained, tmp_path):
     dataset = build_dataset(config, checkpoint.vocabularies, "test")
     (batch,) = evaluation_loader(dataset, 8, 0, 0, 1, 0, pin_memory=False)
     with inference(model):
-        inputs = model_inputs(batch, GraphSource.NONE, BoxSource.LOCALIZER)
+        inputs = model_inputs(to_network_input(batch), GraphSource.NONE, BoxSource.LOCALIZER)
         expected = model.encode(inputs, GraphSource.NONE, BoxSource.LOCALIZER).boxes.clamp(0, 1)
     for study, study_id in enumerate(batch.study_ids):
         found = torch.tensor([boxes[study_id][name] for name in Anatomy.load().names])
@@ -171,7 +172,7 @@ def test_a_data_set_without_graphs_is_refused(trained, tmp_path):
     root = write_tiny_dataset(tmp_path / "data", train=1, val=0, test=0, image_size=32)
     record = json.loads((root / "records.jsonl").read_text())
     (root / "records.jsonl").write_text(json.dumps(record | {"graph": None}) + "\n")
-    content = folder_content(root)
+    content = content_without_index(root)
     with pytest.raises(UserError, match="The localizer of .*run has no boxes for any graph of this data set"):
         replace_region_boxes(trained[0], root)
-    assert folder_content(root) == content
+    assert content_without_index(root) == content

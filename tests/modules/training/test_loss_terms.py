@@ -8,8 +8,17 @@ import torch
 from torchvision.ops import generalized_box_iou
 
 from data.batch import Batch
+from models.layers.masking import EXCLUDED
+from modules.training.loss_terms import positive_weights
 from modules.training.losses import ReportCriterion
-from tests.support.tiny_model import studies_of, tiny_batch, with_regions, without_regions
+from tests.support.tiny_model import (
+    studies_of,
+    teacher_forced,
+    tiny_batch,
+    tiny_model,
+    with_regions,
+    without_regions,
+)
 from tests.support.training.loss_cases import SLOTS, WEIGHTS, annotated, partly_annotated_batch, random_output, terms_of
 
 
@@ -72,6 +81,26 @@ def test_attributes_are_the_mean_over_those_that_annotated_regions_can_have(crit
         for study, region in annotated(batch).nonzero().tolist() for slot in range(region % 5)
     ]
     assert terms_of(criterion, output, batch)["attributes"] == pytest.approx(mean(expected), rel=1e-5)
+
+
+def test_a_positive_attribute_counts_its_weight(batch):
+    weights = torch.linspace(1, 4, SLOTS.numel()).view_as(SLOTS)
+    output = random_output(batch)
+    expected = []
+    for study, region in annotated(batch).nonzero().tolist():
+        for slot in range(region % 5):
+            positive = bool(batch.regions.attributes[study, region, slot])
+            loss = cross_entropy(output.encoded.attribute_logits[study, region, slot].item(), positive)
+            expected.append(loss * (weights[region, slot].item() if positive else 1))
+    weighted = ReportCriterion(WEIGHTS, SLOTS, attribute_weights=weights)
+    assert terms_of(weighted, output, batch)["attributes"] == pytest.approx(mean(expected), rel=1e-5)
+
+
+def test_weights_of_positives_are_their_odds_within_bounds():
+    positives, counts = torch.tensor([[25, 50, 90, 1, 0]]), torch.tensor([100])
+    weights = positive_weights(positives, counts, cap=10)
+    assert weights.tolist() == [[3, 1, 1, 10, 10]]
+    assert positive_weights(torch.zeros(2, 3).long(), torch.zeros(2).long(), 4.0).tolist() == [[4, 4, 4]] * 2
 
 
 def test_visibility_is_the_mean_over_studies_with_boxes(criterion, batch):
@@ -145,8 +174,8 @@ def test_grounding_is_minus_the_log_of_the_weight_on_the_regions_of_the_sentence
     output = random_output(batch)
     selected = annotated(batch)  # region 0 of study 0, region 1 of study 1, region 2 of study 2
     output.encoded.graph = output.encoded.annotated_graph
-    attention = torch.full((3, batch.token_ids.shape[1] - 1, SLOTS.shape[0]), 0.25) * selected.unsqueeze(1)
-    output.region_attention = attention.requires_grad_()
+    attention = torch.full((3, batch.token_ids.shape[1] - 1, SLOTS.shape[0]), math.log(0.25))
+    output.region_log_attention = attention.masked_fill(~selected.unsqueeze(1), EXCLUDED).requires_grad_()
     criterion = ReportCriterion({"grounding": 2.0}, SLOTS)
     counts = criterion.counts(batch)
     assert counts[-1] == 4  # two tokens of each study that has region 0 or 1
@@ -160,8 +189,45 @@ def test_grounding_is_an_exact_zero_without_a_word_about_a_subgraph(batch, silen
     batch = replace(batch, token_regions=None) if silent.startswith("no sentence") else grounded(without_regions(batch))
     output = random_output(batch)
     output.encoded.graph = output.encoded.annotated_graph
-    output.region_attention = torch.zeros(3, batch.token_ids.shape[1] - 1, SLOTS.shape[0], requires_grad=True)
+    output.region_log_attention = torch.zeros(3, batch.token_ids.shape[1] - 1, SLOTS.shape[0], requires_grad=True)
     criterion = ReportCriterion({"grounding": 1.0}, SLOTS)
     losses = criterion(output, batch, criterion.counts(batch))
     losses.total.backward()
-    assert losses.total.item() == 0.0 and not output.region_attention.grad.any()
+    assert losses.total.item() == 0.0 and not output.region_log_attention.grad.any()
+
+
+def test_grounding_counts_the_tokens_that_it_sums(batch):
+    """With a predicted graph, regions that are not annotated are not targets, and missing ones add 0."""
+    mentioned = torch.zeros(3, SLOTS.shape[0], dtype=torch.bool)
+    mentioned[:, 0] = True
+    batch = grounded(with_regions(
+        batch, mentioned=mentioned, graph_known=torch.ones(3, dtype=torch.bool),
+        boxes_known=torch.zeros(3, dtype=torch.bool), visible=torch.zeros_like(mentioned),
+    ))
+    output = random_output(batch)
+    predicted = torch.zeros_like(mentioned)
+    predicted[0, :2] = predicted[1, 1] = True  # study 0: region 0 and one that is not annotated; study 1: only that
+    output.encoded.graph = replace(output.encoded.annotated_graph, selected=predicted)
+    log_attention = torch.full((3, batch.token_ids.shape[1] - 1, SLOTS.shape[0]), math.log(0.5))
+    output.region_log_attention = log_attention.masked_fill(~predicted.unsqueeze(1), EXCLUDED)
+    criterion = ReportCriterion({"grounding": 1.0}, SLOTS)
+    counts = criterion.counts(batch)
+    assert counts[-1] == 6  # two tokens of each study
+    losses = criterion(output, batch, counts)
+    assert losses.terms["grounding"].item() == pytest.approx(-2 * math.log(0.5) / 6)
+
+
+def test_grounding_has_a_gradient_where_attention_is_most_wrong():
+    """Keys that favour another region so much that the attention to the right one is 0 in fp32."""
+    model = tiny_model("model.decoder_layers=1").eval()
+    batch = grounded(tiny_batch(2))
+    attention = model.decoder.layers[0].graph_attention.attention
+    with torch.no_grad():
+        attention.query.weight.mul_(100)
+        attention.key.weight.mul_(100)
+    output = teacher_forced(model, batch)
+    log_attention = output.region_log_attention
+    assert log_attention[log_attention > EXCLUDED / 2].min() < -50
+    criterion = ReportCriterion({"grounding": 1.0}, SLOTS)
+    criterion(output, batch, criterion.counts(batch)).total.backward()
+    assert torch.isfinite(attention.query.weight.grad).all() and attention.query.weight.grad.abs().max() > 1e-3

@@ -70,10 +70,10 @@ def test_what_is_not_annotated_changes_no_term(criterion, batch):
 def test_gradients_of_what_is_not_annotated_are_zero(criterion, batch):
     output = random_output(batch)
     encoded = output.encoded
-    for tensor in (output.word_logits, encoded.boxes):
+    for tensor in (output.packed_logits, encoded.boxes):
         tensor.retain_grad()
     criterion(output, batch, criterion.counts(batch)).total.backward()
-    assert (output.word_logits.grad[~batch.token_mask[:, 1:]] == 0).all()
+    assert len(output.packed_logits.grad) == batch.token_mask[:, 1:].sum()  # padding has no logits
     assert (encoded.observation_logits.grad[~batch.observations_known] == 0).all()
     assert (encoded.region_logits.grad[1] == 0).all() and (encoded.visible_logits.grad[2] == 0).all()
     assert (encoded.attribute_logits.grad[~(annotated(batch).unsqueeze(-1) & SLOTS)] == 0).all()
@@ -103,7 +103,7 @@ def test_model_without_anything_annotated_keeps_every_parameter_in_the_graph(red
 def test_parts_that_the_model_lacks_have_no_term(criterion, batch):
     output = random_output(batch)
     bare = Encoded(memory=output.encoded.memory, memory_mask=output.encoded.memory_mask)
-    losses = criterion(SGRRGOutput(bare, output.word_logits), batch, criterion.counts(batch))
+    losses = criterion(SGRRGOutput(bare, output.packed_logits, output.packing), batch, criterion.counts(batch))
     assert set(losses.terms) == {"report"} and losses.total.item() == losses.terms["report"].item()
 
 

@@ -1,3 +1,5 @@
+"""The score that a run monitors: a sum of scores, and its errors."""
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -19,8 +21,13 @@ def test_monitor_is_the_sum_that_it_is_written_as(terms):
 def test_monitor_of_the_paper():
     monitor = Monitor.parse("bleu_4 + 0.5 * meteor", SCORE_NAMES)
     assert monitor.value({"bleu_4": 0.1, "meteor": 0.3}) == pytest.approx(0.25)
-    assert monitor.value({"bleu_4": 0.1, "meteor": None}) == pytest.approx(0.1)
-    assert monitor.missing({"bleu_4": 0.1, "meteor": None}) == ["meteor"]
+
+
+@pytest.mark.parametrize("scores", [{"bleu_4": 0.1, "meteor": None}, {"bleu_4": 0.1}])
+def test_a_sum_with_an_absent_score_is_absent(scores):
+    monitor = Monitor.parse("bleu_4 + 0.5 * meteor", SCORE_NAMES)
+    assert monitor.value(scores) is None
+    assert monitor.missing(scores) == ["meteor"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
+"""Parameter groups, optimizers, the learning-rate schedule, gradient clipping and frozen parts."""
+
 import copy
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from data.errors import UserError
-from modules.config import Schedule
+from modules.config import OptimizerName, Schedule
 from modules.training.optimizer import (
     LearningRateSchedule,
     build_optimizer,
@@ -54,6 +59,33 @@ def test_groups_have_the_rate_of_their_part_and_decay_matrices_only(model):
     }
 
 
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("kind", OptimizerName)
+def test_weight_decay_enters_adams_gradient_and_shrinks_the_weights_of_adamw(kind, amsgrad):
+    """Two steps against the formulas of Kingma and Ba (2015), Loshchilov and Hutter (2019) and Reddi et al. (2018)."""
+    rate, decay, beta2, epsilon = 0.1, 0.2, 0.98, 1e-3
+    model = nn.Linear(3, 2, bias=False)
+    optimizer = build_optimizer(
+        model, lr=rate, lr_patch_encoder=1.0, weight_decay=decay, kind=kind, amsgrad=amsgrad, beta2=beta2,
+        epsilon=epsilon,
+    )
+    weight = model.weight.detach().clone().double()
+    mean = square = largest = torch.zeros_like(weight)
+    for step, scale in enumerate((1.0, 0.1), start=1):
+        model.weight.grad = torch.arange(6.0).reshape(2, 3) * scale
+        gradient = model.weight.grad.double()
+        if kind == OptimizerName.ADAM:
+            gradient = gradient + decay * weight
+        else:
+            weight = weight * (1 - rate * decay)
+        mean, square = 0.9 * mean + 0.1 * gradient, beta2 * square + (1 - beta2) * gradient**2
+        largest = torch.maximum(largest, square) if amsgrad else square
+        root = (largest / (1 - beta2**step)).sqrt() + epsilon
+        weight = weight - rate * mean / (1 - 0.9**step) / root
+        optimizer.step()
+        torch.testing.assert_close(model.weight.detach().double(), weight, atol=1e-6, rtol=1e-5)
+
+
 def test_frozen_parts_are_not_optimised(model):
     freeze(model, ["patch_encoder", "words"])
     optimizer = build_optimizer(model, lr=1.0, lr_patch_encoder=1.0, weight_decay=0.1)
@@ -61,14 +93,19 @@ def test_frozen_parts_are_not_optimised(model):
     assert trained == {"patch_encoder_2.weight", "patch_encoder_2.bias", "norm.weight", "norm.bias", "heads_bias"}
 
 
-def test_frozen_batch_norm_stays_at_rest_while_the_rest_trains(model):
+def test_frozen_parts_compute_as_in_inference_while_the_rest_trains(model):
+    """Without dropout and stochastic depth, with BatchNorm's running statistics, down to the last module."""
     frozen = ["patch_encoder"]
+    model.patch_encoder.append(nn.Sequential(StochasticDepth(0.5, "row"), nn.Dropout()))
     freeze(model, frozen)
     set_training_mode(model, frozen)
-    assert not model.patch_encoder[1].training
-    assert model.patch_encoder[2].training and model.norm.training
+    assert not any(module.training for module in model.patch_encoder.modules())
+    assert model.patch_encoder_2.training and model.norm.training and model.training
+    images = torch.randn(4, 3, 8, 8)
+    assert torch.equal(model.patch_encoder(images), model.patch_encoder(images))
     set_training_mode(model, ["patch_encoder.0"])
-    assert model.patch_encoder[1].training
+    assert not model.patch_encoder[0].training
+    assert all(module.training for module in model.patch_encoder[1:].modules())
 
 
 @pytest.mark.parametrize("prefix", ["decoder", "patch", "patch_encoder.weight", ""])
@@ -84,34 +121,44 @@ def test_freezing_everything_is_an_error(model):
 
 def schedule(kind: Schedule, **settings) -> LearningRateSchedule:
     optimizer = build_optimizer(Parts(), lr=2.0, lr_patch_encoder=1.0, weight_decay=0.0)
-    return LearningRateSchedule(
-        optimizer, kind, **({"epochs": 30, "warmup_epochs": 5, "decay": 0.8, "decay_every": 10} | settings)
-    )
+    defaults = {"total_steps": 3000, "warmup_steps": 500, "decay": 0.8, "decay_steps": 1000}
+    return LearningRateSchedule(optimizer, kind, **(defaults | settings))
 
 
 @pytest.mark.parametrize(
-    ("progress", "factor"),
-    [(0, 0.01), (2.5, 0.505), (5, 1), (9.99, 1), (10, 0.8), (19.5, 0.8), (20, 0.64), (29.9, 0.64)],
+    ("steps", "factor"),
+    [(0, 0.01), (250, 0.505), (500, 1), (999, 1), (1000, 0.8), (1950, 0.8), (2000, 0.64), (2999, 0.64)],
 )
-def test_step_schedule(progress, factor):
-    assert schedule(Schedule.STEP).factor(progress) == pytest.approx(factor)
+def test_step_schedule(steps, factor):
+    assert schedule(Schedule.STEP).factor(steps) == pytest.approx(factor)
 
 
-@pytest.mark.parametrize(("progress", "factor"), [(0, 0.01), (5, 1), (17.5, 0.505), (30, 0.01), (31, 0.01)])
-def test_cosine_schedule(progress, factor):
-    assert schedule(Schedule.COSINE).factor(progress) == pytest.approx(factor)
+@pytest.mark.parametrize(("steps", "factor"), [(0, 0.01), (500, 1), (1750, 0.505), (3000, 0.01), (3100, 0.01)])
+def test_cosine_schedule(steps, factor):
+    assert schedule(Schedule.COSINE).factor(steps) == pytest.approx(factor)
 
 
 def test_schedules_work_without_warm_up_and_with_nothing_else():
-    assert schedule(Schedule.STEP, warmup_epochs=0).factor(0) == 1
-    assert schedule(Schedule.COSINE, epochs=5).factor(5) == pytest.approx(1)
+    assert schedule(Schedule.STEP, warmup_steps=0).factor(0) == 1
+    assert schedule(Schedule.COSINE, total_steps=500).factor(500) == pytest.approx(1)
+    assert schedule(Schedule.COSINE, total_steps=20).factor(19) == pytest.approx(0.01 + 0.99 * 19 / 500)
+
+
+@given(total=st.integers(1, 5000), warmup=st.integers(0, 5000))
+def test_cosine_falls_after_the_warm_up_and_ends_at_the_last_step(total, warmup):
+    cosine = schedule(Schedule.COSINE, total_steps=total, warmup_steps=warmup)
+    factors = [cosine.factor(steps) for steps in range(total + 1)]
+    assert all(0.01 - 1e-9 <= factor <= 1 for factor in factors)
+    assert factors == sorted(factors[: warmup + 1]) + sorted(factors[warmup + 1:], reverse=True)
+    if total > warmup:
+        assert factors[total] == pytest.approx(0.01)
 
 
 def test_rates_of_both_parts_move_together():
     moving = schedule(Schedule.STEP)
-    moving.set(2.5)
+    moving.set(250)
     assert moving.rates() == pytest.approx({"patch_encoder": 0.505, "rest": 1.01})
-    moving.set(10)  # relative to the full rates, not to the previous ones
+    moving.set(1000)  # relative to the full rates, not to the previous ones
     assert moving.rates() == pytest.approx({"patch_encoder": 0.8, "rest": 1.6})
 
 

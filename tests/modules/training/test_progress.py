@@ -1,3 +1,5 @@
+"""The progress of a run: its position, its best validation, and its saved form."""
+
 import pytest
 import torch
 
@@ -29,6 +31,15 @@ def test_next_epoch_starts_after_the_last_batch_only():
     progress.batch = 6
     progress.end_epoch(batches_per_epoch=6)
     assert (progress.epoch, progress.batch, progress.phase) == (2, 0, Phase.TRAIN)
+
+
+def test_a_validation_without_a_value_is_not_counted():
+    progress = RunProgress()
+    assert not progress.record_validation(None) and progress.best is None
+    progress.record_validation(0.5)
+    progress.record_validation(0.4)
+    assert not progress.record_validation(None)
+    assert (progress.best, progress.validations_without_gain) == (0.5, 1)
 
 
 def test_best_validation_is_the_first_of_the_highest():

@@ -30,8 +30,8 @@ def test_files_of_others_in_a_checkpoint_stop_a_run_before_it_replaces_them(tmp_
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        (["data.batch_size=3"], r"data\.batch_size was 2, now 3"),
-        (["optim.accumulate=1"], r"optim\.accumulate was 2, now 1"),
+        (["optim.batch_size=2"], r"optim\.batch_size was 4, now 2"),
+        (["seed=1"], r"seed was 0, now 1"),
         (["data.min_word_count=2"], r"other vocabularies \(tokenizer\)"),
     ],
 )
@@ -54,7 +54,7 @@ def test_run_saved_before_phases_had_names_is_resumed(tmp_path, validation_pendi
     path = tmp_path / "results/run/last" / TRAINING_STATE
     state = torch.load(path, weights_only=True)
     state["position"] = {
-        "epoch": 0, "batch": 2, "step": 1, "validation_pending": validation_pending, "best": 0.25, "best_epoch": 1,
+        "epoch": 0, "batch": 1, "step": 1, "validation_pending": validation_pending, "best": 0.25, "best_epoch": 1,
         "validations_without_gain": 0,
     }
     torch.save(state, path)
@@ -64,3 +64,20 @@ def test_run_saved_before_phases_had_names_is_resumed(tmp_path, validation_pendi
     assert evaluator.calls == 1 + validation_pending
     assert (resumed.progress.step, resumed.progress.best) == (2, 0.25)
     assert resumed.progress.validations_without_gain == evaluator.calls
+
+
+def test_run_of_an_earlier_version_is_not_resumed_and_stays_as_it_is(tmp_path):
+    """Its `last` has the order of studies as that version counted it."""
+    tiny_trainer(tmp_path, "train.max_steps=1").fit()
+    path = tmp_path / "results/run/last" / TRAINING_STATE
+    state = torch.load(path, weights_only=True)
+    state["order"] = {
+        "seed": 0, "studies of the training split": 9, "data.batch_size": 2, "optim.accumulate": 2, "processes": 1,
+    }
+    torch.save(state, path)
+    before = (tmp_path / "results/run/config.yaml").read_bytes()
+    with pytest.raises(UserError) as caught:
+        tiny_trainer(tmp_path, "train.resume=true", "optim.lr=0.5").fit()
+    message = str(caught.value)
+    assert "an earlier version saved it" in message and "train.init_from=" in message and "\n" not in message
+    assert (tmp_path / "results/run/config.yaml").read_bytes() == before

@@ -1,3 +1,5 @@
+"""The log of a run: its lines, its files, and what resuming keeps of them."""
+
 import json
 import resource
 import sys
@@ -9,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data.errors import UserError
 from modules.training.run_log import RunLog, read_curves
+from modules.training.validation import ValidationScores
+from modules.training.window_losses import TOTAL, StepResult
 
 CPU = torch.device("cpu")
 
@@ -19,13 +23,13 @@ def entries(folder) -> list[dict]:
 
 def train(log: RunLog, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        terms = {"report": step / 2}
-        log.train_step(step, loss=float(step), terms=terms, rates={"rest": 0.1}, gradient_norm=2.0, images=4)
+        result = StepResult({TOTAL: float(step), "report": step / 2}, 2.0, skipped=False, stop_requested=False)
+        log.train_step(step, result, rates={"rest": 0.1}, images=4)
 
 
 def validate(log: RunLog, score: float) -> None:
-    scores = {"bleu_4": score, "meteor": None}
-    log.validation(scores, {"meteor": "no Java"}, score, "bleu_4", True, graph_source="predicted")
+    scores = ValidationScores({"bleu_4": score, "meteor": None}, {"meteor": "no Java"}, {"bleu_4": 0.125})
+    log.validation(scores, score, 0.125, "bleu_4", True, graph_source="predicted")
 
 
 def test_lines_average_over_the_steps_since_the_last_one(tmp_path, capsys):
@@ -69,6 +73,20 @@ def test_validation_keeps_absent_scores_and_their_reasons(tmp_path, capsys):
     assert entry["absent"] == {"meteor": "no Java"}
     assert (entry["monitored"], entry["improved"], entry["graph_source"]) == (0.25, True, "predicted")
     assert "meteor" not in capsys.readouterr().err
+
+
+def test_a_validation_has_the_image_blind_baseline_beside_each_score(tmp_path, capsys):
+    log = RunLog(tmp_path, total_steps=1, log_every=1)
+    validate(log, 0.25)
+    log.validation(ValidationScores({"bleu_4": 0.5}, {}), 0.5, None, "bleu_4", False)
+    log.close()
+    assert [entry["blind"] for entry in entries(tmp_path)] == [{"bleu_4": 0.125}, {}]
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 1, validation (graph_source predicted): bleu_4 0.2500 (image-blind 0.1250)",
+        "epoch 1, bleu_4 = 0.2500 (image-blind 0.1250), the best so far",
+        "epoch 1, validation (): bleu_4 0.5000",
+        "epoch 1, bleu_4 = 0.5000",
+    ]
 
 
 @pytest.mark.parametrize(("rerun", "kept_validations"), [(False, [2, 4]), (True, [2])])
@@ -142,7 +160,7 @@ def test_the_course_of_a_run_is_read_back(tmp_path):
     log.message("hallo")
     train(log, 1, 4)
     validate(log, 0.25)
-    log.train_step(4, loss=float("nan"), terms={}, rates={"rest": 0.1}, gradient_norm=2.0, images=4)
+    log.train_step(4, StepResult({TOTAL: float("nan")}, 2.0, False, False), rates={"rest": 0.1}, images=4)
     log.close()
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # a line cut short by a crash

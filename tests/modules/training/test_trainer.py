@@ -27,8 +27,8 @@ from tests.support.tiny_training import (
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# 7 studies, 2 per micro-batch, 2 micro-batches per window: an epoch is a window of two and a window of one.
-MICRO_BATCHES = 3
+# 9 studies, 4 per step in 2 micro-batches: an epoch is two steps.
+STEPS, MICRO_BATCHES = 2, 4
 
 
 def log_entries(folder: Path, kind: str) -> list[dict]:
@@ -58,9 +58,9 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("where", "stopped_position"),
     [
-        ({"stop_at": MICRO_BATCHES + 1}, (1, 2)),  # in the first micro-batch of a window of two
-        ({"stop_at": 2 * MICRO_BATCHES}, (1, 3)),  # in the last micro-batch of an epoch
-        ({"evaluator": {"stop_in": 2}}, (1, 3)),
+        ({"stop_at": MICRO_BATCHES + 1}, (1, 1)),  # in the first micro-batch of a window
+        ({"stop_at": 2 * MICRO_BATCHES}, (1, STEPS)),  # in the last micro-batch of an epoch
+        ({"evaluator": {"stop_in": 2}}, (1, STEPS)),
     ],
     ids=["inside a window", "at an epoch's end", "during validation"],
 )
@@ -120,7 +120,7 @@ def test_saves_inside_an_epoch(tmp_path):
     with pytest.raises(UserError, match="not finite"):
         tiny_trainer(tmp_path, "train.save_every=1", spoil_at=3).fit()
     position = load_checkpoint(tmp_path / "results/run/last", training=True).training_state["position"]
-    assert (position["epoch"], position["batch"], position["step"]) == (0, 2, 1)
+    assert (position["epoch"], position["batch"], position["step"]) == (0, 1, 1)
 
 
 def test_max_steps_ends_in_a_validated_checkpoint_to_go_on_from(tmp_path, uninterrupted):
@@ -198,11 +198,33 @@ def test_validates_where_the_settings_say_and_at_the_end(tmp_path):
     assert [entry["epoch"] for entry in log_entries(tmp_path, "validation")] == [2, 5, 6]
 
 
-def test_a_null_score_counts_zero_with_one_warning(tmp_path):
-    trainer = tiny_trainer(tmp_path, "train.epochs=1", evaluator=ScriptedEvaluator([None]))
+def test_validations_without_the_score_select_nothing_and_do_not_end_the_run(tmp_path):
+    """The last weights are then saved as best, so that the run can be tested."""
+    settings = ("train.epochs=4", "train.patience=1")
+    trainer = tiny_trainer(tmp_path, *settings, evaluator=ScriptedEvaluator([None]))
     assert trainer.fit() == 0
-    assert trainer.progress.best == 0.0
-    assert messages(tmp_path).count("Warning: bleu_4 is absent (no words) and counts 0") == 1
+    assert trainer.progress.epoch == 4 and trainer.progress.best is None
+    assert messages(tmp_path).count("Warning: bleu_4 is absent (no words), so this validation has no bleu_4") == 4
+    assert "no validation had bleu_4, so the last weights are saved as" in messages(tmp_path)
+    assert [entry["monitored"] for entry in log_entries(tmp_path, "validation")] == [None] * 4
+    best = load_checkpoint(tmp_path / "results/run").weights
+    assert torch.equal(best["decoder.weight"], trainer.model.decoder.weight)
+
+
+def test_an_absent_score_is_worse_than_any_other(tmp_path):
+    trainer = tiny_trainer(tmp_path, evaluator=ScriptedEvaluator([None, 0.0, None]))
+    trainer.fit()
+    assert (trainer.progress.best, trainer.progress.best_epoch) == (0.0, 2)
+
+
+@pytest.mark.parametrize(("least_epochs", "last"), [(1, 2), (2, 2), (4, 4), (9, 5)])
+def test_a_run_is_not_stopped_early_before_the_least_number_of_epochs(tmp_path, least_epochs, last):
+    trainer = tiny_trainer(
+        tmp_path, "train.epochs=5", "train.patience=1", f"train.least_epochs={least_epochs}",
+        evaluator=ScriptedEvaluator([0.5, 0.1]),
+    )
+    trainer.fit()
+    assert trainer.progress.epoch == last
 
 
 # Training steps
@@ -224,7 +246,8 @@ def test_unfrozen_running_means_move(tmp_path):
 
 def test_mixing_rises_to_its_height_and_stays(tmp_path):
     trainer = tiny_trainer(
-        tmp_path, "train.graph_source=mixed", "train.mix_to=0.6", "train.mix_epochs=2", "optim.accumulate=1"
+        tmp_path, "train.graph_source=mixed", "train.mix_to=0.6", "train.mix_epochs=2", "optim.batch_size=3",
+        "data.micro_batch_size=null",
     )
     trainer.fit()
     assert trainer.model.mixing_probabilities == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6])
@@ -236,7 +259,7 @@ def test_oracle_training_mixes_nothing(tmp_path):
     assert set(trainer.model.mixing_probabilities) == {0.0}
 
 
-def test_fp16_leaves_out_a_step_that_overflows(tmp_path):
+def test_fp16_skips_a_step_that_overflows(tmp_path):
     trainer = tiny_trainer(tmp_path, "train.precision=fp16", "train.max_steps=1")
     before = trainer.model.words.weight.clone()
     trainer.model.decoder.weight.register_hook(lambda gradient: gradient * torch.inf)
@@ -244,6 +267,32 @@ def test_fp16_leaves_out_a_step_that_overflows(tmp_path):
     assert torch.equal(trainer.model.words.weight, before)
     scaler = load_checkpoint(tmp_path / "results/run/last", training=True).training_state["scaler"]
     assert scaler["scale"] == 2**15
+
+
+def test_fp16_recovers_from_a_loss_that_is_not_finite(tmp_path):
+    trainer = tiny_trainer(tmp_path, "train.precision=fp16", spoil_at=3)
+    assert trainer.fit() == 0
+    first, second, *rest = log_entries(tmp_path, "train")
+    assert (second["loss"], second["terms"], second["skipped_steps"]) == (None, {}, 1)
+    assert all(entry["loss"] > 0 and "skipped_steps" not in entry for entry in (first, *rest))
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+
+
+def test_fp16_gives_up_after_many_skipped_steps_in_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("modules.training.trainer.MOST_SKIPPED_STEPS", 3)
+    trainer = tiny_trainer(tmp_path, "train.precision=fp16")
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        """In all steps but the second, whose micro-batches are numbers 3 and 4."""
+        return gradient if len(trainer.criterion.studies) in (3, 4) else gradient * torch.inf
+
+    trainer.model.decoder.weight.register_hook(spoil)
+    with pytest.raises(UserError) as caught:
+        trainer.fit()
+    message = str(caught.value)
+    assert "The gradient of 3 steps in a row is not finite in epoch 3 after step 4: gradient_norm" in message
+    for name in (*trainer.criterion.studies[-1], *trainer.criterion.studies[-2], "report ", "observations "):
+        assert name in message
 
 
 def test_channels_last_reaches_the_trunk(tmp_path):
@@ -273,20 +322,33 @@ def test_compiled_model_trains_alike_and_keeps_its_names(tmp_path, monkeypatch):
 
 def test_two_accumulated_micro_batches_equal_one_batch(tmp_path):
     trainer = smallest_sgrrg_trainer(tmp_path, "loss.contrast=0")
-    samples = [trainer.train_dataset[index] for index in range(4)]
+    samples = [trainer.train_dataset[0, index] for index in range(4)]
     trainer.backward([collate(samples, 0)])
     whole = gradients(trainer.model)
     # Unequal halves: tokens, regions and labels are counted over both.
-    terms = trainer.backward([collate(samples[:1], 0), collate(samples[1:], 0)])
+    losses = trainer.backward([collate(samples[:1], 0), collate(samples[1:], 0)])
     assert largest_difference(whole, gradients(trainer.model)) < 1e-5
-    assert terms.keys() == {"total", "report", "observations", "regions", "attributes", "boxes", "visibility"}
+    assert set(losses.names) == {"total", "report", "observations", "regions", "attributes", "boxes", "visibility"}
 
 
-def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path):
-    trainer = smallest_sgrrg_trainer(tmp_path, "data.batch_size=4", "optim.accumulate=1", "data.rotate=5")
+# Equal runs: dropout is 0, and the trunk is frozen, because BatchNorm's statistics are those of a micro-batch.
+EQUAL_RUNS = ("train.freeze=[patch_encoder]", "data.rotate=5")
+
+
+def test_the_same_settings_give_the_same_run_in_micro_batches(tmp_path):
+    """The pairs of the contrast loss are those of a micro-batch."""
+    expected, accumulated = (
+        run_smallest_sgrrg(tmp_path, f"name=micro_{size}", f"data.micro_batch_size={size}", "loss.contrast=0")
+        for size in ("null", 2)
+    )
+    assert_same_run(accumulated, expected)
+
+
+def test_the_same_settings_give_the_same_run_in_two_processes_also_after_resuming_in_one(tmp_path):
+    """And the gradients of the first step are those of one process."""
+    trainer = smallest_sgrrg_trainer(tmp_path, "data.micro_batch_size=null", "data.rotate=5")
     batch = next(iter(training_loader(trainer.train_dataset, 4, seed=0, epoch=0)))
-    terms = trainer.backward([batch])
-    assert terms["contrast"] > 0 and terms["boxes"] > 0
+    losses = trainer.backward([batch])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -296,7 +358,7 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.training.two_processes", str(tmp_path)], cwd=ROOT,
+            [sys.executable, "-m", "tests.support.training.two_processes", str(tmp_path), *EQUAL_RUNS], cwd=ROOT,
             env=variables | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)
@@ -304,5 +366,55 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path):
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     shared = torch.load(tmp_path / "shared.pt", weights_only=True)
+    terms = dict(zip(losses.names, losses.table[0].tolist(), strict=True))
+    assert terms["contrast"] > 0 and terms["boxes"] > 0
     assert shared["terms"] == pytest.approx(terms, rel=1e-4)
     assert largest_difference(gradients(trainer.model), shared["gradients"]) < 1e-5
+
+    # The two processes have stopped after three of six steps, in the middle of an epoch.
+    expected = run_smallest_sgrrg(tmp_path, "name=alone", "data.micro_batch_size=null")
+    resumed = run_smallest_sgrrg(tmp_path, "name=shared", "data.micro_batch_size=null", "train.resume=true")
+    assert_same_run(resumed, expected)
+    log = (tmp_path / "results/shared/log.jsonl").read_text(encoding="utf-8")
+    assert "step 3; it had another number of processes" in log
+
+
+def run_smallest_sgrrg(folder: Path, *overrides: str) -> list[dict]:
+    """Train in this process. Return the entries of the log of all six steps."""
+    trainer = smallest_sgrrg_trainer(folder, *EQUAL_RUNS, *overrides)
+    assert trainer.fit() == 0
+    lines = (trainer.run_folder.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == "train"]
+
+
+def assert_same_run(entries: list[dict], expected: list[dict]) -> None:
+    """Losses, gradients and learning rates of all steps are equal up to rounding."""
+    assert [entry["step"] for entry in entries] == [entry["step"] for entry in expected] == [1, 2, 3, 4, 5, 6]
+    for entry, reference in zip(entries, expected, strict=True):
+        for key in ("terms", "lr", "gradient_norm"):
+            assert entry[key] == pytest.approx(reference[key], rel=1e-3), (entry["step"], key)
+
+
+# Learning rate
+
+
+def test_cosine_ends_with_the_last_step(tmp_path):
+    """Of a run that `max_steps` ends, here in the third of a thousand epochs."""
+    trainer = tiny_trainer(
+        tmp_path, "optim.schedule=cosine", "optim.lr=1", "optim.warmup_steps=1", "train.epochs=1000",
+        "train.max_steps=5",
+    )
+    trainer.fit()
+    assert trainer.schedule.factor(trainer.progress.step) == pytest.approx(0.01)
+    rates = [entry["lr"]["rest"] for entry in log_entries(tmp_path, "train")]
+    assert rates == pytest.approx([0.01, 1, 0.855, 0.505, 0.155], abs=1e-3)
+
+
+def test_decays_counted_in_epochs_come_after_that_many_epochs(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path, "optim.decay_epochs=2", "optim.decay_steps=1", "optim.decay=0.5", "optim.warmup_steps=0",
+        "optim.lr=0.1", "train.epochs=5",
+    )
+    trainer.fit()
+    rates = {entry["epoch"]: entry["lr"]["rest"] for entry in log_entries(tmp_path, "train")}
+    assert rates == pytest.approx({1: 0.1, 2: 0.1, 3: 0.05, 4: 0.05, 5: 0.025})

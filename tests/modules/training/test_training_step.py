@@ -1,3 +1,5 @@
+"""The training step: precision, and which outputs of the model it asks for."""
+
 import pytest
 import torch
 
@@ -29,4 +31,4 @@ def test_attention_to_regions_is_computed_only_for_grounding(weight):
     config = tiny_config(f"loss.grounding={weight}")
     step = TrainingStep(tiny_model(), lambda output, *_: outputs.append(output), config)
     step(tiny_batch(2), torch.ones(8), 0.0)
-    assert (outputs[0].region_attention is not None) == (weight > 0)
+    assert (outputs[0].region_log_attention is not None) == (weight > 0)

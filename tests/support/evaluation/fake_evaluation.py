@@ -26,8 +26,8 @@ def make_evaluator(dataset: StudyDataset, **settings) -> Evaluator:
     return Evaluator(vocabularies=dataset.vocabularies, **(defaults | settings))
 
 
-def evaluate(dataset: StudyDataset, model: FakeModel, should_stop=None, resamples=50, **settings) -> Evaluation:
+def evaluate(dataset: StudyDataset, model: FakeModel, resamples=50, **settings) -> Evaluation:
     """Evaluate without METEOR."""
     return make_evaluator(dataset, **settings).evaluate(
-        model, loader_over(dataset), CPU, meteor=False, should_stop=should_stop, resamples=resamples
+        model, loader_over(dataset), CPU, meteor=False, resamples=resamples
     )

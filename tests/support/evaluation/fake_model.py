@@ -40,19 +40,27 @@ class FakeModel(nn.Module):
         self.with_observations = with_observations
         self.patch_encoder = FakePatchEncoder()
         self.frozen = nn.Dropout().eval()
+        thresholds = torch.full((len(vocabularies.anatomy.regions),), 0.2)
+        self.graph = None if not with_graph else SimpleNamespace(
+            region_thresholds=thresholds, attribute_thresholds=torch.full((len(thresholds), 1), 0.5),
+            tuned_thresholds=False,
+        )
         self.seen: list[ModelInputs] = []
         self.modes: list[bool] = []
 
     def generate(
         self, inputs: ModelInputs, *, graph_source: GraphSource, box_source: str, beam_size: int, max_tokens: int,
-        with_region_attention: bool,
+        with_region_attention: bool, excluded_ids: tuple[int, ...] = (),
     ) -> Generation:
-        """Return the texts, and seeded random numbers for the rest."""
+        """Return the texts without the `excluded_ids`, and seeded random numbers for the rest."""
         self.seen.append(inputs)
         self.modes.append(self.training)
         tokenizer = self.vocabularies.tokenizer
         brightness = [int(image.double().sum().item() * 1000) for image in inputs.images[:, 0]]
-        rows = [tokenizer.encode(self.texts[number % len(self.texts)], max_tokens)[1:] for number in brightness]
+        texts = [self.texts[number % len(self.texts)] for number in brightness]
+        rows = [
+            [token for token in tokenizer.encode(text, max_tokens)[1:] if token not in excluded_ids] for text in texts
+        ]
         token_ids = torch.full((len(rows), max(map(len, rows))), tokenizer.pad_id)
         for row, ids in zip(token_ids, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)

@@ -110,6 +110,11 @@ def folder_content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def content_without_index(folder: Path) -> dict[str, bytes]:
+    """Return `folder_content` without the index, which the first reader of a data set writes."""
+    return {name: content for name, content in folder_content(folder).items() if not name.startswith("index/")}
+
+
 def prepare_interrupted(out: Path, **settings) -> None:
     """Start to prepare 34 studies, and fail in the second part of ten."""
     source = ToySource(34, **settings)

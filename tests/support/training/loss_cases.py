@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from models.layers.packing import Packing
 from models.outputs import Encoded, SceneGraph, SGRRGOutput
 from modules.training.losses import ReportCriterion
 from tests.support.tiny_model import tiny_batch, tiny_vocabularies, with_regions
@@ -52,7 +53,8 @@ def random_output(batch: Batch, seed: int = 0) -> SGRRGOutput:
         region_logits=draw(studies, regions), boxes=torch.cat([corner, corner + 0.25], -1).requires_grad_(),
         visible_logits=draw(studies, regions), observation_logits=draw(studies, 14),
     )
-    return SGRRGOutput(encoded, draw(studies, batch.token_ids.shape[1] - 1, 23))
+    packing = Packing.from_mask(batch.token_mask[:, 1:])
+    return SGRRGOutput(encoded, packing.pack(draw(studies, batch.token_ids.shape[1] - 1, 23)), packing)
 
 
 def terms_of(criterion: ReportCriterion, output: SGRRGOutput, batch: Batch) -> dict[str, float]:

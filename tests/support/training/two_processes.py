@@ -1,6 +1,6 @@
 """One of two gloo processes, started by `tests/modules/training/test_trainer.py`.
 
-    python -m tests.support.training.two_processes FOLDER
+    python -m tests.support.training.two_processes FOLDER OVERRIDE...
 """
 
 import sys
@@ -24,14 +24,20 @@ from modules.runtime import (
 from tests.support.tiny_training import CPU, WatchedCriterion, gradients, smallest_sgrrg_trainer
 
 
-def main(folder: Path) -> None:
-    """Save the first step's gradients, from half a batch of four per process; then check what needs two processes."""
+def main(folder: Path, overrides: list[str]) -> None:
+    """Save the first step's gradients, from half a batch of four per process, and train for three steps.
+
+    Then check what needs two processes.
+    """
     with distributed(CPU):
-        trainer = smallest_sgrrg_trainer(folder, "data.batch_size=2", "optim.accumulate=1", "data.rotate=5")
-        batch = next(iter(training_loader(trainer.train_dataset, 2, seed=0, epoch=0, rank=rank(), world_size=2)))
-        terms = trainer.backward([batch])
+        trainer = smallest_sgrrg_trainer(folder, "data.rotate=5")
+        (batch, *_) = training_loader(trainer.train_dataset, 4, seed=0, epoch=0, rank=rank(), world_size=2)
+        losses = trainer.backward([batch])
+        sums = (sum_over_processes(losses.table[0]) / 2).tolist()
         if is_rank_zero():
+            terms = dict(zip(losses.names, sums, strict=True))
             torch.save({"terms": terms, "gradients": gradients(trainer.model)}, folder / "shared.pt")
+        assert smallest_sgrrg_trainer(folder, *overrides, "name=shared", "train.max_steps=3").fit() == 0
 
         check_distributed_helpers()
         check_that_a_bad_loss_stops_both_processes(trainer, batch)
@@ -66,7 +72,7 @@ def check_that_a_bad_loss_stops_both_processes(trainer, batch) -> None:
     criterion = trainer.training_step.module.criterion
     trainer.training_step.module.criterion = WatchedCriterion(criterion, spoil_at=rank())
     with pytest.raises(UserError if is_rank_zero() else SystemExit) as caught:
-        trainer.backward([batch])
+        trainer.train_step([batch])
     trainer.training_step.module.criterion = criterion
     if is_rank_zero():
         assert "report nan" in str(caught.value) and f"(studies {', '.join(ids[1])})" in str(caught.value)
@@ -74,4 +80,4 @@ def check_that_a_bad_loss_stops_both_processes(trainer, batch) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -53,7 +53,7 @@ def count_ngrams(text: str) -> Counter[Ngram]:
 
 
 def cider_scores(references: Sequence[str], hypotheses: Sequence[str], frequencies: DocumentFrequencies) -> NDArray:
-    """Return CIDEr-D [N], 0..10, of each hypothesis against its reference; the corpus score is their mean."""
+    """Return CIDEr-D [reports], 0..10, of each hypothesis against its reference; the corpus score is their mean."""
     return np.array([
         _similarity(_TfIdfVector(hypothesis, frequencies), _TfIdfVector(reference, frequencies))
         for reference, hypothesis in zip(references, hypotheses, strict=True)

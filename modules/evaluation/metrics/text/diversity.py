@@ -28,7 +28,7 @@ def diversity_scores(
     reference_labels: Sequence[dict[str, int]],
     generated_labels: Sequence[dict[str, int]],
 ) -> ScoreSet:
-    """Return how much N generated reports differ, the lengths of both texts in words, and `abnormal_as_normal`.
+    """Return how much the generated reports differ, the lengths of both texts in words, and `abnormal_as_normal`.
 
     distinct_reports      number of distinct reports / number of reports
     most_frequent_share   share of the report that is generated most often
@@ -50,7 +50,7 @@ def diversity_scores(
 
 
 class _Duplicates:
-    """Groups N texts by equality into D distinct ones, to count them for any weights."""
+    """Groups texts by equality, to count the distinct ones for any weights."""
 
     def __init__(self, texts: Sequence[str]):
         _, groups = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
@@ -58,15 +58,15 @@ class _Duplicates:
         self._group_starts = np.searchsorted(groups[self._order], np.arange(groups.max() + 1))
 
     def distinct_share(self, weights: NDArray) -> NDArray:
-        """Return [B]: number of distinct texts / number of texts."""
+        """Return [draws]: number of distinct texts / number of texts."""
         return divide_or_nan((self._group_counts(weights) > 0).sum(axis=1), weights.sum(axis=1))
 
     def most_frequent_share(self, weights: NDArray) -> NDArray:
-        """Return [B]: the share of the most frequent text."""
+        """Return [draws]: the share of the most frequent text."""
         return divide_or_nan(self._group_counts(weights).max(axis=1), weights.sum(axis=1))
 
     def _group_counts(self, weights: NDArray) -> NDArray:
-        """Return [B, D]: the number of copies of each distinct text."""
+        """Return [draws, texts]: the number of copies of each distinct text."""
         return np.add.reduceat(weights[:, self._order], self._group_starts, axis=1)
 
 

@@ -6,7 +6,6 @@ The jar loads only the paraphrases that the texts can use (`paraphrases.py`), wh
 memory. The scores are the same as those of the package's wrapper.
 """
 
-import os
 import queue
 import shutil
 import subprocess
@@ -22,13 +21,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.worker_pool import available_cores
 from modules.evaluation.metrics.text import paraphrases
 
 _SEPARATOR = "|||"
 # Seconds without a reply after which the jar counts as dead. It starts in 1 s on an idle machine, 10 s on a busy one.
 REPLY_TIMEOUT = 300.0
 # Starting a process takes about as long as scoring this many pairs.
-_PAIRS_WORTH_A_PROCESS, _MAX_PROCESSES = 1500, 2
+_PAIRS_WORTH_A_PROCESS = 1500
+# Each process may take 2 GB.
+_MAX_PROCESSES = 8
 
 # The jar's parameters for English, and the weights of exact, stem, synonym and paraphrase matches.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -51,14 +53,14 @@ def one_line(text: str) -> str:
 
 
 def meteor_statistics(
-    references: Sequence[str], hypotheses: Sequence[str], timeout: float = REPLY_TIMEOUT
+    references: Sequence[str], hypotheses: Sequence[str], timeout: float = REPLY_TIMEOUT, workers: int = 2
 ) -> NDArray:
-    """Return [N, 23]: the counts of METEOR 1.5 (English, normalised) for N hypotheses with one reference each.
+    """Return [hypotheses, 23]: the counts of METEOR 1.5 (English, normalised) for hypotheses with one reference each.
 
     Columns 0-1: words of the hypothesis, of the reference; 2-3: function words among them; 4-19: for each kind of match
     (exact, stem, synonym, paraphrase) matching content words of the hypothesis and of the reference, then matching
     function words; 20: chunks; 21-22: matching words of the hypothesis, of the reference. The score of a corpus, or of
-    any part of it, is `meteor_from_sums` of the summed rows.
+    any part of it, is `meteor_from_sums` of the summed rows. At most `workers` processes share the pairs.
 
     Raises MeteorUnavailable without Java or the jar, MeteorError if the process dies or is silent for `timeout`
     seconds, and ValueError for empty lists or lists of different length.
@@ -71,7 +73,7 @@ def meteor_statistics(
         f"SCORE {_SEPARATOR} {reference} {_SEPARATOR} {hypothesis}"
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    statistics = _parse_statistics(_ask_jar(lines, [*references, *hypotheses], timeout))
+    statistics = _parse_statistics(_ask_jar(lines, [*references, *hypotheses], timeout, workers))
     # The jar's rule for sums: if all words match in a single chunk, that chunk does not count.
     perfect = (statistics[:, _CHUNKS] == 1) & (statistics[:, _MATCHED] == statistics[:, _LENGTHS]).all(axis=1)
     statistics[perfect, _CHUNKS] = 0
@@ -97,9 +99,9 @@ def meteor_from_sums(sums: NDArray) -> NDArray:
         return np.nan_to_num(mean * (1 - _GAMMA * fragmentation**_BETA))
 
 
-def _ask_jar(lines: list[str], texts: list[str], timeout: float) -> list[str]:
+def _ask_jar(lines: list[str], texts: list[str], timeout: float, workers: int) -> list[str]:
     """Return the jar's answer to each line; several processes share the lines. `texts` select the paraphrases."""
-    shares = max(1, min(len(lines) // _PAIRS_WORTH_A_PROCESS, _MAX_PROCESSES, os.cpu_count() or 1))
+    shares = max(1, min(len(lines) // _PAIRS_WORTH_A_PROCESS, workers, _MAX_PROCESSES, available_cores()))
     with ExitStack() as stack:
         _find_java()  # without Java there is no point in preparing paraphrases
         table = stack.enter_context(_filtered_paraphrases(texts, timeout))
@@ -111,7 +113,7 @@ def _ask_jar(lines: list[str], texts: list[str], timeout: float) -> list[str]:
 
 
 def _parse_statistics(answers: list[str]) -> NDArray:
-    """Parse the jar's answers into [N, 23]. Raises MeteorError if one is not a line of 23 numbers."""
+    """Parse the jar's answers into [hypotheses, 23]. Raises MeteorError if one is not a line of 23 numbers."""
     try:
         statistics = np.array([[float(number) for number in answer.split()] for answer in answers])
     except ValueError as error:

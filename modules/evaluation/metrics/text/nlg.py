@@ -1,14 +1,17 @@
 """BLEU-1..4, METEOR, ROUGE-L and CIDEr, with the values of pycocoevalcap, the package of the captioning literature."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
+from data.worker_pool import ordered_map
+from modules.evaluation.metrics.labelers import split_into_chunks
 from modules.evaluation.metrics.text.cider import DocumentFrequencies, cider_scores
 from modules.evaluation.metrics.text.meteor import (
     MeteorError,
@@ -23,33 +26,54 @@ NAMES = (*BLEU_NAMES, "meteor", "rouge_l", "cider")
 
 _MAX_LENGTH = len(BLEU_NAMES)  # of BLEU's n-grams, in words
 
+Pair = tuple[str, str]  # reference and hypothesis
+
 
 def nlg_scores(
     references: Sequence[str],
     hypotheses: Sequence[str],
     meteor: bool = True,
     frequencies: DocumentFrequencies | None = None,
+    names: Collection[str] = NAMES,
+    workers: int = 1,
 ) -> ScoreSet:
-    """Return the scores of N hypotheses, each against one reference.
+    """Return the scores of hypotheses, each against one reference: those of `names`, and the rest of BLEU-1..4.
 
     Words are separated by white space. CIDEr is in 0..10, the other scores in 0..1. `frequencies` are CIDEr's document
     frequencies; None to count them in the references. METEOR is absent, with the reason, if there is no Java, if its
-    process fails, and for meteor=False. Raises ValueError for lists of different length.
+    process fails, and for meteor=False. The scores do not depend on the number of `workers`, the processes used. Raises
+    ValueError for lists of different length.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references for {len(hypotheses)} hypotheses")
     references = [" ".join(text.split()) for text in references]
     hypotheses = [" ".join(text.split()) for text in hypotheses]
     if not references:
-        return absent_scores(NAMES, "no study")
+        return absent_scores(NAMES, "no study").select(names)
     if not any(references):
-        return absent_scores(NAMES, "every reference is empty")
-    # METEOR takes longest and runs in separate processes: compute the other scores in the meantime.
+        return absent_scores(NAMES, "every reference is empty").select(names)
     with ThreadPoolExecutor(1) as pool:
-        statistics = pool.submit(meteor_statistics, references, hypotheses) if meteor else None
-        scores = _bleu(references, hypotheses) | _rouge(references, hypotheses)
-        scores |= _cider(references, hypotheses, frequencies)
-    return scores | _meteor(statistics)
+        statistics = None
+
+        def start_meteor() -> None:
+            nonlocal statistics
+            if meteor and "meteor" in names:
+                statistics = pool.submit(meteor_statistics, references, hypotheses, workers=max(2, workers))
+
+        # METEOR takes longest and runs in separate processes: one worker computes the other scores in the meantime.
+        # Several use all cores themselves, and must not be forked while another thread runs.
+        if workers == 1:
+            start_meteor()
+        scores = ScoreSet()
+        if not set(BLEU_NAMES).isdisjoint(names):
+            scores |= _bleu(references, hypotheses, workers)
+        if "rouge_l" in names:
+            scores |= _rouge(references, hypotheses, workers)
+        if "cider" in names:
+            scores |= _cider(references, hypotheses, frequencies, workers)
+        if workers > 1:
+            start_meteor()
+    return scores | _meteor(statistics) if "meteor" in names else scores
 
 
 def bleu_statistics(reference: str, hypothesis: str) -> list[float]:
@@ -76,8 +100,16 @@ def bleu_from_sums(sums: NDArray) -> NDArray:
     return precision * brevity_penalty[..., None]
 
 
-def _bleu(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
-    statistics = np.array([bleu_statistics(*pair) for pair in zip(references, hypotheses, strict=True)])
+def _split_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Sequence[Pair]]:
+    return split_into_chunks(list(zip(references, hypotheses, strict=True)))
+
+
+def _bleu_of_pairs(pairs: Sequence[Pair]) -> NDArray:
+    return np.array([bleu_statistics(*pair) for pair in pairs])
+
+
+def _bleu(references: Sequence[str], hypotheses: Sequence[str], workers: int = 1) -> ScoreSet:
+    statistics = np.concatenate(list(ordered_map(_bleu_of_pairs, _split_pairs(references, hypotheses), workers)))
     scores = {
         name: score_from_sums(statistics, lambda sums, column=column: bleu_from_sums(sums)[:, column])
         for column, name in enumerate(BLEU_NAMES)
@@ -85,18 +117,25 @@ def _bleu(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
     return ScoreSet(scores, per_study={"bleu_4": bleu_from_sums(statistics)[:, -1]})
 
 
-def _rouge(references: Sequence[str], hypotheses: Sequence[str]) -> ScoreSet:
-    """Return ROUGE-L: the F-measure of the longest common subsequence with beta 1.2 (Lin, 2004)."""
+def _rouge_of_pairs(pairs: Sequence[Pair]) -> NDArray:
     rouge = Rouge()
-    values = np.array([
-        float(rouge.calc_score([hypothesis], [reference]))
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    return np.array([
+        float(rouge.calc_score([hypothesis], [reference])) for reference, hypothesis in pairs
     ])
+
+
+def _rouge(references: Sequence[str], hypotheses: Sequence[str], workers: int = 1) -> ScoreSet:
+    """Return ROUGE-L: the F-measure of the longest common subsequence with beta 1.2 (Lin, 2004)."""
+    values = np.concatenate(list(ordered_map(_rouge_of_pairs, _split_pairs(references, hypotheses), workers)))
     return ScoreSet({"rouge_l": mean_score(values)}, per_study={"rouge_l": values})
 
 
+def _cider_of_pairs(pairs: Sequence[Pair], frequencies: DocumentFrequencies) -> NDArray:
+    return cider_scores(*zip(*pairs, strict=True), frequencies)
+
+
 def _cider(
-    references: Sequence[str], hypotheses: Sequence[str], frequencies: DocumentFrequencies | None
+    references: Sequence[str], hypotheses: Sequence[str], frequencies: DocumentFrequencies | None, workers: int = 1
 ) -> ScoreSet:
     if frequencies is None:
         frequencies = DocumentFrequencies.from_reports(references, "references")
@@ -104,7 +143,8 @@ def _cider(
         return absent_scores(("cider",), f"CIDEr needs at least two {frequencies.source} for its document frequencies")
     if not any(math.log(frequencies.documents / count) for count in frequencies.counts.values()):
         return absent_scores(("cider",), f"all CIDEr weights are 0, since all {frequencies.source} have the same words")
-    values = cider_scores(references, hypotheses, frequencies)
+    score = partial(_cider_of_pairs, frequencies=frequencies)
+    values = np.concatenate(list(ordered_map(score, _split_pairs(references, hypotheses), workers)))
     return ScoreSet({"cider": mean_score(values)}, per_study={"cider": values})
 
 

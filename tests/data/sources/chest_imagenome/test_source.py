@@ -58,6 +58,7 @@ def test_command(downloads, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "images and splits: train.csv, valid.csv, test.csv of Chest ImaGenome" in printed.out
     assert not any(study.findings[:20] in printed.out + printed.err for study in downloads.studies if study.findings)
+    assert "images, list chest_imagenome\n" in printed.out
     records = [read_records(out, split) for split in ("train", "val", "test")]
     assert [len(split) for split in records] == [11, 3, 3]
     assert all(record["graph"]["box_source"] == "annotated" for split in records for record in split)

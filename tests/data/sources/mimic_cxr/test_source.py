@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from data.errors import UserError
 from data.ontology import observation_names
 from data.prepare import main
-from data.records import read_records
+from data.records import SPLITS, read_records
 from data.sources.distributions import search_sources
 from data.sources.mimic_cxr.source import MimicSource, Options, find_listing
 from data.sources.source import Dropped, Study
@@ -19,6 +20,7 @@ from tests.support.sources.mimic_fixture import (
     FULL_SIZE,
     STORED_SIZE,
     TRAPS,
+    FixtureStudy,
     MimicFixture,
     random_pixels,
     report_text,
@@ -180,15 +182,20 @@ def assert_equal_samples(some: dict[str, Study | Dropped], others: dict[str, Stu
             assert facts[0] == facts[1]
 
 
-def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
+def write_r2gen_list(path: Path, studies: list[FixtureStudy]) -> None:
+    """Write all images of the `studies` in R2Gen's layout; their reports start with "Cut."."""
     samples = {"train": [], "val": [], "test": []}
-    for study in downloads.studies[-7:]:
-        image = study.images[0]
-        samples[{"validate": "val"}.get(study.split, study.split)].append(
+    for study in studies:
+        samples[{"validate": "val"}.get(study.split, study.split)] += [
             {"id": image.id, "study_id": study.id, "subject_id": study.subject, "report": f"Cut. {study.findings}",
              "image_path": [f"{study.folder}/{image.id}.jpg"], "split": study.split}
-        )  # fmt: skip
-    (tmp_path / "annotation.json").write_text(json.dumps(samples), encoding="utf-8")
+            for image in study.images
+        ]  # fmt: skip
+    path.write_text(json.dumps(samples), encoding="utf-8")
+
+
+def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
+    write_r2gen_list(tmp_path / "annotation.json", downloads.studies[-7:])
     shutil.copytree(downloads.jpg / "files", tmp_path / "images")
     with pytest.raises(UserError, match="The sources do not state which images are frontal"):
         source([tmp_path])
@@ -200,6 +207,52 @@ def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
     assert all(sample.graph["box_source"] == "atlas" and sample.observations for sample in built.values())
     unknown = build_all(source([tmp_path], views="all"))
     assert all(sample.graph is None and sample.images[0].view == "" for sample in unknown.values())
+
+
+def test_r2gen_list_is_prepared_with_its_laterals_under_its_name(downloads, tmp_path, capsys):
+    lateral, *others = downloads.trap("lateral"), *downloads.studies[-7:]
+    write_r2gen_list(tmp_path / "annotation.json", [lateral, *others])
+    sources = [tmp_path / "annotation.json", *downloads.sources]
+    out = tmp_path / "prepared"
+    command = ["mimic_cxr", *(f"--source={path}" for path in sources), "--workers", "1", "--image-size", "32"]
+    assert main([*command, "--out", str(out)]) == 0
+    records = {record["id"]: record for split in SPLITS for record in read_records(out, split)}
+    assert set(records) == {image.id for study in (lateral, *others) for image in study.images}
+    assert records[lateral.images[0].id]["views"] == ["LATERAL"] and records[lateral.images[0].id]["graph"] is None
+    assert records[others[0].images[0].id]["graph"] is not None
+    description = yaml.safe_load((out / "dataset.yaml").read_text(encoding="utf-8"))
+    assert description["name"] == "mimic_cxr" and description["list"] == "r2gen"
+    expected = {"train": 270_790, "val": 2_130, "test": 3_858}
+    assert {split: description["expected"][split] for split in SPLITS} == expected
+    printed = capsys.readouterr().out
+    assert f"{len(records)} images, list r2gen" in printed and "instead of 270790" in printed
+
+    frontal = tmp_path / "frontal"
+    assert main([*command, "--views", "frontal", "--out", str(frontal)]) == 0
+    description = yaml.safe_load((frontal / "dataset.yaml").read_text(encoding="utf-8"))
+    assert description["list"] == "r2gen, frontal images only" and not set(SPLITS) & set(description["expected"])
+
+
+def test_lists_are_named_with_what_is_left_out(downloads):
+    described = source(downloads.sources).describe()
+    assert described["list"] == "mimic-cxr-2.0.0, frontal images only" and described["options"]["views"] == "frontal"
+    assert source(downloads.sources, views="all").describe()["list"] == "mimic-cxr-2.0.0"
+    by_study = source(downloads.sources, samples="study", views="all").describe()
+    assert by_study["list"] == "mimic-cxr-2.0.0, one sample per study"
+
+
+def test_data_set_prepared_before_lists_had_names_is_kept(downloads, tmp_path, capsys):
+    out = tmp_path / "prepared"
+    command = [
+        "mimic_cxr", *(f"--source={path}" for path in downloads.sources), "--out", str(out), "--workers", "1",
+        "--image-size", "32",
+    ]  # fmt: skip
+    assert main(command) == 0
+    description = yaml.safe_load((out / "dataset.yaml").read_text(encoding="utf-8"))
+    del description["list"]
+    (out / "dataset.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
+    capsys.readouterr()
+    assert main(command) == 0 and "holds this data set already" in capsys.readouterr().out
 
 
 def test_sources_that_lack_something_are_refused(tmp_path, downloads):

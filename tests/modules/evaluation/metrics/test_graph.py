@@ -42,9 +42,28 @@ def test_attributes_count_on_mentioned_regions_and_known_graphs_only():
         probabilities > 0.5, probabilities, reference, mentioned, np.array([True, True, False])
     ).compute(3)
     assert scores["attribute_micro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))  # (1, 0, 1) is missed
+    assert scores["attribute_macro_f1"] == pytest.approx((1 + 0) / 2)  # (0, 0) and (0, 1); nothing else is annotated
     # Slot (0, 0): study 0 positive at .9 above study 1 at .2. Slot (0, 1): a tie at 0. Region 1 is never mentioned.
     assert scores["attribute_auroc"] == pytest.approx((1 + 0.5) / 2)
+    assert set(absent) == {"attribute_abnormal_micro_f1", "attribute_abnormal_macro_f1"}
+
+
+def test_abnormal_attributes_have_scores_of_their_own():
+    """Two of three attributes are abnormal: one has a true positive, the other a false positive and a miss."""
+    reference = np.array([[[1, 0, 1]], [[0, 1, 1]]], dtype=bool)
+    predicted = np.array([[[1, 1, 0]], [[0, 0, 0]]], dtype=bool)
+    mentioned = np.array([[True], [True]])
+    abnormal = np.array([[True, True, False]])
+    scores, absent = attribute_scores(predicted, predicted * 0.9, reference, mentioned, YES, abnormal).compute(2)
+    assert scores["attribute_abnormal_micro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
+    assert scores["attribute_abnormal_macro_f1"] == pytest.approx((1 + 0) / 2)
+    assert scores["attribute_macro_f1"] == pytest.approx((1 + 0 + 0) / 3)
     assert not absent
+    scores, absent = attribute_scores(
+        predicted, predicted * 0.9, reference, mentioned, YES, np.zeros_like(abnormal)
+    ).compute(2)
+    assert scores["attribute_abnormal_micro_f1"] is None
+    assert absent["attribute_abnormal_macro_f1"] == "the vocabulary has no abnormal attributes"
 
 
 def test_an_invisible_prediction_counts_zero():

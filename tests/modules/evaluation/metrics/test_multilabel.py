@@ -13,6 +13,7 @@ from modules.evaluation.metrics.multilabel import (
     label_counts,
     label_table,
     macro_auroc,
+    macro_f1,
     macro_scores,
     micro_scores,
 )
@@ -42,6 +43,13 @@ def test_by_hand():
         "a": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "positives": 2},
         "b": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "positives": 1},
     }
+
+
+@given(arrays(bool, (4, 150)), arrays(bool, (4, 150)), arrays(int, 4, elements=st.integers(0, 3)))
+def test_macro_f1_of_many_labels_is_that_of_their_counts(predicted, reference, weights):
+    weights = weights[None].astype(float)
+    expected = macro_scores(label_counts(predicted, reference))["f1"]
+    np.testing.assert_allclose(macro_f1(predicted, reference).compute(weights), expected.compute(weights))
 
 
 def test_nothing_to_find_is_no_zero():

@@ -1,5 +1,7 @@
 """Scores as functions of study weights: sums, resamples and intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -122,3 +124,29 @@ def test_sets_are_put_together():
 def test_an_interval_of_a_mean_lies_within_the_values(values):
     low, high = mean_score_set(values).evaluate(len(values), resamples=50).intervals["mean"]
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+
+
+def test_a_selection_keeps_the_named_scores_and_everything_else():
+    values = np.arange(4.0)
+    scores = ScoreSet({"a": mean_score(values), "b": mean_score(values)}, {"c": "why", "d": "why"}, {"a": values})
+    selected = scores.select(["a", "d", "unknown"])
+    assert set(selected.scores) == {"a"} and selected.absent == {"d": "why"} and set(selected.per_study) == {"a"}
+
+
+@given(st.integers(2, 40), st.integers(1, 30), st.sampled_from([40, 90, 4_000_000]), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=8)
+def test_intervals_do_not_depend_on_the_workers(studies, resamples, block_size, seed):
+    generator = np.random.default_rng(seed)
+    units = generator.integers(0, max(1, studies // 2), studies)
+    units = np.unique(units, return_inverse=True)[1]
+    scores = ScoreSet({
+        "mean": mean_score(generator.random(studies)),
+        "ratio": ratio_score(generator.random(studies), generator.random(studies)),
+        "centred": replace(mean_score(generator.random(studies)), centred=True),
+    })
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modules.evaluation.metrics.weighted._BLOCK_SIZE", block_size)
+        alone, shared = (scores.evaluate(studies, resamples, units, workers) for workers in (1, 2))
+    assert alone == shared
+    for name, values in alone.resampled.items():
+        np.testing.assert_array_equal(values, shared.resampled[name])

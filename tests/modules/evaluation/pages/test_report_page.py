@@ -12,7 +12,7 @@ from docs.chromium import MISSING, find_chromium
 from models.outputs import GraphSource
 from modules.evaluation.display import format_report
 from modules.evaluation.pages.report_page import HEADLINES, MAX_STUDIES, choose_studies, write_report_page
-from modules.evaluation.pages.study_panel import Case, to_grey_image
+from modules.evaluation.pages.study_panel import Case
 from modules.evaluation.records import Evaluation
 from modules.evaluation.results_writer import compare_graph_sources
 from modules.evaluation.scoring import SCORE_NAMES
@@ -50,7 +50,7 @@ def metrics_of(evaluation, graph_source="predicted"):
 
 def write_page(dataset, path, evaluation, metrics, curves=CURVES):
     cases = [
-        Case(evaluation.records[position], to_grey_image(dataset[position].images[0]), reason)
+        Case(evaluation.records[position], dataset[position].images[0].numpy(), reason)
         for position, reason in choose_studies(evaluation)
     ]
     write_report_page(path, metrics, cases, dataset.vocabularies, curves)

@@ -94,6 +94,17 @@ def test_edits_change_the_prediction_and_not_what_is_open(make_handlers, tmp_pat
     assert handlers.edit(current, Event({"regions": {}, "attributes": {}}))["result"]["report"].endswith("0 changes .")
 
 
+def test_the_same_edits_are_predicted_once(make_handlers, tmp_path):
+    predictor = ScriptedPredictor()
+    handlers = make_handlers(predictor)
+    _, current, _ = handlers.open_upload(uploaded(tmp_path), None)
+    one, other = ({"regions": {"left lung": is_on}, "attributes": {}} for is_on in (True, False))
+    first = handlers.edit(current, Event(one))
+    predictor.error = UserError("predicted again")
+    assert handlers.edit(current, Event(one)) == first
+    assert handlers.edit(current, Event(other))["error"] == "predicted again"
+
+
 def test_sentences_before_and_after_an_edit_are_displayed_with_capitals(make_handlers, tmp_path):
     handlers = make_handlers(ScriptedPredictor())
     _, current, _ = handlers.open_upload(uploaded(tmp_path, name="ap view"), None)

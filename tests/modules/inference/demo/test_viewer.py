@@ -105,6 +105,50 @@ def test_choices_that_are_lost_on_the_way_are_sent_again_and_again(visit):
     assert lost == 2 * [{"regions": {region: False}, "attributes": {}}]
 
 
+def test_an_edit_whose_report_is_lost_on_the_way_is_sent_again(visit):
+    visitor = visit()
+    visitor.open_example("Enlarged heart")
+    region = next(name for name, one in visitor.result()["regions"].items() if one["selected"])
+    closed = 'data: {"msg": "close_stream", "event_id": null}\n\n'
+    visitor.page.route(
+        "**/queue/data*", lambda route: route.fulfill(content_type="text/event-stream", body=closed), times=1
+    )
+    visitor.page.get_by_label(f"{region} in the graph", exact=True).uncheck()
+    after = visitor.wait_for_result(lambda result: not result["regions"][region]["selected"])
+    assert after["edits"]["regions"] == {region: False}
+    assert visitor.page.locator(".study").get_attribute("aria-busy") == "false"
+
+
+def test_a_server_that_does_not_respond_is_named_after_a_minute(visit):
+    visitor = visit()
+    visitor.open_example("Enlarged heart")
+    region = next(name for name, one in visitor.result()["regions"].items() if one["selected"])
+    sent = []
+    visitor.page.route("**/queue/join*", lambda route: sent.append(route.request.post_data_json["event_data"]))
+    visitor.page.clock.install()
+    visitor.page.get_by_label(f"{region} in the graph", exact=True).uncheck()
+    for seconds in (2, 4, 8, 16, 32):
+        assert not visitor.error().is_visible()
+        visitor.page.clock.fast_forward(1000 * seconds)
+    visitor.error().filter(has_text="The server does not respond").wait_for()
+    assert sent == 5 * [{"regions": {region: False}, "attributes": {}}]
+
+
+def test_edits_made_while_a_report_is_generated_are_sent_together_afterwards(visit):
+    visitor = visit()
+    visitor.open_example("Enlarged heart")
+    regions = [name for name, one in visitor.result()["regions"].items() if one["selected"]]
+    sent = []
+    visitor.page.on("request", lambda request: "queue/join" in request.url and sent.append(request.post_data_json))
+    visitor.page.evaluate(
+        "names => names.forEach(name => document.querySelector(`[data-toggle-region='${name}']`).click())", regions
+    )
+    after = visitor.wait_for_result(lambda result: not any(one["selected"] for one in result["regions"].values()))
+    assert len(regions) > 2 and after["edits"]["regions"] == dict.fromkeys(regions, False)
+    assert sent[0]["event_data"]["regions"] == {regions[0]: False}
+    assert all(message["event_data"] in (sent[0]["event_data"], after["edits"]) for message in sent)
+
+
 def test_the_saved_picture_has_the_boxes_and_the_report(visit):
     visitor = visit()
     visitor.upload("chest.png", png(size=(64, 64)))

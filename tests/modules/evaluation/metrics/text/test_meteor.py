@@ -216,21 +216,21 @@ while read -r command bar rest; do
 done"""
 
 
-def test_many_pairs_are_shared_by_two_processes_and_stay_in_order(tmp_path, monkeypatch):
+def test_many_pairs_are_shared_by_several_processes_and_stay_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(meteor, "_PAIRS_WORTH_A_PROCESS", 3)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for pairs, started in ((5, 1), (7, 2), (100, 2)):
+    monkeypatch.setattr(meteor, "available_cores", lambda: 8)
+    for pairs, workers, started in ((5, 2, 1), (7, 2, 2), (100, 2, 2), (100, 4, 4)):
         fake_java(tmp_path, ECHO, monkeypatch)
         (tmp_path / "log").write_text("")
         numbers = [str(number) for number in range(pairs)]
-        statistics = meteor_statistics(numbers, ["x"] * pairs, timeout=20)
+        statistics = meteor_statistics(numbers, ["x"] * pairs, timeout=20, workers=workers)
         assert statistics.tolist() == [[number, *range(1, 23)] for number in range(pairs)]
         assert len((tmp_path / "log").read_text().splitlines()) == started
 
 
 def test_the_failure_of_one_of_two_processes_ends_both(tmp_path, monkeypatch):
     monkeypatch.setattr(meteor, "_PAIRS_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(meteor, "available_cores", lambda: 2)
     script = """read -r line
 case "$line" in *first*) echo "Error: this one dies" >&2; exit 3;; esac
 exec /bin/sleep 100"""

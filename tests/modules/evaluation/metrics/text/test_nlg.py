@@ -68,7 +68,7 @@ def test_absent_scores_have_a_reason(monkeypatch, tmp_path):
 
 
 def test_a_failing_meteor_costs_only_meteor(monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise nlg.MeteorError("METEOR failed")
 
     monkeypatch.setattr(nlg, "meteor_statistics", fail)
@@ -135,3 +135,19 @@ def test_cider_with_document_frequencies_of_other_reports():
     assert "training reports" in absent["cider"]
     _, absent = evaluate(["a b", "a b"], ["a", "b"], meteor=False)
     assert "all references have the same words" in absent["cider"]
+
+
+def test_only_the_named_scores_are_computed(monkeypatch):
+    monkeypatch.setattr(nlg, "meteor_statistics", lambda *_, **__: pytest.fail("METEOR was computed"))
+    monkeypatch.setattr(nlg.Rouge, "calc_score", lambda *_: pytest.fail("ROUGE-L was computed"))
+    scores = nlg_scores(["a b", "c"], ["a b", "d"], names=["bleu_4", "cider"])
+    assert set(scores.scores) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider"} and not scores.absent
+
+
+def test_the_scores_do_not_depend_on_the_workers():
+    generator = np.random.default_rng(0)
+    references, hypotheses = ([" ".join(generator.choice(list("abcde"), 9)) for _ in range(150)] for _ in range(2))
+    alone, shared = (nlg_scores(references, hypotheses, meteor=False, workers=workers) for workers in (1, 3))
+    assert alone.compute(150) == shared.compute(150)
+    for name, values in alone.per_study.items():
+        np.testing.assert_array_equal(values, shared.per_study[name])

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks.measure import OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib
+from benchmarks.support.measure import OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib
 from data.errors import UserError
 
 
@@ -30,7 +30,7 @@ def test_contenders_take_turns_in_processes_of_their_own(tmp_path):
         for name, runs in ((OURS, None), ("other", None), ("once", 1))
     ]
     case = compare("turns", [*contenders, Contender("missing", built(
-        "from benchmarks.measure import Absent; raise Absent('it is not installed')"))], repeats=3, threads=1)
+        "from benchmarks.support.measure import Absent; raise Absent('it is not installed')"))], repeats=3, threads=1)
     lines = [line.split() for line in log.read_text().splitlines()]
     assert [name for name, _ in lines] == [OURS, "other", "once", OURS, "other", OURS, "other"]
     assert len({process for _, process in lines}) == 3
@@ -55,7 +55,7 @@ def test_a_dying_contender_is_an_error():
 
 
 def test_a_contender_that_takes_long_is_not_asked_again(monkeypatch):
-    monkeypatch.setattr("benchmarks.measure.LONG_SECONDS", 0.01)
+    monkeypatch.setattr("benchmarks.support.measure.LONG_SECONDS", 0.01)
     case = compare("long", [Contender(OURS, partial(partial, time.sleep, 0.02))], repeats=3, threads=1)
     assert len(case.seconds[OURS]) == 1
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cost import RELEASE_ATTRIBUTES
-from benchmarks.published import GRID, PublishedBatch, PublishedModel, to_published_batch
+from benchmarks.support.published import GRID, PublishedBatch, PublishedModel, to_published_batch
 from data.batch import Batch, RegionAnnotation
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
@@ -74,9 +74,9 @@ class FixedPatches(nn.Module):
         super().__init__()
         self.register_buffer("patches", patches, persistent=False)
 
-    def forward(self, images: Tensor, view_mask: Tensor) -> Patches:
+    def forward(self, images: Tensor, view_mask: Tensor, views: int | None = None) -> Patches:
         """Shapes as in `models.patch_encoder.PatchEncoder`."""
-        mask = torch.ones(self.patches.shape[:2], dtype=torch.bool)
+        mask = torch.ones(self.patches.shape[:2], dtype=torch.bool, device=self.patches.device)
         grid = self.patches.transpose(1, 2).unflatten(-1, (GRID, GRID))
         return Patches(self.patches, mask, grid)
 

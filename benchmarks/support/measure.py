@@ -288,6 +288,13 @@ class Report:
     machine: dict[str, Any] = field(default_factory=describe_machine)
     versions: dict[str, str | None] = field(default_factory=package_versions)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what was measured, on which machine and with which versions, as plain JSON."""
+        return {
+            "benchmark": self.benchmark, "machine": self.machine, "threads": self.threads, "versions": self.versions,
+            "rates": {"matmul_gflops": self.rates.gflops, "read_gigabytes_per_second": self.rates.gigabytes_per_second},
+        }
+
     def print_header(self) -> None:
         """Print machine, threads, versions and rates."""
         print(f"{self.machine['processor']}, {self.machine['cores']} cores, {self.threads} threads, "
@@ -319,17 +326,19 @@ class Report:
         """Write JSON to `path`, unless it is None. Raises UserError if that fails."""
         if path is None:
             return
-        content = {
-            "benchmark": self.benchmark, "machine": self.machine, "threads": self.threads, "versions": self.versions,
-            "rates": {"matmul_gflops": self.rates.gflops, "read_gigabytes_per_second": self.rates.gigabytes_per_second},
-            "cases": {case.name: case.to_dict() for case in self.cases},
-        }
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise cannot_write(path, error, "choose another --json") from error
+        cases = {case.name: case.to_dict() for case in self.cases}
+        write_json(path, self.describe() | {"cases": cases})
+
+
+def write_json(path: Path, content: dict[str, Any], announce: bool = True) -> None:
+    """Write the numbers of a benchmark to `path` and print the path if `announce`. Raises UserError if that fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error, "choose another --json") from error
+    if announce:
         print(f"\nwritten: {path}")
 
 

@@ -1,0 +1,45 @@
+"""One of two gloo processes that train until one of them fails, started by `tests/test_main_train.py`.
+
+    python -m tests.support.training.failing_process RANK WHERE OVERRIDE...
+
+WHERE: step (MemoryError in the second training step of rank RANK), data (UserError while it builds its data sets) or
+save (ValueError while rank zero saves).
+"""
+
+import os
+import sys
+
+import main_train
+from data.errors import UserError
+from modules.training import run_folder, trainer
+
+
+def main() -> int:
+    """Arrange for the failure, then train as `main_train.py` does."""
+    failing_rank, where, *overrides = sys.argv[1:]
+    if os.environ["RANK"] == failing_rank:
+        if where == "step":
+            fail_at_call(trainer.Trainer, "train_step", 2, MemoryError("cannot allocate\n8 GiB"))
+        elif where == "data":
+            fail_at_call(main_train, "build_dataset", 1, UserError("Study a: no image"))
+        elif where == "save":
+            fail_at_call(run_folder, "save_checkpoint", 1, ValueError("no such thing"))
+    return main_train.main(overrides)
+
+
+def fail_at_call(owner: object, name: str, number: int, error: Exception) -> None:
+    """Replace the function `name` of `owner` by one that raises `error` in its call with this number."""
+    function, calls = getattr(owner, name), 0
+
+    def failing(*arguments, **keywords):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise error
+        return function(*arguments, **keywords)
+
+    setattr(owner, name, failing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
