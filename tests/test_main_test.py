@@ -333,7 +333,8 @@ def test_weights_of_the_trunk_are_not_fetched(trained, run_folder):
 
 
 @pytest.mark.parametrize("argument", [
-    "--baselines=best", "--baselines=", "--graph=mixed", "--graph=none,none", "--graph=", "--boxes=guess", "--split=dev",
+    "--baselines=best", "--baselines=", "--graph=mixed", "--graph=none,none", "--graph=",
+    "--boxes=guess", "--split=dev",
 ])
 def test_unknown_choices_are_refused(run_folder, argument):
     with pytest.raises(SystemExit):

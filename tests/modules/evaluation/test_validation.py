@@ -47,7 +47,7 @@ def test_the_scores_are_those_of_an_evaluation(split, training):
 
 def test_nothing_else_is_computed(split, training, monkeypatch):
     def refuse(*_, **__):
-        pytest.fail("a score that nobody asked for was computed")
+        pytest.fail("a score that was not requested was computed")
 
     for name in ("sentence_scores", "abnormal_regions", "decision_table"):
         monkeypatch.setattr(scoring, name, refuse)
