@@ -10,19 +10,10 @@ import argparse
 import sys
 
 from data.errors import UserError
-from modules.builders import (
-    build_criterion,
-    build_dataset,
-    build_model,
-    build_validation_dataset,
-    build_validator,
-    build_vocabularies,
-    name_exact_weights,
-)
+from modules.builders import build_trainer, name_exact_weights
 from modules.calibrate import calibrate_after_training
 from modules.config import Config, load_config
-from modules.runtime import configure_backends, distributed, is_rank_zero, seed_everything, select_device
-from modules.training.trainer import Trainer
+from modules.runtime import configure_backends, distributed, is_rank_zero, select_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,15 +38,7 @@ def train(config: Config) -> int:
     configure_backends(device, config.train.deterministic)
     config = name_exact_weights(config)
     with distributed(device):
-        seed_everything(config.seed)
-        vocabularies = build_vocabularies(config)
-        train_dataset = build_dataset(config, vocabularies, "train", train=True)
-        status = Trainer(
-            config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
-            criterion=build_criterion(config, vocabularies),
-            evaluator=build_validator(config, vocabularies, train_dataset), train_dataset=train_dataset,
-            validation_dataset=build_validation_dataset(config, vocabularies), device=device,
-        ).fit()
+        status = build_trainer(config, device).fit()
         calibrates = status == 0 and is_rank_zero() and config.train.tune_thresholds
     if calibrates and config.model.graph_in != "none":
         calibrate_after_training(config)

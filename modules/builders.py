@@ -31,9 +31,10 @@ from modules.checkpoint import Checkpoint
 from modules.config import Config, ModelConfig, Precision
 from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.validation import SplitValidator
-from modules.runtime import choose_precision, select_device
+from modules.runtime import choose_precision, seed_everything, select_device
 from modules.training.loss_terms import positive_weights
 from modules.training.losses import ReportCriterion
+from modules.training.trainer import Trainer
 from modules.weights import load_thresholds, load_weights
 
 Built = TypeVar("Built")
@@ -173,6 +174,19 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
             torch.from_numpy(positives), torch.from_numpy(annotated), loss.attribute_pos_weight
         )
     return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin, attribute_weights)
+
+
+def build_trainer(config: Config, device: torch.device) -> Trainer:
+    """Build everything that a run needs, from the data sets to the trainer, with seeded weights."""
+    seed_everything(config.seed)
+    vocabularies = build_vocabularies(config)
+    train_dataset = build_dataset(config, vocabularies, "train", train=True)
+    return Trainer(
+        config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
+        criterion=build_criterion(config, vocabularies),
+        evaluator=build_validator(config, vocabularies, train_dataset), train_dataset=train_dataset,
+        validation_dataset=build_validation_dataset(config, vocabularies), device=device,
+    )
 
 
 def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:

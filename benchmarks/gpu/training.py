@@ -14,16 +14,9 @@ from benchmarks.scale import write_data_set
 from benchmarks.support.measure import MIB, peak_mib
 from data.batch import Batch
 from data.loaders import StudyLoader, training_loader
-from modules.builders import (
-    build_criterion,
-    build_dataset,
-    build_model,
-    build_validation_dataset,
-    build_validator,
-    build_vocabularies,
-)
+from modules.builders import build_trainer
 from modules.config import Config, load_config
-from modules.runtime import choose_precision, configure_backends, seed_everything
+from modules.runtime import choose_precision, configure_backends
 from modules.training.optimizer import set_training_mode
 from modules.training.trainer import Trainer
 
@@ -65,7 +58,7 @@ def measure_training(publish: Publish, name: str, root: Path, device_type: str, 
         raise NotPossible("train.compile is not measured on a CPU, where compiling takes minutes")
     config = configure(name, root, device_type, tiny, compiled)
     configure_backends(device, config.train.deterministic)
-    trainer = build_trainer(config, device)
+    trainer = start_trainer(config, device)
     publish(describe(trainer, config))
     loader = build_loader(trainer, config)
     per_step = trainer.plan.micro_batches
@@ -90,17 +83,9 @@ def configure(name: str, root: Path, device_type: str, tiny: bool, compiled: boo
     ])  # fmt: skip
 
 
-def build_trainer(config: Config, device: torch.device) -> Trainer:
+def start_trainer(config: Config, device: torch.device) -> Trainer:
     """Return the trainer of `config`, ready for training steps."""
-    seed_everything(config.seed)
-    vocabularies = build_vocabularies(config)
-    train_dataset = build_dataset(config, vocabularies, "train", train=True)
-    trainer = Trainer(
-        config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
-        criterion=build_criterion(config, vocabularies),
-        evaluator=build_validator(config, vocabularies, train_dataset), train_dataset=train_dataset,
-        validation_dataset=build_validation_dataset(config, vocabularies), device=device,
-    )
+    trainer = build_trainer(config, device)
     set_training_mode(trainer.model, config.train.freeze)
     trainer.schedule.set(0)
     return trainer
