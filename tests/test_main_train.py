@@ -161,7 +161,11 @@ def test_an_exception_in_one_process_ends_both_with_one_line(tmp_path, rank, whe
         for own_rank in range(2)
     ]
     # A collective operation waits 30 minutes for a process that does not take part.
-    errors = [process.communicate(timeout=150)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=150)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [1, 1], errors
     lines = [each for error in errors for each in error.splitlines() if "epoch 1, " not in each]
     line = line.format(script="tests/support/training/failing_process.py")

@@ -11,6 +11,7 @@ import sys
 
 import main_train
 from data.errors import UserError
+from modules import builders
 from modules.training import run_folder, trainer
 
 
@@ -21,7 +22,7 @@ def main() -> int:
         if where == "step":
             fail_at_call(trainer.Trainer, "train_step", 2, MemoryError("cannot allocate\n8 GiB"))
         elif where == "data":
-            fail_at_call(main_train, "build_dataset", 1, UserError("Study a: no image"))
+            fail_at_call(builders, "build_dataset", 1, UserError("Study a: no image"))
         elif where == "save":
             fail_at_call(run_folder, "save_checkpoint", 1, ValueError("no such thing"))
     return main_train.main(overrides)
