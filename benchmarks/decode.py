@@ -25,7 +25,7 @@ from benchmarks.support.measure import (
 )
 from benchmarks.support.workload import TINY, Sizes, build, decode_bytes, decode_flops
 from models.sgrrg import SGRRG
-from modules.runtime import quantise_decoder
+from modules.runtime import arrange_for_batches, quantise_decoder
 
 BEAMS = 3
 CROSS_ATTENTION_KEYS = 78
@@ -86,6 +86,8 @@ def build_ours(sizes: Sizes, words: int, device: str = "cpu") -> Callable[[], li
     """Return our cached beam search; it returns token ids."""
     workload = build(sizes, endless=True)
     workload.model.eval().to(device)
+    if sizes.batch > 1:  # as main_test.py does; a predictor of single studies does not
+        arrange_for_batches(workload.model, torch.device(device))
     workload.batch = workload.batch.to(device)
     workload.generate(BEAMS, 2)
     return lambda: workload.generate(BEAMS, words).tolist()

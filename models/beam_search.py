@@ -108,11 +108,10 @@ def beam_search(step: Step, state: ReorderableState, decoding: Decoding, beams: 
         next_log_probs = decoding.log_probs(step(tokens, state)).view(*shape, -1)  # [B, beams, W]
         is_running = leads.any(1)
 
-        end_log_probs = next_log_probs[..., decoding.eos_id]
+        end_log_probs = next_log_probs[..., decoding.eos_id].clone()
         ended = (sums + end_log_probs) / (position + 1)
         _keep_best(best, is_running, ended, end_log_probs, token_ids, log_probs, position, decoding.eos_id)
 
-        next_log_probs = next_log_probs.clone()
         next_log_probs[..., decoding.eos_id] = -torch.inf
         extensions, extension_ids = next_log_probs.topk(min(beams, next_log_probs.shape[-1]), dim=-1)
         candidates = (sums.unsqueeze(-1) + extensions).flatten(1)  # [B, beams * choices]

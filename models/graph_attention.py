@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
-from models.layers.masking import masked_log_softmax
+from models.layers.masking import AttentionMask, masked_log_softmax
 from models.layers.packing import PADDED, Layout
 from models.outputs import SceneGraph
 
@@ -20,16 +20,31 @@ class GraphMemory:
     """A scene graph projected for one `GraphAttention`, so that many decoding steps can share it.
 
     keys, values   `subgraph`: [B, h, R, d]; `node`: [B, h, R * E, d]; `hierarchical`: [B, R, h, E, d]
-    mask           `subgraph`: [B, 1, R]; `node`: [B, 1, R * E]; `hierarchical`: [B, R, 1, E]
+    mask           of `subgraph`: [B, 1, R]; of `node`: [B, 1, R * E]; of `hierarchical`: [B, R, 1, E]
     subgraph_keys  [B, R, D] for `hierarchical`, else None
     selected       [B, R] bool
+    has_graph      [B, 1, 1] bool: studies with a sub-graph; None if all are known to have one
     """
 
     keys: Tensor
     values: Tensor
-    mask: Tensor
+    mask: AttentionMask
     subgraph_keys: Tensor | None
     selected: Tensor
+    has_graph: Tensor | None
+
+    @classmethod
+    def of(
+        cls, keys: Tensor, values: Tensor, allowed: Tensor, subgraph_keys: Tensor | None, selected: Tensor,
+        all_have_graphs: bool = False,
+    ) -> "GraphMemory":
+        """The memory with the mask that allows `allowed` (bool). all_have_graphs: whether that is known."""
+        # `hierarchical` attends within every sub-graph, also within those that are not selected and have no nodes.
+        may_be_empty = not all_have_graphs or subgraph_keys is not None
+        return cls(
+            keys, values, AttentionMask.of(allowed, keys.dtype, may_be_empty), subgraph_keys, selected,
+            None if all_have_graphs else selected.any(1)[:, None, None],
+        )
 
 
 class GraphAttention(nn.Module):
@@ -61,8 +76,8 @@ class GraphAttention(nn.Module):
             self.subgraph_query = nn.Linear(width, width)
             self.subgraph_key = nn.Linear(width, width)
 
-    def project(self, graph: SceneGraph) -> GraphMemory:
-        """Keys, values and masks of `graph`."""
+    def project(self, graph: SceneGraph, all_have_graphs: bool = False) -> GraphMemory:
+        """Keys, values and masks of `graph`. all_have_graphs: whether every study is known to have a sub-graph."""
         subgraph_keys = None
         if self.sentence_attention == "subgraph":
             rows, mask = graph.embeddings, graph.selected.unsqueeze(1)
@@ -72,7 +87,7 @@ class GraphAttention(nn.Module):
             rows, mask = graph.nodes, graph.node_mask.unsqueeze(2)
             subgraph_keys = self.subgraph_key(graph.embeddings)
         keys, values = self.attention.project_memory(rows)
-        return GraphMemory(keys, values, mask, subgraph_keys, graph.selected)
+        return GraphMemory.of(keys, values, mask, subgraph_keys, graph.selected, all_have_graphs)
 
     def forward(self, rows: Tensor, memory: GraphMemory, layout: Layout = PADDED) -> Tensor:
         """rows [B, Q, D], or packed from [B, Q] slots [P, D] -> the same shape."""
@@ -81,8 +96,7 @@ class GraphAttention(nn.Module):
         if self.gate is not None:
             gate = torch.sigmoid(self.gate(rows))
             fused = gate * fused + (1 - gate) * rows
-        has_graph = layout.pack(memory.selected.any(1)[:, None, None])
-        return torch.where(has_graph, fused, rows)
+        return fused if memory.has_graph is None else torch.where(layout.pack(memory.has_graph), fused, rows)
 
     def region_log_weights(self, rows: Tensor, memory: GraphMemory) -> Tensor:
         """The logarithm of the attention of `rows` [B, Q, D] to each sub-graph, [B, heads, Q, R] in fp32.
@@ -93,7 +107,7 @@ class GraphAttention(nn.Module):
         if self.sentence_attention == "hierarchical":
             mask = memory.selected.unsqueeze(1)
             return masked_log_softmax(self._subgraph_scores(queries, memory), mask).unsqueeze(1)
-        log_weights = self.attention.log_weights(queries, memory.keys, memory.mask)
+        log_weights = self.attention.log_weights(queries, memory.keys, memory.mask.allowed)
         if self.sentence_attention == "node":
             log_weights = log_weights.unflatten(-1, (memory.selected.shape[1], -1)).logsumexp(-1)
         return log_weights

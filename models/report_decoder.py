@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from models.graph_attention import GraphAttention, GraphMemory
 from models.layers.attention import MultiHeadAttention
 from models.layers.embeddings import WordEmbedding
-from models.layers.packing import PADDED, Layout, Packing
+from models.layers.masking import AttentionMask
+from models.layers.packing import PADDED, Layout, Packing, is_all_true
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import SceneGraph
 from models.rows import Rows
@@ -26,14 +27,14 @@ class DecoderState:
 
     tokens                      keys and values of the tokens so far
     memory_keys, memory_values  one [B, h, N, d] per layer
-    memory_mask                 [B, 1, N]
+    memory_mask                 [B, 1, N]; None if all patches may be attended to
     graph_memories              one per layer; None without a graph
     """
 
     tokens: TokenCache
     memory_keys: list[Tensor]
     memory_values: list[Tensor]
-    memory_mask: Tensor
+    memory_mask: AttentionMask | None
     graph_memories: list[GraphMemory] | None
 
     def reorder(self, rows: Tensor) -> None:
@@ -72,19 +73,24 @@ class ReportDecoderLayer(nn.Module):
                 region_attention = self.graph_attention.region_log_weights(packing.unpack(rows), graph_memory)
         return self._attend_to_graph_and_transform(rows, graph_memory, packing), region_attention
 
-    def step(self, rows: Tensor, state: DecoderState, layer: int) -> Tensor:
-        """Decode one token per beam: rows [B, beams, D] -> [B, beams, D]. Appends its keys and values to `state`."""
+    def step(self, rows: Tensor, state: DecoderState, layer: int, token_mask: AttentionMask | None) -> Tensor:
+        """Decode one token per beam: rows [B, beams, D] -> [B, beams, D]. Appends its keys and values to `state`.
+
+        token_mask: `state.tokens.mask()`, the same for all layers
+        """
         attention = self.self_attention.attention
         normed = self.self_attention.norm(rows)
         keys, values = state.tokens.append(layer, *attention.project_memory(normed))
-        rows = rows + attention.attend(normed, keys, values, state.tokens.mask())
+        rows = rows + attention.attend(normed, keys, values, token_mask)
         rows = self._attend_to_patches(
             rows, state.memory_keys[layer], state.memory_values[layer], state.memory_mask, PADDED
         )
         graph_memory = None if state.graph_memories is None else state.graph_memories[layer]
         return self._attend_to_graph_and_transform(rows, graph_memory, PADDED)
 
-    def _attend_to_patches(self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor, layout: Layout) -> Tensor:
+    def _attend_to_patches(
+        self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | AttentionMask | None, layout: Layout
+    ) -> Tensor:
         attended = self.image_attention.attend(self.image_norm(rows), keys, values, mask, layout=layout)
         return rows + self.dropout(attended)
 
@@ -159,15 +165,20 @@ class ReportDecoder(nn.Module):
     def start(
         self, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None, beams: int, longest: int
     ) -> DecoderState:
-        """The state before the first token, for `beams` hypotheses per study and at most `longest` steps."""
+        """The state before the first token, for `beams` hypotheses per study and at most `longest` steps.
+
+        What is the same for all steps is prepared here, which waits for a GPU.
+        """
         projected = [layer.image_attention.project_memory(memory) for layer in self.layers]
         graph_memories = None
         if self.attends_to_graphs and graph is not None:
-            graph_memories = [layer.graph_attention.project(graph) for layer in self.layers]
+            all_have_graphs = is_all_true(graph.selected.any(1))
+            graph_memories = [layer.graph_attention.project(graph, all_have_graphs) for layer in self.layers]
         memory_keys, memory_values = [keys for keys, _ in projected], [values for _, values in projected]
         return DecoderState(
             tokens=TokenCache.for_memories(memory_keys, beams, longest), memory_keys=memory_keys,
-            memory_values=memory_values, memory_mask=memory_mask.unsqueeze(1), graph_memories=graph_memories,
+            memory_values=memory_values, graph_memories=graph_memories,
+            memory_mask=AttentionMask.for_many_uses(memory_mask.unsqueeze(1), memory_keys[0].dtype),
         )
 
     def step(self, token_ids: Tensor, state: DecoderState) -> Tensor:
@@ -175,6 +186,7 @@ class ReportDecoder(nn.Module):
         rows = self.embedding(token_ids.unsqueeze(1), first_position=state.tokens.length)
         rows = rows.view(-1, state.tokens.beams, rows.shape[-1])  # the beams of a study share its memories
         state.tokens.advance()
+        token_mask = state.tokens.mask()
         for index, layer in enumerate(self.layers):
-            rows = layer.step(rows, state, index)
+            rows = layer.step(rows, state, index, token_mask)
         return self.word_head(self.norm(rows)).flatten(0, 1)

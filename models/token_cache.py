@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.layers.masking import AttentionMask
+
 
 @dataclass
 class TokenCache:
@@ -56,9 +58,11 @@ class TokenCache:
         filled = self._newest.stop
         return self.keys[layer][:, :, :filled], self.values[layer][:, :, :filled]
 
-    def mask(self) -> Tensor | None:
-        """The slots that each beam attends to, [B, beams, length * beams] bool; None for a single beam: all of them."""
-        return None if self.beams == 1 else self.visible[:, :, : self._newest.stop]
+    def mask(self) -> AttentionMask | None:
+        """The slots that each beam attends to, [B, beams, length * beams]; None for a single beam: all of them."""
+        if self.beams == 1:
+            return None
+        return AttentionMask.of(self.visible[:, :, : self._newest.stop], self.keys[0].dtype, may_be_empty=False)
 
     def reorder(self, rows: Tensor) -> None:
         """Row i continues hypothesis rows[i]; rows [B * beams] stay within their study."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masking import masked_log_softmax
+from models.layers.masking import AttentionMask, masked_log_softmax
 from models.layers.packing import PADDED, Layout
 
 
@@ -43,23 +43,20 @@ class MultiHeadAttention(nn.Module):
         return self._split_heads(self.key(memory), layout), self._split_heads(self.value(memory), layout)
 
     def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False,
-        layout: Layout = PADDED,
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | AttentionMask | None = None,
+        causal: bool = False, layout: Layout = PADDED,
     ) -> Tensor:
         """`forward` with projected memory; the layout is that of the queries."""
-        nothing_to_attend_to = None
-        if mask is not None:
-            nothing_to_attend_to = ~mask.any(-1, keepdim=True)  # [..., 1 or Q, 1]
-            mask = mask | nothing_to_attend_to  # a softmax over no key is 0 / 0; its output is zeroed below
-            mask = mask.unsqueeze(-3)  # the same for every head
+        if isinstance(mask, Tensor):
+            mask = AttentionMask.of(mask, keys.dtype)
         attended = F.scaled_dot_product_attention(
-            self._split_heads(self.query(queries), layout), keys, values, attn_mask=mask, is_causal=causal,
-            dropout_p=self.dropout if self.training else 0.0,
+            self._split_heads(self.query(queries), layout), keys, values, attn_mask=None if mask is None else mask.bias,
+            is_causal=causal, dropout_p=self.dropout if self.training else 0.0,
         )
         output = self.output(layout.pack(attended.transpose(-3, -2)).flatten(-2))
-        if nothing_to_attend_to is None:
+        if mask is None or mask.is_empty is None:
             return output
-        return output.masked_fill(layout.pack(nothing_to_attend_to), 0.0)
+        return output.masked_fill(layout.pack(mask.is_empty), 0.0)
 
     def log_weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """The logarithm of the attention weights of `attend`, [..., h, Q, M] in fp32, without dropout.

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from data.errors import UserError
 from models.graph_attention import GraphMemory
+from models.layers.masking import AttentionMask
 from models.outputs import BoxSource, GraphSource, ModelInputs
 from models.report_decoder import DecoderState, ReportDecoder
 from models.sgrrg import SGRRG
@@ -82,14 +83,22 @@ def _state_to_dict(state: DecoderState) -> State:
         "seen": state.tokens.visible,
         "memory_keys": state.memory_keys,
         "memory_values": state.memory_values,
-        "memory_mask": state.memory_mask,
+        "memory_mask": state.memory_mask.allowed,
     }
     if state.graph_memories is not None:
-        fields["graph_memories"] = [
-            {name: value for name, value in vars(memory).items() if value is not None}
-            for memory in state.graph_memories
-        ]
+        fields["graph_memories"] = [_graph_memory_to_dict(memory) for memory in state.graph_memories]
     return fields
+
+
+def _graph_memory_to_dict(memory: GraphMemory) -> dict[str, Tensor]:
+    fields = {"keys": memory.keys, "values": memory.values, "mask": memory.mask.allowed, "selected": memory.selected}
+    return fields if memory.subgraph_keys is None else fields | {"subgraph_keys": memory.subgraph_keys}
+
+
+def _graph_memory_from_dict(fields: dict[str, Tensor]) -> GraphMemory:
+    return GraphMemory.of(
+        fields["keys"], fields["values"], fields["mask"], fields.get("subgraph_keys"), fields["selected"]
+    )
 
 
 def _state_from_dict(fields: State, position: int) -> DecoderState:
@@ -102,9 +111,10 @@ def _state_from_dict(fields: State, position: int) -> DecoderState:
     )
     memories = fields.get("graph_memories")
     if memories is not None:
-        memories = [GraphMemory(**{"subgraph_keys": None} | memory) for memory in memories]
+        memories = [_graph_memory_from_dict(memory) for memory in memories]
+    memory_mask = AttentionMask.of(fields["memory_mask"], fields["memory_keys"][0].dtype)
     return DecoderState(
-        tokens, fields["memory_keys"], fields["memory_values"], fields["memory_mask"], graph_memories=memories
+        tokens, fields["memory_keys"], fields["memory_values"], memory_mask, graph_memories=memories
     )
 
 

@@ -13,6 +13,7 @@ from data.errors import UserError
 from modules.config import Precision
 from modules.runtime import (
     StopSignals,
+    arrange_for_batches,
     autocast,
     broadcast_object,
     choose_precision,
@@ -88,6 +89,18 @@ def test_int8_is_near_fp32_and_in_the_decoder_alone(recwarn):
     quantised = model.decoder(rows)
     assert 0 < (quantised - expected).abs().max() < 0.05
     assert type(model.encoder) is nn.Linear and not any(type(part) is nn.Linear for part in model.decoder)
+
+
+def test_weights_arranged_for_batches_keep_their_values():
+    torch.manual_seed(0)
+    model, rows = WithDecoder(), torch.randn(50, 64)
+    weights, expected = {name: weight.clone() for name, weight in model.state_dict().items()}, model.decoder(rows)
+    arrange_for_batches(model, torch.device("cuda"))
+    assert model.decoder[0].weight.is_contiguous()
+    arrange_for_batches(model, torch.device("cpu"))
+    assert model.decoder[0].weight.t().is_contiguous() and model.encoder.weight.is_contiguous()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    torch.testing.assert_close(model.decoder(rows), expected)
 
 
 def test_int8_is_refused_on_a_gpu():
