@@ -126,17 +126,17 @@ def assert_same_training(run: Path, expected: Path) -> None:
 
 def test_two_machines_do_what_one_process_does_even_if_one_is_lost(tmp_path, machines):
     """Training with a validation, interrupted by the loss of a machine, resumed with a new one, and a test."""
-    arguments = settings(tmp_path, "train.epochs=3", "train.validate_from=3", "train.save_every=1")
+    arguments = settings(tmp_path, "train.epochs=2", "train.validate_from=2", "train.save_every=1")
     run, alone = tmp_path / "results/run", tmp_path / "results/alone"
     first, second = (machines.start(rank, "run_mimic.sh", *arguments) for rank in (0, 1))
-    wait_for(lambda: len(log_entries(run, "train")) >= 3, first, second)
+    wait_for(lambda: len(log_entries(run, "train")) >= 2, first, second)
     lose_machine(second)
     replacement = machines.start(1, "run_mimic.sh", *arguments)
     output = "".join(finish(first, replacement))
     assert "Resuming from" in output
     starts = log_entries(run, "start")
     assert len(starts) == 2 and all(entry["processes"] == 2 for entry in starts)
-    assert len(log_entries(run, "train")) == 12
+    assert len(log_entries(run, "train")) == 8
 
     assert main_train.main(["--config", "configs/mimic_cxr.yaml", *arguments, "name=alone"]) == 0
     assert_same_training(run, alone)
