@@ -14,7 +14,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data.console import print_to_reader
+from data.console import print_to_reader, run_command
 from data.errors import UserError, missing
 from data.ontology import FILES, observation_names
 from data.sources.distributions import read_table
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = _label_rows((study_id, _findings_and_impression(report)) for study_id, report in studies)
             write_lines(parsed.other, csv_lines(rows))
         else:
-            write_lines(parsed.other, csv_lines(_label_rows(read_reports(parsed.reports))))
+            write_lines(parsed.other, csv_lines(_label_rows(read_reports(parsed.reports)), for_spreadsheets=True))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -95,4 +95,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,7 +1,9 @@
 """Command that extracts regions, attributes and polarity from the sentences of reports.
 
-    python -m data.text_graph REPORTS.csv OUT.jsonl   one line per report; REPORTS.csv has the columns id and report
-    python -m data.text_graph --groups                the sentence group of every region
+    python -m data.text_graph REPORTS.csv OUT.jsonl           one line per report, with the content of its sentences;
+                                                              REPORTS.csv has the columns id and report
+    python -m data.text_graph REPORTS.csv OUT.jsonl --graph   the same with the scene graph, as in a prepared data set
+    python -m data.text_graph --groups                        the sentence group of every region
 """
 
 import json
@@ -9,25 +11,32 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from data.console import print_to_reader
+from data.console import print_to_reader, run_command
 from data.errors import UserError
-from data.text.report_graph import read_report, region_groups
+from data.text.report_graph import read_report, region_groups, scene_graph
 from data.text.report_tables import read_reports, write_lines
 
 
-def _json_line(study_id: str, report: str) -> str:
+def _json_line(study_id: str, report: str, with_graph: bool) -> str:
     """Return the output line of one report."""
-    sentences = [
-        {
-            "text": sentence.text,
-            "regions": list(sentence.regions),
-            "attributes": sentence.attributes,
-            "polarity": sentence.polarity,
-        }
-        for sentence in read_report(report)
-    ]
-    return json.dumps({"id": study_id, "sentences": sentences}, ensure_ascii=False)
+    sentences = read_report(report)
+    content: dict[str, Any] = {
+        "id": study_id,
+        "sentences": [
+            {
+                "text": sentence.text,
+                "regions": list(sentence.regions),
+                "attributes": sentence.attributes,
+                "polarity": sentence.polarity,
+            }
+            for sentence in sentences
+        ],
+    }
+    if with_graph:
+        content["graph"] = scene_graph(sentences)
+    return json.dumps(content, ensure_ascii=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m data.text_graph", description="Extract the content of report sentences.")
     parser.add_argument("reports", type=Path, nargs="?", metavar="REPORTS.csv", help="table with columns id and report")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.jsonl", help="file to write, one line per report")
+    parser.add_argument("--graph", action="store_true", help="add the scene graph of every report")
     parser.add_argument("--groups", action="store_true", help="print every region and its group, separated by a tab")
     parsed = parser.parse_args(arguments)
     try:
@@ -43,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif parsed.out is None:
             raise UserError("Specify the files REPORTS.csv and OUT.jsonl, or --groups")
         else:
-            write_lines(parsed.out, (_json_line(study_id, report) for study_id, report in read_reports(parsed.reports)))
+            reports = read_reports(parsed.reports)
+            write_lines(parsed.out, (_json_line(study_id, report, parsed.graph) for study_id, report in reports))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -51,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,34 +1,34 @@
-"""Building vocabularies from a training split: words, attributes, and mean boxes as the atlas."""
+"""Building vocabularies from training splits: words, attributes, and mean boxes as the atlas."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data.mixture.statistics import joined_statistics
 from data.ontology import FILES, Anatomy, observation_names, read_yaml
-from data.storage.statistics import training_statistics
 from data.text.tokenizer import Tokenizer
 from data.vocabulary import AttributeVocabulary, Vocabularies
 
 
 def build_vocabularies(
-    root: str | Path,
+    root: str | Path | Sequence[str | Path],
     cleaning: str,
     min_word_count: int,
     min_attribute_count: int,
     distinct_special_tokens: bool,
     atlas_file: str | Path | None = None,
 ) -> Vocabularies:
-    """Build the vocabularies from the training split of the prepared data set in `root`.
+    """Build the vocabularies from the training split of the prepared data set in `root`, or of all if it names several.
 
     Words need at least `min_word_count` occurrences, and attributes `min_attribute_count` in their region. The atlas
     boxes are those of `atlas_file`; by default the mean boxes of the training split, or the shipped ones for regions
     without a box there. The split is counted at the first call only (see `data.storage.statistics`). Raises UserError
-    as `training_statistics` and `Anatomy.load` do.
+    as `joined_statistics` and `Anatomy.load` do.
     """
     anatomy = Anatomy.load(atlas_file)
     rule = "default"
     categories = set(read_yaml(FILES / "attributes.yaml")["rules"][rule])
-    statistics = training_statistics(root, cleaning)
+    statistics = joined_statistics([root] if isinstance(root, str | Path) else root, cleaning)
     if atlas_file is None:
         anatomy = anatomy.with_boxes(statistics.mean_boxes)
     return Vocabularies(

@@ -5,6 +5,7 @@ image, with the image's id.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any
 
 from data.errors import UserError, cannot_read, unknown_name, wrong_format
 from data.records import SPLITS
+from data.sources.missing_texts import text_or_empty
 
 # The names of the splits in annotation files.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -23,6 +25,7 @@ class R2GenSample:
     """One sample of an annotation file.
 
     split                  "train", "val" or "test"
+    report                 "" if missing: null, NaN, blank, or a word that stands for it
     images                 paths relative to the folder of images
     study_id, subject_id   of MIMIC-CXR, digits; "" if absent
     """
@@ -81,19 +84,26 @@ def _read_sample(entry: Any, split: str, where: str) -> R2GenSample:
     for key in ("id", "report", "image_path"):
         if key not in entry:
             raise UserError(f"{where} has no key '{key}': {_FIX}")
-    if not isinstance(entry["report"], str):
-        raise wrong_format(f"{where}: 'report'", "a string", _FIX)
     identifier = _read_identifier(entry, "id", where)
     if not identifier:
         raise UserError(f"{where}: 'id' is empty; {_FIX}")
     return R2GenSample(
         id=identifier,
         split=split,
-        report=entry["report"],
+        report=_read_report(entry["report"], where),
         images=tuple(_read_image_paths(entry["image_path"], where)),
         study_id=_read_identifier(entry, "study_id", where),
         subject_id=_read_identifier(entry, "subject_id", where),
     )
+
+
+def _read_report(value: Any, where: str) -> str:
+    """Return the report of a sample; "" if it is missing, which pandas writes as NaN, null or a word."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str):
+        raise wrong_format(f"{where}: 'report'", "a string", _FIX)
+    return text_or_empty(value)
 
 
 def _read_identifier(entry: dict, key: str, where: str) -> str:

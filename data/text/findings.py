@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.text.negation import ABSENT, PRESENT, UNCERTAIN
+from data.text.negation import ABSENT, FINDING_KINDS, PRESENT, UNCERTAIN
+
+# Terms that state something by themselves: a finding, or that a place is normal.
+STATEMENT_KINDS = FINDING_KINDS | {"normal"}
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,12 @@ class Sentence:
 
     @property
     def attributes(self) -> list[str]:
-        """All attributes of its regions, as category|polarity|label."""
-        return unique(name for region in self.regions for name in self.attributes_of(region))
+        """All attributes as category|polarity|label: those of its regions, and of findings that it does not locate."""
+        attributes = [name for region in self.regions for name in self.attributes_of(region)]
+        for finding in self.findings:
+            if finding.attribute is not None and not (finding.located and finding.regions):
+                attributes += finding.attributes
+        return unique(attributes)
 
     def mentions(self, region: str) -> bool:
         """Whether the sentence is certainly about `region`: not if its only findings there may be on the other side."""

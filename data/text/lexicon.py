@@ -16,38 +16,14 @@ import yaml
 
 from data.errors import UserError, cannot_read, wrong_format
 from data.ontology import FILES
+from data.text.spelling import Spelling
+from data.text.words import normalise_words
 
 _FOLDER = FILES / "lexicon"
-_WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)?|[,:]")
 _ALTERNATIVES = re.compile(r"\(([^)]*)\)")
 _ABNORMALITY = "abnormality"
-# Plural ending -> singular ending; the first match counts, so longer endings come first.
-_PLURAL_ENDINGS = (
-    ("aces", "ax"),
-    ("ices", "ex"),
-    ("ases", "asis"),
-    ("sses", "ss"),
-    ("shes", "sh"),
-    ("ches", "ch"),
-    ("hila", "hilum"),
-    ("ies", "y"),
-    ("xes", "x"),
-    ("s", ""),
-)
-_SINGULAR_ENDINGS = ("ss", "us", "is")
-_IRREGULAR_PLURALS = {
-    "bases": "base",
-    "spaces": "space",
-    "diseases": "disease",
-    "increases": "increase",
-    "decreases": "decrease",
-    "surfaces": "surface",
-    "bronchi": "bronchus",
-    "sulci": "sulcus",
-    "hili": "hilum",
-    "vertebrae": "vertebra",
-    "bullae": "bulla",
-}
+# The parser in C reads the lexicon ten times as fast; PyYAML may lack it.
+_Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True)
@@ -105,12 +81,14 @@ class Quality:
     """A term that becomes a finding together with a place ("enlarged": of the heart, of the hilum).
 
     by_place  name of a place -> name of the finding at that place
+    takes_place  whether it also applies to the place of the finding before it
     default   the finding at any other place where it can be, or if no place is named; None if there is no such finding
     """
 
     name: str
     by_place: dict[str, str]
     default: FindingKind | None
+    takes_place: bool
 
     def finding_at(self, place: Place) -> str | None:
         """Return the name of the finding at `place`; None if the quality cannot refer to that place."""
@@ -123,7 +101,8 @@ class Quality:
 class Mention:
     """A term of the lexicon at the words `start` to `end` (exclusive) of a sentence.
 
-    kind  "place", "finding", "quality", "abnormality", "side", "landmark word", "locative word"; a key of `cues.yaml`
+    kind  "place", "finding", "quality", "abnormality", "side", "landmark word", "locative word"; "own statement"
+          and "zone" for findings and places that begin a new statement behind a denial; a key of `cues.yaml`
     name  the entry that the term belongs to; "" for lists without entries
     """
 
@@ -139,17 +118,24 @@ class Lexicon:
     places, findings, qualities  by name
     groups                       region -> "lung", "heart", "mediastinal" or "bone"
     headings                     heading of a section -> whether the section describes the images
+    continuing_words             first words of a line that continue the sentence of the line before
+    incomplete_words             last words of a line whose sentence continues on the next line
+    opening_words                words with which statements begin
     """
 
     def __init__(self, folder: Path = _FOLDER):
         """Read the lexicon in `folder`. Raises UserError if a part is missing or refers to an unknown name."""
-        anatomy, findings, cues = (_read(folder / f"{name}.yaml") for name in ("anatomy", "findings", "cues"))
+        anatomy, findings, cues, spelling = (
+            _read(folder / f"{name}.yaml") for name in ("anatomy", "findings", "cues", "spelling")
+        )
         # A trie: word -> node. The key None of a node lists the (kind, name) of the terms that end there.
         self._root: dict = {}
+        self._vocabulary: set[str] = set()
         try:
             self._add_anatomy(anatomy)
             self._add_findings(findings)
             self._add_cues(cues)
+            self._spelling = Spelling(spelling["names"], spelling["other words"], self._vocabulary)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"The lexicon in {folder} is malformed ({type(error).__name__}: {error}): fix or restore its files"
@@ -162,7 +148,10 @@ class Lexicon:
         return cls()
 
     def find(self, words: Sequence[str]) -> list[Mention]:
-        """Return the terms in `words` (see `normalise_words`): at every word the longest that starts there."""
+        """Return the terms in `words` (see `normalise_words`): at every word the longest that starts there.
+
+        A term with several meanings gives several mentions.
+        """
         mentions = []
         start = 0
         while start < len(words):
@@ -176,6 +165,10 @@ class Lexicon:
             mentions += [Mention(kind, name, start, end) for kind, name in entries]
             start = max(end, start + 1)
         return mentions
+
+    def correct(self, words: Sequence[str]) -> list[str]:
+        """Return `words` (see `normalise_words`) with misspelt names of findings and places corrected."""
+        return self._spelling.correct(words)
 
     def repeat_shared_nouns(self, words: Sequence[str]) -> list[str]:
         """Repeat a noun that several levels share: "upper and lower lobe" becomes "upper lobe and lower lobe"."""
@@ -194,10 +187,13 @@ class Lexicon:
                 name, entry["family"], tuple(entry["regions"]), entry.get("side"), entry.get("normal denies")
             )
             self._add_terms(entry["terms"], "place", name)
+            if entry.get("own statement") == "true":
+                self._add_terms(entry["terms"], "zone")
         levels, nouns = ("|".join(sorted(content[key], key=len, reverse=True)) for key in ("levels", "level nouns"))
         self._shared_noun = re.compile(rf"\b({levels})((?: (?:,|and|or))+(?: left| right)? (?:{levels}) ({nouns}))\b")
         self._add_terms(content["landmark words"], "landmark word")
         self._add_terms(content["locative words"], "locative word")
+        self._add_terms(content["sides compared"], "sides compared")
         for side, terms in content["sides"].items():
             self._add_terms(terms, "side", side)
 
@@ -214,10 +210,12 @@ class Lexicon:
                 entry.get("focal") == "true",
             )
             self._add_terms(entry["terms"], "finding", name)
+            if entry.get("own statement") == "true":
+                self._add_terms(entry["terms"], "own statement")
         self.qualities: dict[str, Quality] = {}
         for name, entry in content["qualities"].items():
             default = self.findings[entry["otherwise"]] if "otherwise" in entry else None
-            self.qualities[name] = Quality(name, entry["of"], default)
+            self.qualities[name] = Quality(name, entry["of"], default, entry.get("takes place") == "true")
             self._add_terms(entry["terms"], "quality", name)
         self._add_terms(content[_ABNORMALITY], _ABNORMALITY)
         self._check_references()
@@ -236,8 +234,11 @@ class Lexicon:
         for about_images, kind in ((False, "headings to skip"), (True, "headings to read")):
             for heading in content[kind]:
                 self.headings.update({" ".join(words): about_images for words in _expand(heading)})
+        self.continuing_words, self.incomplete_words, self.opening_words = (
+            frozenset(content[kind]) for kind in ("words that continue", "incomplete after", "words that open")
+        )
         for kind, terms in content.items():
-            if kind.startswith("headings"):
+            if kind.startswith(("headings", "words that")) or kind == "incomplete after":
                 continue
             if isinstance(terms, dict):
                 for name, entry_terms in terms.items():
@@ -248,6 +249,7 @@ class Lexicon:
     def _add_terms(self, terms: list[str], kind: str, name: str = "") -> None:
         for term in terms:
             for words in _expand(term):
+                self._vocabulary.update(words)
                 node = self._root
                 for word in words:
                     node = node.setdefault(word, {})
@@ -260,15 +262,6 @@ def read_lexicon_file(name: str) -> Any:
     return _read(_FOLDER / f"{name}.yaml")
 
 
-def normalise_words(text: str) -> list[str]:
-    """Split a sentence into words as the lexicon has them: lower case, singular, hyphens and slashes split.
-
-    Commas and colons are words; other punctuation is dropped.
-    """
-    text = text.lower().replace("'", "").replace("and/or", "and or").replace("/", " or ")
-    return [_singular(word) for word in _WORD.findall(text)]
-
-
 def _expand(term: str) -> Iterator[list[str]]:
     """Yield the words of every variant of a term that contains alternatives, `(a|b)`."""
     pieces = _ALTERNATIVES.split(term)
@@ -279,23 +272,10 @@ def _expand(term: str) -> Iterator[list[str]]:
             yield words
 
 
-@cache
-def _singular(word: str) -> str:
-    """Return the singular of `word`. Errors do no harm, because terms and reports are treated alike."""
-    if word in _IRREGULAR_PLURALS:
-        return _IRREGULAR_PLURALS[word]
-    if len(word) < 4 or word.endswith(_SINGULAR_ENDINGS):
-        return word
-    for plural, singular in _PLURAL_ENDINGS:
-        if word.endswith(plural):
-            return word[: -len(plural)] + singular
-    return word
-
-
 def _read(path: Path) -> Any:
     try:
-        # BaseLoader reads everything as strings: the default loader turns "no" and "on" into booleans.
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        # A base loader reads everything as strings: the default loader turns "no" and "on" into booleans.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise cannot_read(path, error) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from data.errors import UserError, cannot_read, cannot_write, wrong_format
 
 _COLUMNS = ("id", "report")
+# How formulas begin, also in full-width characters, and the numbers that begin likewise.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
 
 
 def read_reports(path: Path) -> Iterator[tuple[str, str]]:
@@ -17,7 +21,7 @@ def read_reports(path: Path) -> Iterator[tuple[str, str]]:
         yield row["id"], row["report"]
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str], separator: str = ",") -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file in UTF-8 that has `columns`; more columns are allowed.
 
     Raises UserError if the file cannot be read, lacks a column, or has a line with a wrong number of cells or with
@@ -27,7 +31,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
+            rows = csv.DictReader(file, strict=True, delimiter=separator)
             for column in columns:
                 if column not in (rows.fieldnames or ()):
                     raise UserError(f"{path} has no column '{column}': it needs {', '.join(columns)}")
@@ -48,15 +52,26 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         raise wrong_format(where, f"CSV ({error})", "close open quotes, in this line or above") from error
 
 
-def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Yield every row as CSV text without the final line break; cells may contain line breaks."""
+def csv_lines(rows: Iterable[Sequence[object]], for_spreadsheets: bool = False) -> Iterator[str]:
+    """Yield every row as CSV text without the final line break; cells may contain line breaks.
+
+    for_spreadsheets   put an apostrophe before texts that a spreadsheet would run as a formula, such as `=cmd|...`
+    """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="")
+    line_break = "\r\n"  # a cell with one of its characters is quoted
+    writer = csv.writer(buffer, lineterminator=line_break)
     for row in rows:
-        writer.writerow(row)
-        yield buffer.getvalue()
+        writer.writerow(map(_without_formula, row) if for_spreadsheets else row)
+        yield buffer.getvalue().removesuffix(line_break)
         buffer.seek(0)
         buffer.truncate()
+
+
+def _without_formula(cell: object) -> object:
+    """Return a cell such that a spreadsheet shows it as it is; numbers stay numbers."""
+    if not isinstance(cell, str) or not _FORMULA.match(cell) or _NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from data.text.findings import Finding, Sentence, unique
+from data.text.findings import STATEMENT_KINDS, Finding, Sentence, unique
 from data.text.lexicon import FindingKind, Lexicon, Mention, Place
-from data.text.negation import ABSENT, FINDING_KINDS, HYPOTHETICAL, find_polarities
+from data.text.negation import ABSENT, HYPOTHETICAL, find_polarities
 
-_STATEMENT_KINDS = FINDING_KINDS | {"normal"}
+_CLAUSE_ENDS = frozenset(("comma", "colon", "dash", "scope ends"))
 # Largest number of words between a landmark or locative word ("overlying", "in") and its place.
 _PLACE_REACH = 3
 # Largest number of words between a cue and the finding that it describes.
@@ -29,7 +29,7 @@ def read_sentence(words: tuple[str, ...]) -> Sentence:
     Results are cached, because reports repeat sentences.
     """
     lexicon = Lexicon.load()
-    mentions = lexicon.find(lexicon.repeat_shared_nouns(words))
+    mentions = lexicon.find(lexicon.repeat_shared_nouns(lexicon.correct(words)))
     reader = _SentenceReader(lexicon, find_polarities(mentions))
     for clause in _split_clauses(mentions):
         reader.read(clause)
@@ -37,10 +37,10 @@ def read_sentence(words: tuple[str, ...]) -> Sentence:
 
 
 def _split_clauses(mentions: Sequence[Mention]) -> list[list[Mention]]:
-    """Split `mentions` at commas and at terms that end a scope; a part that states nothing joins a neighbour."""
+    """Split `mentions` at signs and at terms that end a scope; a part that states nothing joins a neighbour."""
     parts: list[list[Mention]] = [[]]
     for mention in mentions:
-        if mention.kind in ("comma", "scope ends") and _is_statement(parts[-1]):
+        if mention.kind in _CLAUSE_ENDS and _is_statement(parts[-1]):
             parts.append([])
         parts[-1].append(mention)
     clauses = parts[:1]
@@ -55,7 +55,7 @@ def _split_clauses(mentions: Sequence[Mention]) -> list[list[Mention]]:
 def _is_statement(part: Sequence[Mention]) -> bool:
     """Whether a part of a sentence states something by itself: "stable mediastinum" does, "stable" does not."""
     kinds = {mention.kind for mention in part}
-    return not kinds.isdisjoint(_STATEMENT_KINDS) or {"place", "comparison"} <= kinds
+    return not kinds.isdisjoint(STATEMENT_KINDS) or {"place", "comparison"} <= kinds
 
 
 class _NamedPlace(NamedTuple):
@@ -114,6 +114,7 @@ class _SentenceReader:
             if statement.kind == "normal":
                 self._add_normal(places)
                 continue
+            places = places or self._take_place(statement, places_of)
             for name, finding_places in self._resolve(statement, places, affirmed).items():
                 new.append(self._locate(self._lexicon.findings[name], statement, finding_places, sides, clause))
         previous = self._findings[-1:]
@@ -131,7 +132,7 @@ class _SentenceReader:
         places_of: dict[Mention, list[_NamedPlace]] = {
             mention: []
             for mention in clause
-            if mention.kind in _STATEMENT_KINDS and self._polarities.get(mention) != HYPOTHETICAL
+            if mention.kind in STATEMENT_KINDS and self._polarities.get(mention) != HYPOTHETICAL
         }
         for mention, is_landmark, is_locative in _place_mentions(clause):
             place = self._lexicon.places[mention.name]
@@ -152,11 +153,28 @@ class _SentenceReader:
         if statement.kind == "finding":
             kind = self._lexicon.findings[statement.name]
             return kind.can_be_at(place) and not (is_landmark and kind.is_other_family(place))
-        if is_landmark:
-            return False
         if statement.kind == "quality":
-            return self._lexicon.qualities[statement.name].finding_at(place) is not None
-        return True
+            quality = self._lexicon.qualities[statement.name]
+            return quality.finding_at(place) is not None and (quality.takes_place or not is_landmark)
+        return not is_landmark
+
+    def _take_place(
+        self, statement: Mention, places_of: dict[Mention, list[_NamedPlace]]
+    ) -> list[_NamedPlace]:
+        """Return the place of a quality that has none of its own: that of another finding ("deformed rib, a fracture").
+
+        This is a place of the same clause, or else that of the finding before, where the quality is a finding.
+        """
+        quality = self._lexicon.qualities.get(statement.name) if statement.kind == "quality" else None
+        if quality is None or not quality.takes_place:
+            return []
+        others = [named for named_places in places_of.values() for named in named_places]
+        kinds = [self._lexicon.findings[each.name] for each in places_of if each.kind == "finding"]
+        others += [_NamedPlace(place, None) for kind in kinds for place in kind.places]
+        if self._findings:
+            before = self._findings[-1]
+            others += [_NamedPlace(place, before.finding.side) for place in before.places or before.kind.places]
+        return [named for named in others if named.place.name in quality.by_place][:1]
 
     def _resolve(
         self, statement: Mention, places: Sequence[_NamedPlace], affirmed: Sequence[str]
@@ -202,7 +220,9 @@ class _SentenceReader:
         The default regions are added unless all places are in other families.
         """
         stated_sides = {named.side for named in places} or {_nearest_side(sides, statement)}
-        side = stated_sides.pop() if len(stated_sides) == 1 else "both"
+        # "The right effusion is larger than the left."
+        are_compared = any(mention.kind == "sides compared" for mention in clause) and stated_sides != {None}
+        side = stated_sides.pop() if len(stated_sides) == 1 and not are_compared else "both"
         regions = [region for named in places for region in named.regions]
         if not places or not all(kind.is_other_family(named.place) for named in places):
             regions += [region for place in kind.places for region in place.regions_on(side)]
@@ -242,7 +262,7 @@ def _place_mentions(clause: Sequence[Mention]) -> Iterator[tuple[Mention, bool, 
             landmark_end = mention.end + _PLACE_REACH
         elif mention.kind == "locative word":
             locative_end = mention.end + _PLACE_REACH
-        elif mention.kind in _STATEMENT_KINDS:
+        elif mention.kind in STATEMENT_KINDS:
             landmark_end = locative_end = -1
         elif mention.kind == "place":
             yield mention, mention.start < landmark_end, mention.start < locative_end

@@ -68,5 +68,5 @@ def test_the_attribute_file_holds_the_whole_vocabulary():
     content = yaml.safe_load((FILES / "attributes.yaml").read_text(encoding="utf-8"))
     sizes = {category: len(set(labels)) for category, labels in content["categories"].items()}
     assert sizes == {"anatomicalfinding": 43, "disease": 10, "technicalassessment": 5, "tubesandlines": 12, "device": 5,
-                     "nlp": 2, "texture": 5, "severity": 4, "temporal": 2, "laterality": 3}
-    assert set(content["rules"]["default"]) == set(sizes) - {"severity", "temporal", "laterality"}
+                     "nlp": 2, "texture": 5, "severity": 4, "temporal": 2, "laterality": 3, "other": 9}
+    assert set(content["rules"]["default"]) == set(sizes) - {"severity", "temporal", "laterality", "other"}

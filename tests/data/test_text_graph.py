@@ -28,6 +28,14 @@ def test_the_command_writes_a_line_a_report(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
 
 
+def test_the_command_adds_scene_graphs(tmp_path):
+    table, out = tmp_path / "reports.csv", tmp_path / "out.jsonl"
+    table.write_text("id,report\n99000001,Mild left edema.\n", encoding="utf-8")
+    assert text_graph.main([str(table), str(out), "--graph"]) == 0
+    regions = json.loads(out.read_text(encoding="utf-8"))["graph"]["regions"]
+    assert len(regions) == 29 and "severity|yes|mild" in regions["left lung"]["attributes"]
+
+
 def test_the_command_prints_the_groups(capsys):
     assert text_graph.main(["--groups"]) == 0
     rows = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())

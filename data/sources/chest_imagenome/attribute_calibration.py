@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from data.console import print_to_reader
+from data.console import print_to_reader, run_command
 from data.errors import UserError
 from data.ontology import Anatomy
 from data.records import MALFORMED_GRAPH, is_frontal, malformed_graph, read_records
@@ -28,7 +28,8 @@ RELEASE_SIZES = (
 # The rule "default" of `files/attributes.yaml` with the trainer's minimum count.
 DEFAULT_RULE = "no modifiers, yes and no separate, at least 10"
 
-_MODIFIERS = frozenset({"temporal", "severity", "laterality"})
+# "other" is not of Chest ImaGenome, but of reports read by `data.text_graph`.
+_MODIFIERS = frozenset({"temporal", "severity", "laterality", "other"})
 _EXCLUDED_CATEGORIES = {
     "all categories": frozenset(),
     "no modifiers": _MODIFIERS,
@@ -131,4 +132,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,9 +1,7 @@
 """Finds the files of IU X-Ray in the sources, in any of its distributions."""
 
-import gzip
 import os
 import re
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from data.errors import UserError, cannot_read, missing
 from data.sources.iu_xray.reports import image_name, study_number
+from data.sources.packed_files import PackedFile, list_archive
 
 EXPECTED = (
     "Open-i (NLMCXR_reports.tgz or ecgen-radiology/, with NLMCXR_png.tgz, PNGs or DICOMs), Kaggle "
@@ -23,23 +22,6 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 # The first members of an archive decide what kind it is.
 _PEEKED_MEMBERS = 50
 _ARCHIVE_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image: a file, or `size` bytes from `offset` on in an uncompressed archive."""
-
-    path: Path
-    offset: int | None = None
-    size: int = 0
-
-    def content(self) -> Path | bytes:
-        """Return what `data.images.radiograph.read_radiograph` takes. Raises OSError if the archive is missing."""
-        if self.offset is None:
-            return self.path
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
 
 
 @dataclass
@@ -142,39 +124,19 @@ def _add_archive(path: Path, found: IUFiles) -> None:
         found.image_archives.append(path)
 
 
-def unpack_images(archive: Path, scratch: Path) -> dict[str, ImageFile]:
+def find_packed_images(archive: Path, scratch: Path) -> dict[str, PackedFile]:
     """Return Open-i's name -> position of every image in an archive.
 
-    A compressed archive is first uncompressed to the file `scratch`, since its members cannot be read in any order.
-    An existing `scratch` is reused. Raises UserError if the archive is damaged or the disk is full.
+    scratch   folder for an uncompressed copy of a compressed archive, see `list_archive`
+
+    Raises UserError if the archive is damaged or the disk is full.
     """
-    try:
-        plain = _uncompress(archive, scratch) if _is_compressed(archive) else archive
-        images = {}
-        with tarfile.open(plain, "r:") as members:
-            for member in members:
-                name = image_name(PurePosixPath(member.name).name)
-                suffix = PurePosixPath(member.name).suffix.lower()
-                if name is not None and suffix in _IMAGE_SUFFIXES and member.isreg() and not member.issparse():
-                    images.setdefault(name, ImageFile(plain, member.offset_data, member.size))
-        return images
-    except _ARCHIVE_ERRORS as error:
-        raise _damaged_archive(archive, error) from error
-
-
-def _is_compressed(archive: Path) -> bool:
-    with archive.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _uncompress(archive: Path, scratch: Path) -> Path:
-    if not scratch.exists():
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = scratch.with_suffix(".unfinished")
-        with gzip.open(archive) as packed, unfinished.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
-        unfinished.replace(scratch)
-    return scratch
+    images: dict[str, PackedFile] = {}
+    for path, file in list_archive(archive, scratch):
+        name = PurePosixPath(path).name
+        if name.lower().endswith(_IMAGE_SUFFIXES) and (image := image_name(name)) is not None:
+            images.setdefault(image, file)
+    return images
 
 
 def _damaged_archive(path: Path, error: Exception) -> UserError:

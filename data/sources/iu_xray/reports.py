@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from data.errors import UserError, cannot_read, wrong_format
 from data.sources.distributions import read_table
+from data.sources.missing_texts import text_or_empty
 
 # In bytes. The longest of the 3,955 reports has 9 kB.
 _LARGEST_REPORT = 1 << 20
@@ -109,12 +110,17 @@ def parse_open_i(content: bytes, name: str) -> IUReport:
 
 
 def read_kaggle(path: Path) -> IUReports:
-    """Read `indiana_reports.csv`. Raises UserError, naming file, row and column, if it is malformed."""
+    """Read `indiana_reports.csv`, also if pandas or a spreadsheet has saved it again.
+
+    Raises UserError, naming file, row and column, if it is malformed.
+    """
     reports = IUReports()
     for row, (uid, findings, impression) in enumerate(read_table(path, ("uid", "findings", "impression")), start=1):
-        if re.fullmatch(r"\d{1,9}", uid, re.ASCII) is None:
+        number = re.fullmatch(r"(\d{1,9})(?:\.0*)?", uid, re.ASCII)  # pandas writes a column with gaps as floats
+        if number is None:
             raise wrong_format(f"{path} row {row}: 'uid'", "an integer", _FIX)
-        report = IUReport(int(uid), _single_spaced(findings), _single_spaced(impression))
+        sections = (_single_spaced(text_or_empty(text)) for text in (findings, impression))
+        report = IUReport(int(number[1]), *sections)
         reports.add(report, f"{path.name} row {row}")
     return reports
 

@@ -22,10 +22,11 @@ from data.images.radiograph import read_radiograph
 from data.ontology import FILES
 from data.records import is_frontal_view
 from data.sources.fingerprints import path_fingerprint
-from data.sources.iu_xray.files import ImageFile, find_files, unpack_images
+from data.sources.iu_xray.files import find_files, find_packed_images
 from data.sources.iu_xray.reports import read_projections, study_number
 from data.sources.iu_xray.reports_only import write_reports
 from data.sources.iu_xray.texts import IUText, read_texts
+from data.sources.packed_files import PackedFile
 from data.sources.preparation import add_common_arguments, prepare
 from data.sources.report_graph import build_report_graph
 from data.sources.source import Dropped, PreparedImage, Study
@@ -46,7 +47,7 @@ class IUImage:
     recorded   whether the projections table states the view; if not, it is assumed from the order of the images
     """
 
-    file: ImageFile
+    file: PackedFile
     view: str
     recorded: bool
 
@@ -145,9 +146,9 @@ class IUXray:
 
     def plans(self) -> Iterator[IUPlan]:
         """See `Source`. Raises UserError if an archive of images is damaged."""
-        files = {name: ImageFile(path) for name, path in (self._files.images | self._files.numbered).items()}
+        files = {name: PackedFile(path) for name, path in (self._files.images | self._files.numbered).items()}
         for archive in self._files.image_archives:
-            files = unpack_images(archive, self._scratch / f"{path_fingerprint(archive)}.tar") | files
+            files = find_packed_images(archive, self._scratch) | files
         listed = _names_by_number(chain(self._views, files))
         for text in self.texts.studies:
             names = text.images or listed[study_number(text.id)]

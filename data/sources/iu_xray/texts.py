@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data.errors import UserError
+from data.errors import UserError, readable
 from data.ontology import FILES
 from data.sources.iu_xray.files import EXPECTED, IUFiles
 from data.sources.iu_xray.reports import IUReports, read_kaggle, read_open_i, study_number
@@ -91,13 +91,16 @@ def _select_studies(origin: str, reports: IUReports, expected: int) -> IUTexts:
 
 
 def _read_annotated_studies(path: Path) -> IUTexts:
-    """Read the studies of an annotation file, in the file's splits."""
-    studies = []
+    """Read the studies of an annotation file, in the file's splits; those without a report are listed as damaged."""
+    studies, damaged = [], []
     for sample in read_annotation(path):
         if study_number(sample.id) is None:
             raise UserError(
                 f"{path}: '{sample.id[:40]}' is not a study of IU X-Ray; give the annotation file of IU X-Ray"
             )
+        if not sample.report.strip():
+            damaged.append(f"{path.name}: {readable(sample.id)[:40]} has an empty report, left out")
+            continue
         copies = tuple("/".join(PurePosixPath(image).with_suffix("").parts[-2:]) for image in sample.images)
         studies.append(IUText(sample.id, sample.split, " ".join(sample.report.split()), None, (), copies))
-    return IUTexts("R2Gen's annotation", studies)
+    return IUTexts("R2Gen's annotation", studies, damaged=damaged)

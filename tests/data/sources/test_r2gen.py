@@ -73,6 +73,12 @@ def test_byte_order_mark_is_no_error(write):
     assert len(read_annotation(write(b"\xef\xbb\xbf" + json.dumps(IU).encode()))) == 2
 
 
+@pytest.mark.parametrize("report", [None, float("nan"), "nan", " None ", "null", "N/A", "", " \n"])
+def test_a_missing_report_is_empty(write, report):
+    first, _ = read_annotation(write({"train": [IU["train"][0] | {"report": report}], "test": IU["test"]}))
+    assert first.report == ""
+
+
 def changed(**values):
     """Return the IU annotation with changed values in its first sample; None removes the key."""
     sample = {key: value for key, value in (IU["train"][0] | values).items() if value is not None}
@@ -92,6 +98,7 @@ def changed(**values):
         (changed(id=None), r"train\[1\] has no key 'id'"),
         (changed(report=None), r"train\[1\] has no key 'report'"),
         (changed(image_path=None), r"train\[1\] has no key 'image_path'"),
+        (changed(report=1.5), r"train\[1\]: 'report' is not a string"),
         (changed(report=["x"]), r"train\[1\]: 'report' is not a string"),
         (changed(id=1.5), r"train\[1\]: 'id' is not a string or an integer"),
         (changed(id=" "), r"train\[1\]: 'id' is empty"),

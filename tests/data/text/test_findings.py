@@ -5,6 +5,11 @@ import pytest
 from data.text.report_graph import read_report
 
 
+def test_a_sentence_has_the_attributes_of_findings_that_it_does_not_locate():
+    assert "other|yes|surgical clips" in read_report("Surgical clips.")[0].attributes
+    assert "anatomicalfinding|yes|mass/nodule (not otherwise specified)" in read_report("A nodule.")[0].attributes
+
+
 @pytest.mark.parametrize(
     ("text", "polarity"),
     [

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from data.errors import UserError
-from data.text.lexicon import Lexicon, normalise_words
+from data.text.lexicon import Lexicon
 from data.text.report_graph import region_groups
+from data.text.words import normalise_words
 
 _FILES = Path(__file__).resolve().parents[3] / "files"
 
@@ -42,7 +43,7 @@ def test_places_are_regions():
 
 def test_every_label_of_the_vocabulary_has_a_finding():
     categories = yaml.safe_load((_FILES / "attributes.yaml").read_text(encoding="utf-8"))["categories"]
-    clinical = {"anatomicalfinding", "disease", "technicalassessment", "tubesandlines", "device"}
+    clinical = {"anatomicalfinding", "disease", "technicalassessment", "tubesandlines", "device", "other"}
     labels = {f"{category}|{label}" for category in clinical for label in categories[category]}
     assert labels == {kind.attribute for kind in Lexicon.load().findings.values()} - {None}
 

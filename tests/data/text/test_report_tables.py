@@ -1,5 +1,8 @@
 """Tables of reports: reading, writing, and rejecting rows that would lose text."""
 
+import csv
+import io
+
 import pytest
 
 from data.errors import UserError
@@ -27,3 +30,16 @@ def test_rows_that_would_lose_text_are_refused_in_one_line(tmp_path, rows, messa
     with pytest.raises(UserError) as raised:
         list(read_reports(path))
     assert f"{path} {message}" in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", " =1", "\uff1d1", "\r=1"])
+def test_formulas_are_texts_in_a_spreadsheet(cell):
+    (line,) = csv_lines([(cell,)], for_spreadsheets=True)
+    assert next(csv.reader(io.StringIO(line, newline=""))) == [f"'{cell}"]
+    (line,) = csv_lines([(cell,)])
+    assert next(csv.reader(io.StringIO(line, newline=""))) == [cell]
+
+
+@pytest.mark.parametrize("cell", [-1, -0.5, "-1", "+2.5", "-1e-05", "No effusion.", "", None, "a=b", "a-b"])
+def test_numbers_and_other_texts_stay_as_they_are(cell):
+    assert list(csv_lines([(cell, 1)], for_spreadsheets=True)) == list(csv_lines([(cell, 1)]))

@@ -125,11 +125,35 @@ def test_tables_of_kaggle(tmp_path):
     assert views["CXR1_1_IM-9101-3001"] == "LATERAL" and views["CXR9001_IM-9201-1001"] == "FRONTAL"
 
 
+ROWS = [
+    (0, "Nan", "9001.0", "", "No effusion."), (1, "normal", "9002", "Lungs are clear.", "nan"), ("",) * 5,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("separator", "end"), [(",", "\n"), (";", "\r\n"), ("\t", "\r\n")])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_that_other_programs_saved_again(tmp_path, separator, end, encoding):
+    rows = [("Unnamed: 0", "MeSH", "uid", "impression", "findings"), *ROWS]
+    content = "".join(separator.join(map(str, row)) + end for row in rows)
+    found = read_kaggle(write_files(tmp_path, {"t.csv": content.encode(encoding)}) / "t.csv").by_number
+    assert {number: (report.findings, report.impression) for number, report in found.items()} == {
+        9001: ("No effusion.", ""), 9002: ("", "Lungs are clear."),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", " NAN ", "None", "null", "N/A", "#N/A", "<NA>", " "])
+def test_a_word_for_a_missing_text_is_not_a_text(tmp_path, word):
+    table = f'uid,findings,impression\n9001,"{word}",There is nan effusion.\n'
+    report = read_kaggle(write_files(tmp_path, {"t.csv": table.encode()}) / "t.csv").by_number[9001]
+    assert (report.findings, report.impression) == ("", "There is nan effusion.")
+
+
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
         (read_kaggle, b"uid,findings\n", "table.csv has no column 'impression'"),
         (read_kaggle, b"uid,findings,impression\nx,y,z\n", "table.csv row 1: 'uid'"),
+        (read_kaggle, b"uid,findings,impression\n2.5,y,z\n", "table.csv row 1: 'uid'"),
         (read_kaggle, b"uid,findings,impression\n1,\xff,z\n", "table.csv"),
         (read_projections, b"uid,filename\n", "table.csv has no column 'projection'"),
         (read_projections, b"filename,projection\npicture.png,Frontal\n", "table.csv row 1: 'filename'"),

@@ -27,11 +27,29 @@ def test_sources_without_texts_are_named(tmp_path):
         IUXray([tmp_path])
 
 
+def r2gen_samples():
+    """Two samples of R2Gen's annotation file."""
+    ids = ("CXR9001_IM-9201", "CXR9002_IM-9202-0001")
+    return [{"id": study_id, "report": "Clear.", "image_path": [f"{study_id}\\0.png"]} for study_id in ids]
+
+
 def test_annotation_of_another_data_set_is_refused(tmp_path):
     samples = [{"id": "aaaa-bbbb", "report": "x", "image_path": ["p99/x.jpg"]}]
     write_files(tmp_path, {"annotation.json": json.dumps({"train": samples}).encode()})
     with pytest.raises(UserError, match="'aaaa-bbbb' is not a study of IU X-Ray"):
         IUXray([tmp_path])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "nan", "  "])
+def test_samples_without_a_report_are_left_out_and_listed(tmp_path, missing):
+    first, second = r2gen_samples()
+    document = {"train": [first | {"report": missing}, second]}
+    write_files(tmp_path, {"annotation.json": json.dumps(document).encode()})
+    source = IUXray([tmp_path])
+    assert [text.id for text in source.texts.studies] == [second["id"]]
+    assert source.texts.damaged == [f"annotation.json: {first['id']} has an empty report, left out"]
+    described = source.describe()
+    assert described["damaged_reports"] == 1 and source.texts.damaged[0] in described["distributions"]
 
 
 def test_reports_that_are_no_studies_are_refused(tmp_path):
