@@ -21,7 +21,9 @@ class RegionAnnotation:
     abnormal     [B, R] bool      the reference report calls the region abnormal
     attributes   [B, R, A] bool   attributes that the reference report gives the region
     graph_known  [B] bool         mentioned, abnormal and attributes are annotated; if not, they are all False
-    boxes_known  [B] bool         boxes and visible are annotated; if not, visible is all False
+    boxes_known  [B] bool         boxes are annotated; if not, visible is all False
+    visibility_known [B, R] bool  whether the region is visible is annotated; by default, all regions of studies with
+                                  annotated boxes. Outlines of a few regions say nothing about the others
     """
 
     boxes: Tensor
@@ -31,6 +33,11 @@ class RegionAnnotation:
     attributes: Tensor
     graph_known: Tensor
     boxes_known: Tensor
+    visibility_known: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.visibility_known is None:
+            self.visibility_known = self.boxes_known.unsqueeze(-1).expand_as(self.visible)
 
 
 @dataclass
@@ -43,8 +50,8 @@ class Sample:
     regions             RegionAnnotation without the batch axis
     observations        [K] float, 1 where positive
     observations_known  [K] bool, True where the label counts in the loss
-    token_ids           [T] long: BOS, report, EOS
-    reference           the full cleaned report
+    token_ids           [T] long: BOS, report, EOS; only BOS if the study has no report
+    reference           the full cleaned report; "" if the study has none
     detector_boxes      [R, 4] float, boxes from a detector's file; zeros if absent
     detector_visible    [R] bool, True where `detector_boxes` has a box
     token_regions       [T, R] bool, the regions that the sentence of each token is about; None unless requested
@@ -108,6 +115,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.study_ids)
 
+    @property
+    def has_report(self) -> Tensor:
+        """[B] bool: the study has a report, possibly an empty one."""
+        return self.token_mask[:, 1]
+
+    def select(self, indices: list[int]) -> "Batch":
+        """Return the studies at `indices`, with the padding of this batch."""
+        return _map_tensors(self, lambda tensor: tensor[indices], lambda items: [items[index] for index in indices])
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with every tensor on `device`; copies from pinned memory are asynchronous."""
         return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
@@ -117,13 +133,18 @@ class Batch:
         return _map_tensors(self, Tensor.pin_memory)
 
 
-def _map_tensors(record, function):
-    """Return a copy of the dataclass `record` with `function` applied to its tensors and those of its regions."""
+def _map_tensors(record, function, of_list=list):
+    """Return a copy of the dataclass `record` with `function` applied to its tensors and those of its regions.
+
+    Lists are replaced by what `of_list` returns for them.
+    """
     mapped = {}
     for field in fields(record):
         value = getattr(record, field.name)
         if isinstance(value, Tensor):
             value = function(value)
+        elif isinstance(value, list):
+            value = of_list(value)
         elif isinstance(value, RegionAnnotation):
             value = _map_tensors(value, function)
         mapped[field.name] = value

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -12,14 +13,16 @@ from data.batch import Batch, RegionAnnotation, Sample
 def collate(samples: list[Sample], pad_id: int) -> Batch:
     """Collate `samples` into a batch.
 
-    Reports are padded with `pad_id` to the longest report, views with zeros to the largest number of views, and images
-    of different sizes, at the right and at the bottom, with zeros to the largest one. This changes no pixel: what a
-    warp reads beyond an image is black in any case.
+    Reports are padded with `pad_id` to the longest report, at least to two tokens, views with zeros to the largest
+    number of views, and images of different sizes, at the right and at the bottom, with zeros to the largest one. This
+    changes no pixel: what a warp reads beyond an image is black in any case.
     """
     view_counts = torch.tensor([len(sample.images) for sample in samples])
     token_counts = torch.tensor([len(sample.token_ids) for sample in samples])
     images = _collate_images(samples, int(view_counts.max()))
     token_ids = pad_sequence([sample.token_ids for sample in samples], batch_first=True, padding_value=pad_id)
+    if token_ids.shape[1] == 1:  # no study has a report
+        token_ids = F.pad(token_ids, (0, 1), value=pad_id)
     return Batch(
         study_ids=[sample.study_id for sample in samples],
         images=images,
@@ -39,7 +42,7 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         references=[sample.reference for sample in samples],
         detector_boxes=torch.stack([sample.detector_boxes for sample in samples]),
         detector_visible=torch.stack([sample.detector_visible for sample in samples]),
-        token_regions=_collate_token_regions(samples),
+        token_regions=_collate_token_regions(samples, token_ids.shape[1]),
         image_size=samples[0].image_size,
         warps=_collate_warps(samples, images.shape[-1]),
         intensities=_collate_views([sample.intensities for sample in samples]),
@@ -73,7 +76,10 @@ def _collate_views(values: list[Tensor | None]) -> Tensor | None:
     return None if values[0] is None else pad_sequence(values, batch_first=True)
 
 
-def _collate_token_regions(samples: list[Sample]) -> Tensor | None:
-    """Return [B, T, R] bool, False for padding; None if a sample has no token regions."""
+def _collate_token_regions(samples: list[Sample], tokens: int) -> Tensor | None:
+    """Return [B, T, R] bool for T `tokens`, False for padding; None if a sample has no token regions."""
     token_regions = [sample.token_regions for sample in samples]
-    return None if any(regions is None for regions in token_regions) else pad_sequence(token_regions, batch_first=True)
+    if any(regions is None for regions in token_regions):
+        return None
+    padded = pad_sequence(token_regions, batch_first=True)
+    return F.pad(padded, (0, 0, 0, tokens - padded.shape[1]))

@@ -3,10 +3,58 @@
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 30.0
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Run the `main` of a command and return its exit status: 130 and one line on stderr after Ctrl-C.
+
+    A reader that closes its pipe does not end the work: `python main_predict.py ... | head` still writes all its files,
+    and the rest of the output is discarded.
+    """
+    sys.stdout, sys.stderr = _ClosablePipe(sys.stdout), _ClosablePipe(sys.stderr)
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
+        return 130
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+
+
+class _ClosablePipe:
+    """A text stream that discards what is written after its reader has closed the pipe."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write `text` and return its length."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Send what is buffered, and everything from now on, to /dev/null."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def print_to_reader(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from data.images.boxes import read_boxes
 from data.images.image_cache import CacheAddress, ImageCache
 from data.images.image_store import read_image_bytes
 from data.images.transforms import Augmentation, Perturbation, clip_boxes, read_squashed, warp_side
-from data.records import MALFORMED_GRAPH, Records, is_frontal, malformed_graph, read_records
+from data.records import MALFORMED_GRAPH, Records, graph_is_complete, is_frontal, malformed_graph, read_records
 from data.text.cleaning import clean
 from data.text.sentence_regions import word_regions
 from data.vocabulary import Vocabularies
@@ -51,6 +52,7 @@ class StudyDataset(Dataset):
         cache_images: bool = False,
         token_regions: bool = False,
         stage_dir: str | Path | None = None,
+        number: int = 0,
     ):
         """Read the records of the split; images are read on access.
 
@@ -60,6 +62,7 @@ class StudyDataset(Dataset):
         limit          number of studies to use, drawn with `seed`; None uses all
         cache_images   keep decoded images in memory after their first use, shared by all worker processes
         token_regions  also give the regions that the sentence of each token is about
+        number         of the data set among several: their augmentations differ
 
         Raises UserError as `read_records` and `read_boxes` do, if `uncertain` or `cleaning` is unknown, if the limit is
         below 1, and if the boxes file has no boxes for this split.
@@ -79,6 +82,7 @@ class StudyDataset(Dataset):
         self.uncertain = uncertain
         self.augmentation = augmentation
         self.seed = seed
+        self.number = number
         self.token_regions = token_regions
         self.stage_dir = None if stage_dir is None else Path(stage_dir)
         # Images that will be warped keep their stored size, so that they are interpolated once.
@@ -106,6 +110,20 @@ class StudyDataset(Dataset):
         """Return the identifier of the study at `index`."""
         return self.records[index]["id"]
 
+    def data_set_name(self, index: int) -> str:
+        """Return the name of the data set of the study at `index`, which is that of its folder."""
+        return self.root.resolve().name
+
+    def with_reports(self) -> "StudyDataset":
+        """Return the studies that have a report; this data set if all have."""
+        reported = [index for index in range(len(self)) if self.records[index]["report"] is not None]
+        if len(reported) == len(self):
+            return self
+        selected = copy(self)
+        selected.records = self.records.select(reported)
+        selected._cache = None
+        return selected
+
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """Return the study at an index, or at (epoch, index).
 
@@ -120,13 +138,14 @@ class StudyDataset(Dataset):
         detector_boxes, detector_visible = self._detector_boxes_of(record, frontal)
         changes: list[Perturbation] = []
         if self.augmentation is not None:
-            generator = np.random.default_rng([_AUGMENTATION_STREAM, self.seed, epoch, index])
+            numbers = [_AUGMENTATION_STREAM, self.seed, epoch, index] + [self.number] * (self.number > 0)
+            generator = np.random.default_rng(numbers)
             changes = [self.augmentation.draw(generator) for _ in images]
             regions["boxes"], regions["visible"] = changes[0].apply_to_boxes(regions["boxes"], regions["visible"])
             if detector_visible.any():
                 detector_boxes, detector_visible = changes[0].apply_to_boxes(detector_boxes, detector_visible)
         observations, observations_known = self._read_observations(record)
-        reference = clean(record["report"], self.cleaning)
+        reference = self._clean_report(record)
         return Sample(
             study_id=record["id"],
             images=images,
@@ -134,8 +153,8 @@ class StudyDataset(Dataset):
             regions=RegionAnnotation(**{name: torch.from_numpy(array) for name, array in regions.items()}),
             observations=observations,
             observations_known=observations_known,
-            token_ids=torch.tensor(self.vocabularies.tokenizer.encode(reference, self.max_tokens)),
-            reference=reference,
+            token_ids=self._encode(reference),
+            reference=reference or "",
             detector_boxes=torch.from_numpy(detector_boxes),
             detector_visible=torch.from_numpy(detector_visible),
             token_regions=self._find_token_regions(reference) if self.token_regions else None,
@@ -143,6 +162,11 @@ class StudyDataset(Dataset):
             warps=torch.from_numpy(np.stack([change.matrix() for change in changes])) if self._is_warped else None,
             intensities=self._intensities(changes, images),
         )
+
+    def read_reference(self, index: int) -> tuple[str, str | None]:
+        """Return the identifier and the complete cleaned report of a study; None if it has no report."""
+        record = self.records[index]
+        return record["id"], self._clean_report(record)
 
     def read_annotation(self, index: int) -> tuple[RegionAnnotation, Tensor, Tensor]:
         """Return the regions, observations and observations_known of a study, unaugmented and without its images.
@@ -162,10 +186,21 @@ class StudyDataset(Dataset):
             [change.intensities(image.numpy()) for change, image in zip(changes, images, strict=True)]
         )
 
-    def _find_token_regions(self, reference: str) -> Tensor:
+    def _clean_report(self, record: dict) -> str | None:
+        return None if record["report"] is None else clean(record["report"], self.cleaning)
+
+    def _encode(self, reference: str | None) -> Tensor:
+        """Return the tokens of a cleaned report, [T] long: BOS, words, EOS; BOS alone without a report."""
+        tokenizer = self.vocabularies.tokenizer
+        ids = [tokenizer.bos_id] if reference is None else tokenizer.encode(reference, self.max_tokens)
+        return torch.tensor(ids)
+
+    def _find_token_regions(self, reference: str | None) -> Tensor:
         """Return the regions of each token of a cleaned report, [T, R] bool; BOS and EOS have none."""
+        none = torch.zeros(1, len(self.vocabularies.anatomy.regions), dtype=torch.bool)
+        if reference is None:
+            return none
         of_words = torch.from_numpy(word_regions(reference, self.vocabularies.anatomy))[: self.max_tokens - 2]
-        none = torch.zeros(1, of_words.shape[1], dtype=torch.bool)
         return torch.cat([none, of_words, none])
 
     def _load_images(self, index: int, record: dict) -> list[Tensor]:
@@ -193,26 +228,31 @@ class StudyDataset(Dataset):
     def _read_regions(self, record: dict, frontal: bool) -> dict[str, NDArray]:
         """Return the annotated scene graph before augmentation: the fields of `RegionAnnotation`, as arrays.
 
-        All is unknown without a graph or a frontal image.
+        All is unknown without a graph or a frontal image. Of an incomplete graph, only boxes are known.
         """
         anatomy, vocabulary = self.vocabularies.anatomy, self.vocabularies.attributes
         count = len(anatomy.regions)
         boxes = np.zeros((count, 4), dtype=np.float32)
-        visible, mentioned, abnormal = np.zeros((3, count), dtype=bool)
+        visible, mentioned, abnormal, listed = np.zeros((4, count), dtype=bool)
         attributes = np.zeros((count, vocabulary.largest), dtype=bool)
-        graph_known = frontal and record["graph"] is not None
+        has_graph = frontal and record["graph"] is not None
         try:
-            for name, region in record["graph"]["regions"].items() if graph_known else ():
+            graph_known = has_graph and graph_is_complete(record["graph"])
+            for name, region in record["graph"]["regions"].items() if has_graph else ():
                 position = anatomy.index(name)
-                mentioned[position] = region["mentioned"]
-                abnormal[position] = region["abnormal"]
-                slots = (vocabulary.index(position, attribute) for attribute in region["attributes"])
-                attributes[position, [slot for slot in slots if slot is not None]] = True
+                listed[position] = True
+                if graph_known:
+                    mentioned[position] = region["mentioned"]
+                    abnormal[position] = region["abnormal"]
+                    slots = (vocabulary.index(position, attribute) for attribute in region["attributes"])
+                    attributes[position, [slot for slot in slots if slot is not None]] = True
                 if region["box"] is not None:
                     boxes[position], visible[position] = region["box"], True
         except MALFORMED_GRAPH as error:
             raise malformed_graph(record, error) from error
         boxes, visible = clip_boxes(boxes, visible)
+        # A graph made from the report alone has no boxes: they were not annotated.
+        boxes_known = visible.any()
         return {
             "boxes": boxes,
             "visible": visible,
@@ -220,8 +260,8 @@ class StudyDataset(Dataset):
             "abnormal": abnormal,
             "attributes": attributes,
             "graph_known": np.array(graph_known),
-            # A graph made from the report alone has no boxes: they were not annotated.
-            "boxes_known": np.array(visible.any()),
+            "boxes_known": np.array(boxes_known),
+            "visibility_known": boxes_known & (listed | graph_known),
         }
 
     def _detector_boxes_of(self, record: dict, frontal: bool) -> tuple[NDArray, NDArray]:
@@ -241,13 +281,13 @@ class StudyDataset(Dataset):
         for name, value in labels.items():
             if name not in names:
                 raise unknown_name("observation", name, names, f"Study {record['id']}")
-            if value not in (1, 0, -1):
-                raise wrong_value(f"Study {record['id']}: {name}", value, "must be 1, 0 or -1")
+            if value not in (1, 0, -1, None):
+                raise wrong_value(f"Study {record['id']}: {name}", value, "must be 1, 0 or -1, or null if unknown")
         positive = (1, -1) if self.uncertain == "positive" else (1,)
         values = [labels.get(name, 0) for name in names]
         return (
             torch.tensor([float(value in positive) for value in values]),
-            torch.tensor([value != -1 or self.uncertain != "ignored" for value in values]),
+            torch.tensor([value is not None and (value != -1 or self.uncertain != "ignored") for value in values]),
         )
 
 

@@ -25,32 +25,12 @@ from data.collate import collate
 from data.dataset import StudyDataset
 from data.errors import UserError, reason, truncate_list
 from data.images.staging import StagingError
+from data.mixture.dataset import MixedDataset
+from data.mixture.order import epoch_order
 
 Item = TypeVar("Item")
 
-_ORDER_STREAM = 3  # first number of the seed, different from the streams of `data.dataset`
 _WORKER_TRACEBACK = re.compile(r"(?s)^Caught \w+ in DataLoader worker.*\n[\w.]+: ")
-
-
-# A shard of a prepared data set has about this many studies (`data.sources.parts`), in the order of the records.
-_BLOCK = 2048
-
-
-def epoch_order(studies: int, seed: int, epoch: int, window: int | None = None) -> NDArray:
-    """Return the order of an epoch: a permutation of the indices, [studies] int64.
-
-    window  None, or at least the number of studies: any order is equally likely. A smaller window reads a few shards at
-            a time, which suits shared file systems: blocks of 2,048 consecutive studies come in random order, and each
-            `window` studies of the result are shuffled, so that they are from window / 2,048 random blocks
-    """
-    generator = np.random.default_rng([_ORDER_STREAM, seed, epoch])
-    if window is None or studies <= window:
-        return generator.permutation(studies)
-    starts = generator.permutation(np.arange(0, studies, _BLOCK))
-    order = np.concatenate([np.arange(start, min(start + _BLOCK, studies)) for start in starts])
-    for start in range(0, studies, window):
-        generator.shuffle(order[start : start + window])
-    return order
 
 
 @dataclass(frozen=True)
@@ -72,10 +52,12 @@ class _Fetched(NamedTuple):
 class _SkippingDataset(Dataset):
     """Reads the studies at (epoch, index), with the skipped ones beside them; runs in the workers.
 
+    For a mixture, the epoch is the pass of `data.mixture.order`.
+
     replace  read the next readable study in place of a skipped one, which depends on the data set only
     """
 
-    def __init__(self, studies: StudyDataset, replace: bool, most_skipped: int):
+    def __init__(self, studies: StudyDataset | MixedDataset, replace: bool, most_skipped: int):
         self.studies = studies
         self.replace = replace
         self.most_skipped = most_skipped
@@ -107,20 +89,18 @@ def _collate_readable(read: list[tuple[Sample | None, list[SkippedStudy]]], pad_
 class _Batches:
     """The batches of one pass over the data, as lists of (epoch, index), from a position that can be set."""
 
-    def __init__(self, divide: Callable[[int, int], list[list[int]]], epoch: int, start: int):
+    def __init__(self, divide: Callable[[int, int], list[list[tuple[int, int]]]], epoch: int, start: int):
         self._divide = divide
         self.set_position(epoch, start)
 
     def set_position(self, epoch: int, start: int) -> None:
-        self._epoch = epoch
         self._batches = self._divide(epoch, start)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self._batches:
-            yield [(self._epoch, index) for index in batch]
+        yield from self._batches
 
 
 class StudyLoader:
@@ -131,8 +111,8 @@ class StudyLoader:
     """
 
     def __init__(
-        self, dataset: StudyDataset, batches: _Batches, workers: int, pad_id: int, pin_memory: bool, replace: bool,
-        most_skipped: int,
+        self, dataset: StudyDataset | MixedDataset, batches: _Batches, workers: int, pad_id: int, pin_memory: bool,
+        replace: bool, most_skipped: int,
     ):
         self.dataset = dataset
         self.most_skipped = most_skipped
@@ -323,10 +303,11 @@ class BatchPlan:
         """Micro-batches of a step for each process: as few as `micro_batch_size` allows."""
         return math.ceil(self.share / (self.micro_batch_size or self.share))
 
-    def divide(self, order: NDArray, rank: int, start: int = 0) -> list[list[int]]:
+    def divide(self, order: NDArray, rank: int, start: int = 0) -> list[list]:
         """Return the micro-batches of process `rank`, from step number `start` of the epoch on.
 
-        order [studies]: the indices of all studies. Process r takes every `world_size`-th study of a step, from r on.
+        order [studies] or [studies, 2]: the indices of all studies, or draws. Process r takes every `world_size`-th
+        study of a step, from r on.
         """
         return [
             micro_batch.tolist()
@@ -338,7 +319,7 @@ class BatchPlan:
 
 
 def training_loader(
-    dataset: StudyDataset,
+    dataset: StudyDataset | MixedDataset,
     batch_size: int,
     seed: int,
     epoch: int = 0,
@@ -357,12 +338,16 @@ def training_loader(
     epoch, start_batch: where the first pass starts, as in `StudyLoader.set_position`. batch_size, micro_batch_size: as
     in `BatchPlan`, which also says how studies are divided. most_skipped: the most studies that may be unreadable; each
     is replaced by the next readable one of the data set, so that batches keep their size. shuffle_window: as in
-    `epoch_order`. Raises UserError as `BatchPlan` does.
+    `epoch_order`, or for several data sets as in `Mixture.draws`. Raises UserError as `BatchPlan` does.
     """
     plan = BatchPlan(len(dataset), batch_size, world_size, micro_batch_size)
 
-    def divide(epoch: int, start: int) -> list[list[int]]:
-        return plan.divide(epoch_order(len(dataset), seed, epoch, shuffle_window), rank, start)
+    def divide(epoch: int, start: int) -> list[list[tuple[int, int]]]:
+        if isinstance(dataset, MixedDataset):
+            batches = plan.divide(dataset.mixture.draws(seed, epoch, shuffle_window), rank, start)
+            return [[tuple(draw) for draw in batch] for batch in batches]
+        batches = plan.divide(epoch_order(len(dataset), seed, epoch, shuffle_window), rank, start)
+        return [[(epoch, index) for index in batch] for batch in batches]
 
     return StudyLoader(
         dataset, _Batches(divide, epoch, start_batch), workers, pad_id, pin_memory, replace=True,
@@ -371,7 +356,7 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: StudyDataset,
+    dataset: StudyDataset | MixedDataset,
     batch_size: int,
     workers: int,
     rank: int,
@@ -385,7 +370,9 @@ def evaluation_loader(
     most_skipped: the most studies that may be unreadable; they are left out of their batches.
     """
     indices = range(rank, len(dataset), world_size)
-    batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+    batches = [
+        [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
+    ]
     return StudyLoader(
         dataset, _Batches(lambda epoch, start: batches[start:], 0, 0), workers, pad_id, pin_memory, replace=False,
         most_skipped=most_skipped,

@@ -3,6 +3,7 @@
     python -m data.prepare phantom --out data/phantom     simulated chests, no download
     python -m data.prepare iu_xray --source DIR --out data/iu_xray
     python -m data.prepare iu_xray --help                 all options
+    python -m data.prepare table --table FILE --images FOLDER --out data/mine       images of your own, with a table
 """
 
 import sys
@@ -10,17 +11,24 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import NoReturn
 
+from data.console import run_command
 from data.errors import UserError
 from data.sources.chest_imagenome import source as chest_imagenome
 from data.sources.iu_xray import source as iu_xray
+from data.sources.jsrt import source as jsrt
 from data.sources.mimic_cxr import source as mimic_cxr
+from data.sources.nih_cxr14 import source as nih_cxr14
 from data.sources.phantom import dataset as phantom
+from data.sources.table import source as table
 
 # Every source has `add_arguments(parser)`, which declares its options, and `run(arguments)`.
 SOURCES = {
     "iu_xray": iu_xray,
     "mimic_cxr": mimic_cxr,
     "chest_imagenome": chest_imagenome,
+    "nih_cxr14": nih_cxr14,
+    "jsrt": jsrt,
+    "table": table,
     "phantom": phantom,
 }
 
@@ -51,4 +59,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

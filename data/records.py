@@ -144,6 +144,14 @@ def count_studies(root: str | Path) -> dict[str, int]:
     return {split: len(offsets) for split, offsets in _open_index(Path(root) / "records.jsonl").offsets.items()}
 
 
+def graph_is_complete(graph: dict) -> bool:
+    """Whether a graph annotates all regions; if not, only the boxes of its own entries are known.
+
+    A radiologist who outlines the lungs says nothing about the other regions, nor about what is seen in the lungs.
+    """
+    return graph.get("complete", True)
+
+
 def is_frontal(record: dict) -> bool:
     """Whether the study's first image is a frontal view; regions refer to that image."""
     return is_frontal_view(record["views"][0])
@@ -201,8 +209,10 @@ def _parse(line: bytes, where: str) -> dict:
     missing_keys = [key for key in _KEYS if key not in record]
     if missing_keys:
         raise UserError(f"{where}: study {record.get('id', '?')} lacks the key '{missing_keys[0]}'")
-    if not isinstance(record["id"], str) or not isinstance(record["report"], str):
-        raise UserError(f"{where}: id and report of study {record['id']} must be strings")
+    if not isinstance(record["id"], str) or not isinstance(record["report"], str | None):
+        raise UserError(
+            f"{where}: id and report of study {record['id']} must be strings; a study without a report has null"
+        )
     if record["split"] not in SPLITS:
         raise unknown_name("split", record["split"], SPLITS, f"{where}: study {record['id']}")
     if not record["images"] or len(record["images"]) != len(record["views"]):

@@ -5,6 +5,7 @@ pixels (`_to_grey`).
 """
 
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -12,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, get_decoder, pixel_array
 from pydicom.uid import (
@@ -35,9 +37,14 @@ from pydicom.uid import (
 )
 
 from data.errors import UserError, damaged, readable, reason
+from data.images.grey import row_slices
+from data.images.jpeg_scans import check_scans
+from data.images.orientation import UPRIGHT, is_mirrored, patient_orientation, turn_upright
 
 # The largest detectors have about 4300 x 4300 pixels; far more means a damaged header or a decompression bomb.
 MAX_PIXELS = 100_000_000
+# The same for colours and floating point. With both limits, reading an image takes at most half a GiB.
+MAX_LARGE_PIXELS = 50_000_000
 
 # The log messages of pydicom quote the values of elements, which can identify the patient.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -54,6 +61,8 @@ _PACKAGES = {
     JPEG2000Lossless: _JPEG_2000_PACKAGES, JPEG2000: _JPEG_2000_PACKAGES, HTJ2KLossless: _JPEG_2000_PACKAGES,
     HTJ2KLosslessRPCL: _JPEG_2000_PACKAGES, HTJ2K: _JPEG_2000_PACKAGES,
 }  # fmt: skip
+
+_JPEG_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 
 # Without these elements, pixels cannot be interpreted.
 _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
@@ -76,7 +85,7 @@ _LUMA = np.array([299, 587, 114])
 class DicomImage:
     """The image in a DICOM file.
 
-    pixels    [height, width] uint8, air dark
+    pixels    [height, width] uint8, air dark, turned upright as PatientOrientation says
     view      "PA", "AP", "LATERAL", ...; "" if the file does not state it
     warnings  short reasons why the image may not look as a radiologist sees it
     """
@@ -98,7 +107,8 @@ def read_dicom(file: BinaryIO, name: str, window: bool = False) -> DicomImage:
     """Read the first frame of a DICOM file.
 
     As for MIMIC-CXR-JPG, the modality transform is applied, values are scaled from minimum to maximum, inverted for
-    MONOCHROME1, converted to 8 bits and histogram-equalised. Padding is ignored in all of this and becomes black.
+    MONOCHROME1, converted to 8 bits and histogram-equalised. Padding is ignored in all of this and becomes black. An
+    image that is stored turned or mirrored, by its PatientOrientation, is turned upright, with a warning.
 
     name    of the file in error messages
     window  apply the file's first VOI LUT or window instead of scaling and equalisation; without effect on a file that
@@ -118,7 +128,10 @@ def read_dicom(file: BinaryIO, name: str, window: bool = False) -> DicomImage:
             dataset = pydicom.dcmread(file, force=True)
             _check_readable(dataset, name)
             stored = _stored_values(dataset)
-            return DicomImage(_to_grey(stored, dataset, window), _view(dataset), _warnings(dataset))
+            del dataset.PixelData  # as large as `stored`
+            orientation, _ = _orientation(dataset)
+            pixels = turn_upright(_to_grey(stored, dataset, window), orientation)
+            return DicomImage(pixels, _view(dataset), _warnings(dataset, orientation))
     except UserError:
         raise
     # The decoders can raise anything for a damaged file.
@@ -133,9 +146,12 @@ def _check_readable(dataset: FileDataset, name: str) -> None:
     missing = [keyword for keyword in _REQUIRED if dataset.get(keyword) is None]
     if missing:
         raise UserError(f"{name} is a DICOM file without {missing[0]}: replace it")
+    dataset.PhotometricInterpretation = _code(dataset, "PhotometricInterpretation")
     if dataset.BitsAllocated > 16:
         raise UserError(f"{name} has {dataset.BitsAllocated} bits per pixel, more than any radiograph: replace it")
-    if dataset.Rows * dataset.Columns > MAX_PIXELS:
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    # pydicom converts colours in floating point.
+    if dataset.Rows * dataset.Columns * samples > (MAX_PIXELS if samples == 1 else MAX_LARGE_PIXELS):
         raise UserError(f"{name} has {dataset.Columns} x {dataset.Rows} pixels, too many for a radiograph: replace it")
     if "TransferSyntaxUID" not in dataset.file_meta:
         if dataset["PixelData"].is_undefined_length:
@@ -152,6 +168,17 @@ def _check_readable(dataset: FileDataset, name: str) -> None:
     is_too_deep = syntax == JPEGExtended12Bit and dataset.BitsStored > 8 and decoder.available_plugins == ("pillow",)
     if is_too_deep or not decoder.is_available:
         raise UserError(f"{name} stores its pixels as {syntax.name}: pip install {_PACKAGES[syntax]} to read it")
+    if syntax in _JPEG_SYNTAXES:
+        check_scans(_first_frame(dataset), name)
+
+
+def _first_frame(dataset: FileDataset) -> bytes:
+    """Return the compressed first frame of `dataset`, as pydicom decodes it."""
+    offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
+    return get_frame(
+        dataset.PixelData, 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1),
+        extended_offsets=offsets if all(offsets) else None,
+    )
 
 
 def _uncompressed_syntax(dataset: FileDataset) -> UID:
@@ -167,9 +194,12 @@ def _stored_values(dataset: FileDataset) -> np.ndarray:
     stored = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
-    if stored.ndim == 3:
-        stored = (stored[..., :3] @ _LUMA + 500) // 1000
-    return stored
+    if stored.ndim == 2:
+        return stored
+    grey = np.empty(stored.shape[:2], dtype=np.int32)
+    for rows in row_slices(stored.shape):
+        grey[rows] = (stored[rows, :, :3] @ _LUMA + 500) // 1000
+    return grey
 
 
 def _to_grey(stored: np.ndarray, dataset: FileDataset, window: bool) -> np.ndarray:
@@ -177,16 +207,16 @@ def _to_grey(stored: np.ndarray, dataset: FileDataset, window: bool) -> np.ndarr
 
     Builds a lookup table with one entry per stored value from the minimum to the maximum of the image.
     """
-    low = int(stored.min())
-    entries = stored.astype(np.int32) - low  # the table entry of each pixel
-    counts = np.bincount(entries.ravel())
-    stored_values = np.arange(low, low + len(counts), dtype=np.int32)
+    low, high = int(stored.min()), int(stored.max())
+    counts = sum(
+        np.bincount(_entries(stored[rows], low).ravel(), minlength=high - low + 1) for rows in row_slices(stored.shape)
+    )
+    stored_values = np.arange(low, high + 1, dtype=np.int32)
     is_padding = _find_padding(stored_values, dataset)
-    counts[is_padding] = 0
-    if not counts.any():
+    if not counts[~is_padding].any():
         # The whole image cannot be padding: the element is wrong.
         is_padding[:] = False
-        counts = np.bincount(entries.ravel())
+    counts[is_padding] = 0
 
     values = apply_modality_lut(stored_values, dataset).astype(np.float64)
     windowed = _apply_window(values, dataset) if window else None
@@ -198,7 +228,15 @@ def _to_grey(stored: np.ndarray, dataset: FileDataset, window: bool) -> np.ndarr
     if windowed is None:
         table = _equalise(table, counts)
     table[is_padding] = 0
-    return table[entries]
+    grey = np.empty(stored.shape, dtype=np.uint8)
+    for rows in row_slices(stored.shape):
+        grey[rows] = table[_entries(stored[rows], low)]
+    return grey
+
+
+def _entries(stored: np.ndarray, low: int) -> np.ndarray:
+    """Return the table entry of each pixel, if the first one is that of the stored value `low`."""
+    return stored.astype(np.int32) - low
 
 
 def _find_padding(stored_values: np.ndarray, dataset: FileDataset) -> np.ndarray:
@@ -233,10 +271,10 @@ def _apply_window(values: np.ndarray, dataset: FileDataset) -> np.ndarray | None
     if centre is None or width is None or width <= 0:
         return None
     centre, width = float(centre), float(width)
-    function = dataset.get("VOILUTFunction") or "LINEAR"
+    function = _code(dataset, "VOILUTFunction")
     if function == "SIGMOID":
         return (1 + np.tanh(2 * (values - centre) / width)) / 2
-    if function == "LINEAR_EXACT":
+    if re.fullmatch(r"LINEAR[ _-]?EXACT", function):
         return ((values - centre) / width + 0.5).clip(0, 1)
     return ((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5).clip(0, 1)
 
@@ -246,6 +284,18 @@ def _first(value: object) -> object:
     if isinstance(value, MultiValue):
         return value[0] if value else None
     return value
+
+
+def _code(dataset: FileDataset, keyword: str) -> str:
+    """Return the first value of an element in capitals, as codes are defined; "" if absent.
+
+    Some writers use small letters, pad with spaces or NUL, or repeat the code for each window.
+    """
+    return _as_code(_first(dataset.get(keyword)))
+
+
+def _as_code(value: object) -> str:
+    return "" if value is None else str(value).strip(" \0\t\r\n").upper()
 
 
 def _equalise(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -262,9 +312,17 @@ def _equalise(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return levels[table]
 
 
+def _orientation(dataset: FileDataset) -> tuple[int, str]:
+    """Return how the image is stored, and the direction of its rows once upright: `orientation.patient_orientation`."""
+    directions = dataset.get("PatientOrientation")
+    if not isinstance(directions, MultiValue) or len(directions) != 2:
+        return UPRIGHT, ""
+    return patient_orientation(*map(_as_code, directions))
+
+
 def _view(dataset: FileDataset) -> str:
     """Return the view from the first element that states it, in capitals."""
-    position = str(_first(dataset.get("ViewPosition")) or "").strip().upper()
+    position = _code(dataset, "ViewPosition")
     if position:
         return position
     for item in dataset.get("ViewCodeSequence") or ():
@@ -273,21 +331,24 @@ def _view(dataset: FileDataset) -> str:
         if view:
             return view
     # If rows run towards the patient's left or right, the image was taken from the front or the back.
-    row_direction = str(_first(dataset.get("PatientOrientation")) or "")[:1].upper()
+    directions = dataset.get("PatientOrientation")
+    row_direction = _orientation(dataset)[1] or _as_code(_first(directions))[:1]
     return {"L": "FRONTAL", "R": "FRONTAL", "A": "LATERAL", "P": "LATERAL"}.get(row_direction, "")
 
 
-def _warnings(dataset: FileDataset) -> tuple[str, ...]:
+def _warnings(dataset: FileDataset, orientation: int) -> tuple[str, ...]:
     """Return reasons why the image may not look as a radiologist sees it."""
     is_for_processing = (
-        dataset.get("PresentationIntentType") == "FOR PROCESSING"
+        _code(dataset, "PresentationIntentType") == "FOR PROCESSING"
         or dataset.get("SOPClassUID") == DigitalXRayImageStorageForProcessing
     )
     # The texts are counted in the dataset.yaml of prepared data sets.
     conditions = (
         ("meant for processing, not for presentation", is_for_processing),
         ("first of several frames", int(dataset.get("NumberOfFrames") or 1) > 1),
-        ("annotation burnt in", dataset.get("BurnedInAnnotation") == "YES"),
-        ("field of view mirrored", dataset.get("FieldOfViewHorizontalFlip") == "YES"),
+        ("annotation burnt in", _code(dataset, "BurnedInAnnotation") == "YES"),
+        ("field of view mirrored", _code(dataset, "FieldOfViewHorizontalFlip") == "YES"),
+        ("stored as a mirror image, mirrored back", is_mirrored(orientation)),
+        ("stored turned, turned upright", orientation != UPRIGHT and not is_mirrored(orientation)),
     )
     return tuple(warning for warning, applies in conditions if applies)

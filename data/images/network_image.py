@@ -15,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import UserError, damaged, reason
+from data.images.grey import to_grey
 from data.images.image_store import IMAGE_SIDE, encode_image
+from data.images.jpeg_scans import check_scans
 from data.images.lungs import chest_agreement
 from data.images.radiograph import Radiograph, check_size, read_radiograph
-from data.images.transforms import read_squashed, squash, to_grey
+from data.images.transforms import read_squashed, squash
 
 # A path, the bytes of a file, or an image in memory: grey [height, width], or colour [height, width, 3] uint8.
 ImageLike = Path | str | bytes | Image.Image | NDArray
@@ -71,11 +73,23 @@ def read_image(image: ImageLike, name: str, min_side: int | None = None, window:
         return read_radiograph(image, name, min_side, window)
     if not isinstance(image, Image.Image):
         image = _from_array(image, name)
-    check_size(image.size, name)
+    check_size(image.size, name, image.mode)
+    _check_undecoded(image, name)
     try:
-        return Radiograph(to_grey(image), "", image.size)
+        pixels = to_grey(image)
+        return Radiograph(pixels, "", pixels.shape[::-1])
     except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes lazily: a damaged file fails here
         raise damaged(name, reason(error), "replace it") from error
+
+
+def _check_undecoded(image: Image.Image, name: str) -> None:
+    """Raise UserError for a JPEG that Pillow has opened but not yet decoded, if it has too many scans."""
+    file = getattr(image, "fp", None)
+    if file is not None and image.format == "JPEG":
+        position = file.tell()
+        file.seek(0)
+        check_scans(file.read(), name)
+        file.seek(position)
 
 
 def _from_array(pixels: NDArray, name: str) -> Image.Image:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import wrong_value
+from data.images.grey import to_grey
 
 # A region is no longer visible if less than this share of its box is inside the augmented image.
 _MIN_VISIBLE_SHARE = 0.25
@@ -38,7 +39,7 @@ def warp_side(image_size: float) -> int:
 
 
 def read_squashed(file: str | Path | BinaryIO, image_size: int, largest: int | None = None) -> Tensor:
-    """Read a PNG or JPEG image of any colour mode as a grey square, [S, S] uint8.
+    """Read a PNG or JPEG image of any colour mode as a grey square, [S, S] uint8, upright by its EXIF orientation.
 
     S is `image_size`; with `largest`, it is the short side of the image, but between `image_size` and `largest`.
     Raises OSError, SyntaxError, ValueError or PIL's DecompressionBombError if the file is missing or damaged.
@@ -48,23 +49,6 @@ def read_squashed(file: str | Path | BinaryIO, image_size: int, largest: int | N
         # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is still large enough, which is much faster.
         image.draft("L", (side, side))
         return squash(Image.fromarray(to_grey(image)), side)
-
-
-def to_grey(image: Image.Image) -> NDArray:
-    """Convert an image of any mode to 8-bit grey, [height, width] uint8.
-
-    Images of more than 8 bits are scaled from their minimum to their maximum, because the nominal range is rarely used
-    (12 bits stored in 16). NaN becomes black, infinite values black or white. Raises ValueError if no pixel is finite.
-    """
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return np.array(image.convert("L"))
-    values = np.asarray(image, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise ValueError("no pixel has a value")
-    low, high = finite.min(), finite.max()
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return ((values - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
 
 
 def squash(image: Image.Image, image_size: int) -> Tensor:

@@ -97,4 +97,4 @@ def _with_boxes(graph: dict, boxes: np.ndarray, anatomy: Anatomy, source: str) -
         if x1 < x2 and y1 < y2:
             region = regions.setdefault(name, {"box": None, "mentioned": False, "abnormal": False, "attributes": []})
             region["box"] = [x1, y1, x2, y2]
-    return {"box_source": source, "regions": regions}
+    return graph | {"box_source": source, "regions": regions}

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from data.errors import UserError, cannot_read, missing
@@ -16,6 +17,8 @@ _DEPTH = 4
 # Folders of many images or graphs: their files are opened by name, never listed.
 _LARGE_FOLDER = re.compile(r"p\d{2,}|s\d{6,}|images|scene_graph")
 _PATIENT_GROUP = re.compile(r"p\d\d")
+# In characters; the header of a table is a line of names.
+_LONGEST_HEADER = 1 << 16
 _SUFFIXES = (".csv", ".csv.gz", ".zip", ".json", ".arrow")
 
 
@@ -86,25 +89,39 @@ def _has_patient_groups(folder: Path) -> bool:
         return any(_PATIENT_GROUP.fullmatch(entry.name) for entry in entries)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the values of the named `columns` for every row of a CSV table, plain or gzipped.
+def read_table(
+    path: Path, columns: Sequence[str], fix: str = "download the file again"
+) -> Iterator[tuple[str, ...]]:
+    """Yield the values of the named `columns` for every row of a CSV table, plain or gzipped; blank rows are left out.
 
-    Raises UserError if the file cannot be read, a column is missing, or a row is too short.
+    fix   what a user can do about a table that is not as expected
+
+    Cells may be separated by commas, semicolons or tabs, in UTF-8 or UTF-16, as spreadsheets save tables. Raises
+    UserError if the file cannot be read, a column is missing, or a row is too short.
     """
     open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
+        with open_text(path, "rt", encoding=_encoding(path), newline="") as file:
+            first = file.readline(_LONGEST_HEADER)
+            separator = next((each for each in ",;\t" if each in first), ",")
+            rows = csv.reader(chain([first], file), delimiter=separator)
             header = [name.strip() for name in next(rows, [])]
             absent = [column for column in columns if column not in header]
             if absent:
-                raise UserError(f"{path} has no column '{absent[0]}': download the file again")
+                raise UserError(f"{path} has no column '{absent[0]}': {fix}")
             positions = [header.index(column) for column in columns]
             for row in rows:
-                if not row:
+                if not any(map(str.strip, row)):
                     continue
                 if len(row) <= max(positions):
-                    raise UserError(f"{path} line {rows.line_num} has {len(row)} columns: download the file again")
+                    raise UserError(f"{path} line {rows.line_num} has {len(row)} columns: {fix}")
                 yield tuple(row[position].strip() for position in positions)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise cannot_read(path, error, "download the file again") from error
+        raise cannot_read(path, error, fix) from error
+
+
+def _encoding(path: Path) -> str:
+    """Return UTF-16 if the file begins with its byte order mark, else UTF-8."""
+    open_bytes = gzip.open if path.suffix == ".gz" else open
+    with open_bytes(path, "rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

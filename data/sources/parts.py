@@ -147,6 +147,8 @@ def _build_study(source: Source, image_size: int, plan: Plan | Dropped) -> _Buil
         "observations": study.observations,
         "graph": study.graph,
     }
+    if study.finding_boxes:
+        record["finding_boxes"] = list(study.finding_boxes)
     images = [encode_image(image.pixels, image_size) for image in study.images]
     return _Built(plan.id, record, images, study.warnings)
 

@@ -34,23 +34,9 @@ _OTHER_OUT = "delete it, or choose another --out"
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """Declare the options that all sources share."""
-    parser.add_argument(
-        "--source",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="PATH",
-        help="file or folder of the original download; may be repeated",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        default=IMAGE_SIDE,
-        help="short side of the stored images in pixels; smaller images keep their size (default: %(default)s)",
-    )
-    parser.add_argument("--workers", type=int, default=None, help="number of processes (default: one per core)")
+    """Declare the options that all sources with reports share."""
+    add_source_argument(parser)
+    add_output_arguments(parser)
     parser.add_argument(
         "--labels",
         type=Path,
@@ -65,6 +51,30 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="boxes of regions as JSON lines, as python -m modules.region_boxes writes them",
     )
+
+
+def add_source_argument(parser: ArgumentParser) -> None:
+    """Declare the option for the original download."""
+    parser.add_argument(
+        "--source",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="file or folder of the original download; may be repeated",
+    )
+
+
+def add_output_arguments(parser: ArgumentParser) -> None:
+    """Declare the options about the folder to write."""
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=IMAGE_SIDE,
+        help="short side of the stored images in pixels; smaller images keep their size (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=None, help="number of processes (default: one per core)")
 
 
 def prepare(

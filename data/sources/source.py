@@ -36,19 +36,22 @@ class Study:
     """A study, with what its record will contain.
 
     images         at least one; a frontal image first, if there is one
-    report         raw text
-    observations   name -> 1, 0 or -1, for known observations only; None if none is known
-    graph          {"box_source": ..., "regions": ...}; None if absent
+    report         raw text; None if the study has no report
+    observations   name -> 1, 0 or -1, or None if unknown; the others are not mentioned. None if none is known
+    graph          {"box_source": ..., "regions": ...}, and "complete": False if only boxes of these regions are known;
+                   None if absent
+    finding_boxes  {"finding": name, "box": [x1, y1, x2, y2] in 0..1 of the first image} of each drawn finding
     warnings       short reasons why parts of the study were left out, for counting: no report text, no paths
     """
 
     id: str
     split: str
     images: tuple[PreparedImage, ...]
-    report: str
-    observations: dict[str, int] | None
+    report: str | None
+    observations: dict[str, int | None] | None
     graph: dict | None
     warnings: tuple[str, ...] = ()
+    finding_boxes: tuple[dict, ...] = ()
 
 
 @dataclass

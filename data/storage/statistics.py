@@ -16,7 +16,15 @@ from data.console import Progress
 from data.errors import UserError, reason
 from data.images.atlas import MeanBox
 from data.ontology import Anatomy
-from data.records import MALFORMED_GRAPH, Records, count_studies, is_frontal, malformed_graph, read_records
+from data.records import (
+    MALFORMED_GRAPH,
+    Records,
+    count_studies,
+    graph_is_complete,
+    is_frontal,
+    malformed_graph,
+    read_records,
+)
 from data.storage.atomic_files import atomic_file, folder_lock
 from data.text.cleaning import CLEANING_RULES, clean
 
@@ -28,7 +36,7 @@ VERSION = 1
 class TrainingStatistics:
     """The numbers of a training split, with one set of cleaning rules. Graphs count if the first image is frontal.
 
-    words        word -> occurrences in all cleaned reports
+    words        word -> occurrences in all cleaned reports; studies without a report have none
     attributes   region -> attribute -> occurrences in all graphs
     annotated    region -> number of graphs that annotate its attributes: the report mentions it and, if the graph has
                  boxes, it is visible
@@ -112,11 +120,11 @@ def _count(root: str | Path, records: Records, rules: Sequence[str]) -> dict[str
     graphs = _GraphCounts()
     with closing(Progress(f"Counting words and attributes of {root}", "records", len(records))) as progress:
         for record in records:
-            for rule in rules:
+            for rule in rules if record["report"] is not None else ():
                 words[rule].update(clean(record["report"], rule).split())
             if record["graph"] is not None and is_frontal(record):
                 try:
-                    graphs.add(record["graph"]["regions"])
+                    graphs.add(record["graph"]["regions"], graph_is_complete(record["graph"]))
                 except MALFORMED_GRAPH as error:
                     raise malformed_graph(record, error) from error
             progress.advance(1)
@@ -145,15 +153,19 @@ class _GraphCounts:
         self.positives = {name: Counter() for name in self._anatomy.names}
         self.boxes = {name: MeanBox() for name in self._anatomy.names}
 
-    def add(self, regions: dict[str, dict]) -> None:
-        """Count the regions of one graph. Raises one of MALFORMED_GRAPH if it violates the schema."""
+    def add(self, regions: dict[str, dict], complete: bool) -> None:
+        """Count the regions of one graph; only boxes if it is not complete.
+
+        Raises one of MALFORMED_GRAPH if it violates the schema.
+        """
         has_boxes = any(region.get("box") is not None for region in regions.values())
         for name, region in regions.items():
             self._anatomy.index(name)  # raises UserError for unknown names
-            attributes, box = region["attributes"], region["box"]
-            self.attributes[name].update(attributes)
+            if complete:
+                self.attributes[name].update(region["attributes"])
+            box = region["box"]
             if box is not None:
                 self.boxes[name].add(box)
-            if region.get("mentioned") and (box is not None or not has_boxes):
+            if complete and region.get("mentioned") and (box is not None or not has_boxes):
                 self.annotated[name] += 1
-                self.positives[name].update(set(attributes))
+                self.positives[name].update(set(region["attributes"]))

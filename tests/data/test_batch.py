@@ -25,7 +25,7 @@ def tensors_of(batch: Batch) -> dict[str, Tensor]:
 def test_every_tensor_moves_and_the_rest_stays():
     batch = tiny_batch(3, views=2)
     moved = batch.to("meta")
-    assert len(tensors_of(batch)) == 17
+    assert len(tensors_of(batch)) == 18
     for name, tensor in tensors_of(batch).items():
         copy = tensors_of(moved)[name]
         assert copy.device.type == "meta" and tensor.device.type == "cpu", name
@@ -51,3 +51,12 @@ def test_pinned_batch_arrives_on_the_gpu():
     moved = pinned.to("cuda")
     for name, tensor in tensors_of(batch).items():
         assert torch.equal(tensors_of(moved)[name].cpu(), tensor), name
+
+
+def test_some_studies_of_a_batch():
+    batch = tiny_batch(3, views=2)
+    selected = batch.select([2, 0])
+    assert selected.study_ids == ["study2", "study0"]
+    assert selected.references == [batch.references[2], batch.references[0]]
+    for name, tensor in tensors_of(batch).items():
+        assert torch.equal(tensors_of(selected)[name], tensor[[2, 0]]), name

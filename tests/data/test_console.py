@@ -1,13 +1,17 @@
 """Console output: closed pipes, and progress in a terminal and in a log."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from data import console
 from data.console import Progress
 
+ROOT = Path(__file__).resolve().parents[2]
 PRINTS = "from data.console import print_to_reader; print_to_reader('x' * {length}); print_to_reader('end')"
 
 
@@ -20,6 +24,62 @@ def test_a_reader_that_leaves_early_is_no_error():
         assert process.wait() == 0 and errors == b""
     complete = subprocess.run([sys.executable, "-c", PRINTS.format(length=10)], capture_output=True, check=True).stdout
     assert complete.split() == [b"x" * 10, b"end"]
+
+
+WORKS_ON = """
+import pathlib, sys
+from data.console import run_command
+def main():
+    for number in range(3000):
+        print("x" * 100, file=sys.stdout if number % 2 else sys.stderr)
+    pathlib.Path(sys.argv[1]).write_text("done")
+    return 3
+if __name__ == "__main__":
+    sys.exit(run_command(main))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_finishes_its_work_without_a_reader(tmp_path, unbuffered):
+    command = [sys.executable, "-c", WORKS_ON, tmp_path / "file"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
+    ) as process:
+        assert process.stdout.readline() == "x" * 100 + "\n"
+        process.stdout.close()
+        assert process.wait() == 3
+    assert (tmp_path / "file").read_text() == "done"
+    complete = subprocess.run(command, capture_output=True, text=True)
+    assert complete.returncode == 3 and complete.stdout == complete.stderr == ("x" * 100 + "\n") * 1500
+
+
+INTERRUPTED = """
+import sys, time
+from data.console import run_command
+def main():
+    print("started", flush=True)
+    time.sleep(3600)
+if __name__ == "__main__":
+    sys.exit(run_command(main))
+"""
+
+
+def test_an_interrupted_command_ends_with_one_line():
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "Interrupted\n" and process.wait() == 130
+
+
+def test_every_command_runs_so():
+    folders = ("main_*.py", "data/**/*.py", "modules/**/*.py", "benchmarks/**/*.py")
+    files = [path for folder in folders for path in ROOT.glob(folder)]
+    ends = {path: path.read_text("utf-8").rpartition('__name__ == "__main__":')[2].strip() for path in files}
+    assert sum(end == "sys.exit(run_command(main))" for end in ends.values()) > 10
+    assert [path for path, end in ends.items() if end == "sys.exit(main())"] == []
 
 
 @pytest.fixture

@@ -301,3 +301,53 @@ def test_tokens_tell_what_their_sentence_is_about_where_asked(dataset, vocabular
     expected = word_regions(sample.reference, vocabularies.anatomy)[: len(sample.token_ids) - 2]
     assert expected.any() and torch.equal(sample.token_regions[1:-1], torch.from_numpy(expected))
     assert not sample.token_regions[[0, -1]].any()  # BOS and EOS
+
+
+# What is not annotated
+
+
+def test_a_study_without_a_report_has_no_tokens_to_learn(dataset, copied_root):
+    rewrite(copied_root, "train0", lambda record: record.update(report=None))
+    studies = dataset(root=copied_root, token_regions=True)
+    sample, other = studies[0], studies[1]
+    assert sample.token_ids.tolist() == [studies.vocabularies.tokenizer.bos_id] and sample.reference == ""
+    assert studies.read_reference(0) == ("train0", None) and studies.read_reference(1) == ("train1", other.reference)
+    batch = collate([sample, other], 0)
+    assert batch.has_report.tolist() == [False, True]
+    assert not batch.token_mask[0, 1:].any() and torch.equal(batch.token_mask[1], torch.ones_like(batch.token_mask[1]))
+    alone = collate([sample], 0)
+    assert alone.token_ids.shape == (1, 2) and alone.token_regions.shape[:2] == (1, 2)
+    assert not alone.token_regions.any() and not alone.has_report.any()
+    assert len(studies.with_reports()) == len(studies) - 1 and studies.with_reports().study_id(0) == "train1"
+    assert dataset().with_reports().records is not None and len(dataset().with_reports()) == len(dataset())
+
+
+def test_an_empty_report_is_one(dataset, copied_root):
+    rewrite(copied_root, "train0", lambda record: record.update(report=""))
+    studies = dataset(root=copied_root)
+    assert len(studies[0].token_ids) == 2 and collate([studies[0]], 0).has_report.all()
+
+
+@pytest.mark.parametrize("uncertain", ["positive", "negative", "ignored"])
+def test_an_observation_that_is_null_is_unknown(dataset, copied_root, uncertain):
+    labels = {"Edema": 1, "Fracture": None, "Pneumonia": 0}
+    rewrite(copied_root, "train0", lambda record: record.update(observations=labels))
+    studies = dataset(root=copied_root, uncertain=uncertain)
+    sample, names = studies[0], studies.vocabularies.observations
+    assert [names[k] for k in (~sample.observations_known).nonzero().flatten()] == ["Fracture"]
+    assert sample.observations.tolist() == [float(name == "Edema") for name in names]
+
+
+def test_an_incomplete_graph_has_only_the_boxes_of_its_entries(dataset, copied_root):
+    box = [0.1, 0.2, 0.3, 0.4]
+    graph = {"complete": False, "regions": {"left lung": {"box": box}, "spine": {"box": None}}}
+    rewrite(copied_root, "train0", lambda record: record.update(graph=graph))
+    studies = dataset(root=copied_root)
+    regions, index = studies[0].regions, studies.vocabularies.anatomy.index
+    assert not regions.graph_known and regions.boxes_known and not regions.mentioned.any()
+    assert regions.visible.nonzero().flatten().tolist() == [index("left lung")]
+    assert set(regions.visibility_known.nonzero().flatten().tolist()) == {index("left lung"), index("spine")}
+    complete = studies[4].regions
+    assert complete.graph_known and complete.visibility_known.all()
+    unboxed = studies[3].regions  # a graph made from the report alone
+    assert unboxed.graph_known and not unboxed.boxes_known and not unboxed.visibility_known.any()

@@ -82,7 +82,7 @@ def set_value(number, key, value):
     (set_value(1, "images", []), "line 2: study train1 needs at least one image"),
     (set_value(1, "views", ["PA", "LL"]), "line 2: study train1 needs .* one view per image"),
     (set_value(1, "id", "train0"), "line 2: study train0 is already in the split"),
-    (set_value(1, "report", None), "line 2: id and report of study train1 must be strings"),
+    (set_value(1, "report", 5), "line 2: id and report of study train1 must be strings; .* without a report has null"),
     (lambda records: records.append(records[0] | {"id": "more"}),
      r"has 4 studies in the split 'train', but dataset\.yaml counts 3: prepare the data set again"),
 ])

@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.console import run_command
 from data.images.atlas import chest_frame, from_frame, to_frame
 from data.images.lungs import TEMPLATE_FILE, grid_positions
 from data.ontology import Anatomy
@@ -134,4 +135,4 @@ def _replace_list(path: Path, key: str, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

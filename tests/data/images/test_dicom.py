@@ -143,6 +143,20 @@ def test_signed_padding_written_as_unsigned():
     np.testing.assert_array_equal(read(unsigned).pixels, pixels)
 
 
+@pytest.mark.parametrize("written", ["monochrome1", "MONOCHROME1  "])
+def test_the_photometric_interpretation_in_other_spellings(written):
+    np.testing.assert_array_equal(read(dicom(PhotometricInterpretation=written)).pixels, 255 - EVEN)
+
+
+def test_bands_of_rows_do_not_change_a_level(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 4096, (30, 20)).astype(np.uint16)
+    colours = np.random.default_rng(0).integers(0, 256, (30, 20, 3)).astype(np.uint8)
+    whole = [read(content).pixels for content in (dicom(pixels), dicom(colours))]
+    monkeypatch.setattr("data.images.grey._BAND_PIXELS", 50)
+    for content, expected in zip((dicom(pixels), dicom(colours)), whole, strict=True):
+        np.testing.assert_array_equal(read(content).pixels, expected)
+
+
 def test_padding_everywhere_is_no_padding():
     assert read(dicom(np.full((2, 2), 7, np.uint16), PixelPaddingValue=7)).pixels.max() == 0
     np.testing.assert_array_equal(read(dicom(PixelPaddingValue=0, PixelPaddingRangeLimit=4095)).pixels, EVEN)
@@ -163,6 +177,11 @@ def test_the_first_of_several_frames():
     ({"WindowCenter": "2000.5", "WindowWidth": "4001"}, [64, 128, 191]),
     ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": "LINEAR_EXACT"}, [64, 128, 191]),
     ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": "SIGMOID"}, [69, 128, 186]),
+    ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": "linear_exact "}, [64, 128, 191]),
+    ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": "Linear Exact"}, [64, 128, 191]),
+    ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": " Sigmoid"}, [69, 128, 186]),
+    ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": ["SIGMOID", "LINEAR"]}, [69, 128, 186]),
+    ({"WindowCenter": "2000", "WindowWidth": "4000", "VOILUTFunction": ["sigmoid", "sigmoid"]}, [69, 128, 186]),
     ({"WindowCenter": "2000", "WindowWidth": "1"}, [0, 255, 255]),
     ({"WindowCenter": ["2000.5", "9"], "WindowWidth": ["4001", "9"]}, [64, 128, 191]),
     # Windows act on rescaled values: here twice the stored ones.
@@ -259,6 +278,7 @@ def test_a_syntax_that_nothing_decodes():
     ({"ViewPosition": ""}, ""), ({"ViewPosition": "", "PatientOrientation": ["L", "F"]}, "FRONTAL"),
     ({"PatientOrientation": ["R", "F"]}, "FRONTAL"), ({"PatientOrientation": ["P", "F"]}, "LATERAL"),
     ({"PatientOrientation": ["AL", "F"]}, "LATERAL"), ({"PatientOrientation": ""}, ""),
+    ({"PatientOrientation": ["F", "L"]}, "FRONTAL"), ({"PatientOrientation": ["H", "P"]}, "LATERAL"),
     ({"ViewPosition": "AP", "PatientOrientation": ["P", "F"]}, "AP"),
     ({"ViewCodeSequence": sequence(CodeValue="R-10214", CodeMeaning="any")}, "PA"),
     ({"ViewCodeSequence": sequence(CodeValue="399348003")}, "AP"),
@@ -276,6 +296,8 @@ def test_the_view(elements, view):
     ({"SOPClassUID": DigitalXRayImageStorageForProcessing}, "meant for processing, not for presentation"),
     ({"BurnedInAnnotation": "YES"}, "annotation burnt in"),
     ({"FieldOfViewHorizontalFlip": "YES"}, "field of view mirrored"),
+    ({"FieldOfViewHorizontalFlip": "yes "}, "field of view mirrored"),
+    ({"PresentationIntentType": " For Processing"}, "meant for processing, not for presentation"),
 ])
 def test_doubts(elements, warning):
     assert read(dicom(**elements)).warnings == (warning,)
@@ -360,7 +382,7 @@ REALISTIC = {
     "VOILUTFunction": st.sampled_from(["LINEAR", "SIGMOID", "LINEAR_EXACT"]),
     "PresentationLUTShape": st.sampled_from(["IDENTITY", "INVERSE"]),
     "ViewPosition": st.sampled_from(["PA", ""]),
-    "PatientOrientation": st.sampled_from([["L", "F"], ""]),
+    "PatientOrientation": st.sampled_from([["L", "F"], ["R", "F"], ["F", "A"], ""]),
 }
 INVALID = {
     "PhotometricInterpretation": ["RGB", "PALETTE COLOR", "?", None], "BitsAllocated": [0, 1, 8, 12, 32, None],

@@ -1,5 +1,6 @@
 """Reading images in all formats as grey, and files that are not images."""
 
+import io
 import os
 import struct
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import UserError
+from data.images.network_image import read_image
 from data.images.radiograph import read_radiograph
 from tests.support.images.dicom_files import EVEN, dicom
 from tests.support.images.image_files import encoded
@@ -255,6 +257,27 @@ def test_strips_are_refused_before_they_are_decoded(kind):
 def test_a_strip_in_a_dicom_file_is_refused():
     with pytest.raises(UserError, match="101 x 2 pixels, too narrow"):
         read_radiograph(dicom(np.zeros((2, 101), np.uint16)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_read"), [("L", True), ("I;16", True), ("RGB", False), ("CMYK", False), ("F", False)]
+)
+def test_large_pixels_have_a_lower_limit(mode, is_read, monkeypatch):
+    monkeypatch.setattr("data.images.radiograph.MAX_LARGE_PIXELS", 99)
+    content = encoded(Image.new(mode, (10, 10)), "TIFF")
+    for read in (read_radiograph, lambda file: read_image(Image.open(io.BytesIO(file)), "it")):
+        if is_read:
+            assert read(content).size == (10, 10)
+        else:
+            with pytest.raises(UserError, match="10 x 10 pixels, too many for a radiograph"):
+                read(content)
+
+
+def test_colours_in_a_dicom_file_have_a_lower_limit(monkeypatch):
+    monkeypatch.setattr("data.images.dicom.MAX_LARGE_PIXELS", 99)
+    with pytest.raises(UserError, match="6 x 6 pixels, too many for a radiograph"):
+        read_radiograph(dicom(np.zeros((6, 6, 3), np.uint8)))
+    assert read_radiograph(dicom(np.zeros((10, 10), np.uint16))).size == (10, 10)
 
 
 # Files that could take forever

@@ -254,3 +254,19 @@ def test_a_data_set_that_cannot_be_read_is_named(dataset, origin, content):
         (dataset / "dataset.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"Cannot read .*dataset\.yaml \(.*\): prepare the data set again"):
         replace_boxes(dataset, boxes_of("99000000"), origin, "X")
+
+
+def test_an_incomplete_graph_stays_incomplete(tmp_path):
+    source = ToySource(4)
+    description = prepare(source, tmp_path / "toy", SIDE, 1)
+    assert description["counts"]["train"] == 2
+    path = tmp_path / "toy/records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["graph"] = {"complete": False, "regions": {"spine": {"box": BOX}}}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    anatomy = Anatomy.load()
+    boxes = {"99000000": boxes_array({"left lung": BOX}, anatomy)}
+    assert replace_boxes(tmp_path / "toy", boxes, {"source": "localizer", "fingerprint": "0"}, "it") == 1
+    graph = read_records(tmp_path / "toy", "train")[0]["graph"]
+    assert graph["complete"] is False and graph["box_source"] == "localizer"
+    assert graph["regions"]["left lung"]["box"] == BOX and graph["regions"]["spine"]["box"] is None

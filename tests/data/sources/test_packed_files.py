@@ -1,0 +1,56 @@
+"""Files in folders, tar and zip archives."""
+
+import tarfile
+import zipfile
+
+import pytest
+
+from data.errors import UserError
+from data.sources.packed_files import is_archive, list_archive, list_paths
+
+CONTENTS = {"a/one.png": b"1" * 5000, "a/b/two.png": b"22", ".hidden": b"x"}
+
+
+def write_archive(path):
+    folder = path.parent / "contents"
+    for name, content in CONTENTS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in CONTENTS:
+                archive.write(folder / name, name)
+    else:
+        with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
+            for name in CONTENTS:
+                archive.add(folder / name, name)
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.tar.gz", "x.zip"])
+def test_members_are_read_in_any_order(tmp_path, name):
+    archive = write_archive(tmp_path / name)
+    assert is_archive(archive) and not is_archive(tmp_path / "x.png")
+    files = dict(list_archive(archive, tmp_path / "scratch"))
+    assert {path: file.read() for path, file in reversed(files.items())} == {
+        path: content for path, content in CONTENTS.items() if path != ".hidden"
+    }
+    assert (tmp_path / "scratch").exists() == (name in ("x.tgz", "x.tar.gz"))
+    assert dict(list_archive(archive, tmp_path / "scratch")) == files
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.zip"])
+def test_a_damaged_archive_is_named(tmp_path, name):
+    archive = write_archive(tmp_path / name)
+    archive.write_bytes(archive.read_bytes()[:40])
+    with pytest.raises(UserError, match=f"Cannot read the archive .*{name}"):
+        list(list_archive(archive, tmp_path / "scratch"))
+
+
+def test_folders_are_listed_in_a_stable_order_without_hidden_files(tmp_path):
+    write_archive(tmp_path / "x.zip")
+    paths = list(list_paths([tmp_path / "contents", tmp_path / "x.zip"]))
+    assert [path.name for path in paths] == ["one.png", "two.png", "x.zip"]
+    assert [path.read_bytes() for path in paths[:2]] == [CONTENTS["a/one.png"], CONTENTS["a/b/two.png"]]
+    with pytest.raises(UserError, match="No source at"):
+        list(list_paths([tmp_path / "nowhere"]))
