@@ -36,5 +36,6 @@ class AttributePredictor(nn.Module):
         weight = self.weight
         if self.name_weight is not None:
             weight = weight + self.name_weight[self.name_of_slot]
-        logits = torch.einsum("brc,rac->bra", region_features, weight) + self.bias
+        # With the weights as left factor, their gradient has their own layout and is not copied.
+        logits = torch.matmul(weight, region_features.permute(1, 2, 0)).permute(2, 0, 1) + self.bias
         return logits.masked_fill(~self.slots, 0.0)

@@ -92,6 +92,8 @@ class GraphAttention(nn.Module):
     def forward(self, rows: Tensor, memory: GraphMemory, layout: Layout = PADDED) -> Tensor:
         """rows [B, Q, D], or packed from [B, Q] slots [P, D] -> the same shape."""
         attended = rows + self.dropout(self._attend(self.norm(rows), memory, layout))
+        if self.fuse is None and self.gate is None and self.sentence_attention != "hierarchical":
+            return attended  # without a sub-graph, the attention has added zeros
         fused = attended if self.fuse is None else self.fuse(torch.cat([rows, attended], -1))
         if self.gate is not None:
             gate = torch.sigmoid(self.gate(rows))

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.graph_attention import GraphAttention
+from models.layers.masking import AttentionMask
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import SceneGraph
 
@@ -19,8 +20,8 @@ class ImageEncoderLayer(nn.Module):
         self.self_attention = SelfAttentionBlock(width, heads, dropout)
         self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
 
-    def forward(self, patches: Tensor, mask: Tensor, graph: SceneGraph | None) -> Tensor:
-        """patches [B, N, D], mask [B, 1, N] -> [B, N, D]."""
+    def forward(self, patches: Tensor, mask: AttentionMask, graph: SceneGraph | None) -> Tensor:
+        """patches [B, N, D], mask of [B, 1, N] -> [B, N, D]."""
         if self.graph_attention is not None and graph is not None:
             patches = self.graph_attention(patches, self.graph_attention.project(graph))
         return self.feed_forward(self.self_attention(patches, mask))
@@ -49,6 +50,7 @@ class ImageEncoder(nn.Module):
     def forward(self, patches: Tensor, mask: Tensor, graph: SceneGraph | None = None) -> Tensor:
         """patches [B, N, C], mask [B, N] -> memory [B, N, D]; rows of masked patches are undefined."""
         rows = self.dropout(F.gelu(self.project_norm(self.project(patches))))
+        patch_mask = AttentionMask.of(mask.unsqueeze(1), rows.dtype, may_be_empty=False)  # every study has a view
         for layer in self.layers:
-            rows = layer(rows, mask.unsqueeze(1), graph)
+            rows = layer(rows, patch_mask, graph)
         return self.norm(rows)

@@ -46,6 +46,7 @@ class GraphAnnotation:
     boxes [B, R, 4]; visible, mentioned, abnormal [B, R] bool; attributes [B, R, A] bool
     graph_known [B] bool   the study has region and attribute labels
     boxes_known [B] bool   the study has boxes
+    visibility_known [B, R] bool   whether the region is visible is annotated; None: in all studies that have boxes
     """
 
     boxes: Tensor
@@ -55,6 +56,7 @@ class GraphAnnotation:
     attributes: Tensor
     graph_known: Tensor
     boxes_known: Tensor
+    visibility_known: Tensor | None = None
 
 
 @dataclass
@@ -150,7 +152,7 @@ class SceneGraph:
 class Encoded:
     """Everything that is computed before the first word. A field is None if the model lacks the part.
 
-    memory              [B, N, D]  encoded patches for the decoder; memory_mask [B, N] bool
+    memory              [B, N, D]  encoded patches for the decoder, [B, N, C] without a decoder; memory_mask [B, N] bool
     graph               the decoder's scene graph
     annotated_graph     the annotated scene graph, for the contrastive loss; None without an annotation
     attribute_logits    [B, R, A]  of the regions of `attribute_regions` [B, R] bool; 0 in padding slots
@@ -175,15 +177,15 @@ class Encoded:
 class SGRRGOutput:
     """The output of teacher forcing.
 
-    packed_logits         [P, W]  of tokens 1 .. T - 1 without padding, each given those before
-    packing               of these tokens, from [B, T - 1]
+    packed_logits         [P, W]  of tokens 1 .. T - 1 without padding, each given those before; None without a decoder
+    packing               of these tokens, from [B, T - 1]; None without a decoder
     region_log_attention  [B, T - 1, R]  logarithm of `Generation.region_attention` for the same tokens, `EXCLUDED` for
                           regions without a sub-graph; None unless requested, or without a graph
     """
 
     encoded: Encoded
-    packed_logits: Tensor
-    packing: Packing
+    packed_logits: Tensor | None = None
+    packing: Packing | None = None
     region_log_attention: Tensor | None = None
 
     @property

@@ -57,7 +57,7 @@ class ReportDecoderLayer(nn.Module):
         self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
 
     def forward(
-        self, rows: Tensor, packing: Packing, memory: Tensor, memory_mask: Tensor, graph: SceneGraph | None,
+        self, rows: Tensor, packing: Packing, memory: Tensor, memory_mask: AttentionMask, graph: SceneGraph | None,
         with_region_attention: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """rows [P, D], packed from [B, T] tokens -> [P, D]; every token attends to itself and those before it.
@@ -89,7 +89,7 @@ class ReportDecoderLayer(nn.Module):
         return self._attend_to_graph_and_transform(rows, graph_memory, PADDED)
 
     def _attend_to_patches(
-        self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | AttentionMask | None, layout: Layout
+        self, rows: Tensor, keys: Tensor, values: Tensor, mask: AttentionMask | None, layout: Layout
     ) -> Tensor:
         attended = self.image_attention.attend(self.image_norm(rows), keys, values, mask, layout=layout)
         return rows + self.dropout(attended)
@@ -156,9 +156,10 @@ class ReportDecoder(nn.Module):
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Logits [P, W], and the log-attention to regions of each layer."""
         rows = packing.pack(self.embedding(token_ids))
+        patch_mask = AttentionMask.of(memory_mask.unsqueeze(1), memory.dtype, may_be_empty=False)
         attentions = []
         for layer in self.layers:
-            rows, attention = layer(rows, packing, memory, memory_mask.unsqueeze(1), graph, with_region_attention)
+            rows, attention = layer(rows, packing, memory, patch_mask, graph, with_region_attention)
             attentions.append(attention)
         return self.word_head(self.norm(rows)), attentions
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.masking import AttentionMask
 from models.layers.packing import Packing, largest_count
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import GraphSizes, SceneGraph
@@ -22,10 +23,10 @@ class SceneGraphEncoderLayer(nn.Module):
         self.object_attention = SelfAttentionBlock(width, heads, dropout) if objects_attend else None
         self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
 
-    def forward(self, nodes: Tensor, mask: Tensor, packing: Packing, subgraphs: Packing) -> Tensor:
+    def forward(self, nodes: Tensor, mask: AttentionMask, packing: Packing, subgraphs: Packing) -> Tensor:
         """nodes [P, D] -> [P, D].
 
-        mask       the nodes that each node attends to: [S, 1, E]; for `oa-pm` [B, L, L]
+        mask       of the nodes that each node attends to: [S, 1, E]; for `oa-pm` [B, L, L]
         packing    of the nodes, from [S, E]; for `oa-pm` from [B, L]
         subgraphs  of the sub-graphs, from [B, R]
         """
@@ -100,9 +101,11 @@ class SceneGraphEncoder(nn.Module):
         packing = Packing.from_mask(node_mask, sizes and sizes.nodes)
         rows = packing.pack(nodes)
         if self.encode == "oa-pm":
-            sequences, mask = _sequences_of_studies(subgraphs, node_mask, sizes)
+            sequences, attended = _sequences_of_studies(subgraphs, node_mask, sizes)
+            mask = AttentionMask.of(attended, rows.dtype)
         else:
-            sequences, mask = packing, node_mask.unsqueeze(1)
+            sequences = packing
+            mask = AttentionMask.of(node_mask.unsqueeze(1), rows.dtype, may_be_empty=False)  # every one has an object
         for layer in self.layers:
             rows = layer(rows, mask, sequences, subgraphs)
         encoded = packing.unpack(self.norm(rows))

@@ -34,6 +34,8 @@ from models.scene_graph_encoder import SceneGraphEncoder
 class GraphParts(nn.Module):
     """The parts that find, describe and encode regions; a model with `graph_in: none` has none of them.
 
+    A model that writes no reports has the localizer alone.
+
     A region is selected, an attribute assigned and a region visible if its probability is above the threshold.
 
     region_thresholds [R], attribute_thresholds [R, A]   not in the state dict; `modules/weights.py` sets tuned ones
@@ -41,8 +43,9 @@ class GraphParts(nn.Module):
     """
 
     def __init__(
-        self, selector: RegionSelector, pooler: RegionPooler, attribute_predictor: AttributePredictor,
-        encoder: SceneGraphEncoder, localizer: RegionLocalizer | None, atlas: Tensor,
+        self, selector: RegionSelector | None, pooler: RegionPooler | None,
+        attribute_predictor: AttributePredictor | None, encoder: SceneGraphEncoder | None,
+        localizer: RegionLocalizer | None, atlas: Tensor,
         region_threshold: float = 0.2, attribute_threshold: float = 0.5, visible_threshold: float = 0.5,
     ):
         """atlas [R, 4]: the boxes of `box_source: atlas`."""
@@ -52,7 +55,7 @@ class GraphParts(nn.Module):
         self.attribute_predictor = attribute_predictor
         self.encoder = encoder
         self.localizer = localizer
-        slots = attribute_predictor.slots
+        slots = torch.zeros(len(atlas), 0) if attribute_predictor is None else attribute_predictor.slots
         self.register_buffer("region_thresholds", torch.full((len(slots),), region_threshold), persistent=False)
         self.register_buffer("attribute_thresholds", torch.full(slots.shape, attribute_threshold), persistent=False)
         self.tuned_thresholds = False
@@ -63,13 +66,14 @@ class GraphParts(nn.Module):
 class SGRRG(nn.Module):
     """Generates reports from chest X-rays.
 
+    image_encoder, decoder   None for a model that writes no reports, the image side alone
     graph                    None for `graph_in: none`
     observation_head         None without proxy task 1
     bos_id, eos_id, pad_id   special tokens of the tokenizer
     """
 
     def __init__(
-        self, patch_encoder: PatchEncoder, image_encoder: ImageEncoder, decoder: ReportDecoder,
+        self, patch_encoder: PatchEncoder, image_encoder: ImageEncoder | None, decoder: ReportDecoder | None,
         graph: GraphParts | None, observation_head: ObservationHead | None, bos_id: int, eos_id: int, pad_id: int,
     ):
         super().__init__()
@@ -93,10 +97,12 @@ class SGRRG(nn.Module):
         observation_logits = None if self.observation_head is None else self.observation_head(mean_patch)
         encoded = Encoded(memory=patches.tokens, memory_mask=patches.mask, observation_logits=observation_logits)
 
+        if self.graph is not None and self.graph.localizer is not None:
+            encoded.boxes, encoded.visible_logits = self.graph.localizer(patches.frontal_grid)
+        if self.decoder is None:
+            return encoded
         if self.graph is not None:
             encoded.region_logits = self.graph.selector(mean_patch)
-            if self.graph.localizer is not None:
-                encoded.boxes, encoded.visible_logits = self.graph.localizer(patches.frontal_grid)
             boxes, visible = self._boxes(encoded, inputs, box_source)
             if inputs.annotation is not None:
                 stand_ins = torch.where(visible.unsqueeze(-1), boxes, self.graph.atlas)
@@ -120,9 +126,11 @@ class SGRRG(nn.Module):
     ) -> SGRRGOutput:
         """Teacher forcing: token_ids [B, T] -> logits of tokens 1 .. T - 1, each given those before.
 
-        token_mask [B, T] bool: True for real tokens, BOS and EOS included.
+        token_mask [B, T] bool: True for real tokens, BOS and EOS included. A model without a decoder returns no logits.
         """
         encoded = self.encode(inputs, graph_source, box_source, mixing_probability)
+        if self.decoder is None:
+            return SGRRGOutput(encoded)
         packing = Packing.from_mask(token_mask[:, 1:], inputs.sizes and inputs.sizes.tokens)
         arguments = (token_ids[:, :-1], packing, encoded.memory, encoded.memory_mask, encoded.graph)
         if with_region_attention and self._decoder_sees(encoded):
@@ -142,7 +150,10 @@ class SGRRG(nn.Module):
         sampled                  sample each token at `temperature` with `generator` instead
         excluded_ids             tokens that are never generated, e.g. that of unknown words
         with_region_attention    also return the attention to regions, which takes one more pass over the result
+        Raises ValueError for a model without a decoder.
         """
+        if self.decoder is None:
+            raise ValueError("this model writes no reports: it has no decoder (model.report=false)")
         encoded = self.encode(inputs, graph_source, box_source)
         studies, longest = len(inputs.images), max_tokens - 1
         decoding = Decoding(

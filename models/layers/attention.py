@@ -27,7 +27,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(
-        self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False,
+        self, queries: Tensor, memory: Tensor, mask: Tensor | AttentionMask | None = None, causal: bool = False,
         layout: Layout = PADDED,
     ) -> Tensor:
         """Attend from `queries` [..., Q, D] to `memory` [..., M, D]: [..., Q, D].
@@ -50,7 +50,8 @@ class MultiHeadAttention(nn.Module):
         if isinstance(mask, Tensor):
             mask = AttentionMask.of(mask, keys.dtype)
         attended = F.scaled_dot_product_attention(
-            self._split_heads(self.query(queries), layout), keys, values, attn_mask=None if mask is None else mask.bias,
+            self._split_heads(self.query(queries), layout), keys, values,
+            attn_mask=None if mask is None else mask.bias.to(keys.dtype),
             is_causal=causal, dropout_p=self.dropout if self.training else 0.0,
         )
         output = self.output(layout.pack(attended.transpose(-3, -2)).flatten(-2))

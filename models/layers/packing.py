@@ -13,6 +13,7 @@ has shapes without values: it packs every slot, valid or not, and otherwise runs
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -72,15 +73,20 @@ class Packing:
         """[B, L, ...] -> the valid rows [P, ...]; an axis of size 1 in place of L is broadcast."""
         padded = padded.expand(*self.mask.shape, *padded.shape[2:])
         # The same as `padded[self.sequence, self.slot]`, whose backward is five times slower: it allows repetitions.
-        return padded.flatten(0, 1).index_select(0, self.sequence * self.mask.shape[1] + self.slot)
+        return padded.flatten(0, 1).index_select(0, self._place)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """The rows [P, ...] in their slots, zeros elsewhere: [B, L, ...]."""
         if not sizes_are_static():
-            slots = rows.new_zeros(*self.mask.shape, *rows.shape[1:])
-            return slots.index_put((self.sequence, self.slot), rows)
+            slots = rows.new_zeros(self.mask.numel(), *rows.shape[1:])
+            return slots.index_copy_(0, self._place, rows).unflatten(0, self.mask.shape)
         slots = rows.unflatten(0, self.mask.shape)
         return slots.masked_fill(~self.mask.view(*self.mask.shape, *[1] * (rows.dim() - 1)), 0)
+
+    @cached_property
+    def _place(self) -> Tensor:
+        """[P] long: the slot of each row, counted over all sequences."""
+        return self.sequence * self.mask.shape[1] + self.slot
 
 
 def sizes_are_static() -> bool:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
+from models.layers.masking import AttentionMask
 from models.layers.packing import PADDED, Layout
 
 
@@ -30,7 +31,7 @@ class SelfAttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, rows: Tensor, mask: Tensor | None = None, causal: bool = False, layout: Layout = PADDED
+        self, rows: Tensor, mask: Tensor | AttentionMask | None = None, causal: bool = False, layout: Layout = PADDED
     ) -> Tensor:
         normed = self.norm(rows)
         return rows + self.dropout(self.attention(normed, normed, mask, causal, layout))
