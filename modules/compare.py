@@ -1,6 +1,6 @@
 """Compares systems on the same studies: paired differences with intervals and p-values.
 
-    python -m modules.compare RUN_A RUN_B [...] [--csv TABLE.csv] [--latex TABLE.tex]
+    python -m modules.compare RUN_A RUN_B [...] [--csv TABLE.csv] [--latex TABLE.tex] [--html PAGE.html]
     python -m modules.compare --group full=results/full_1,results/full_2 --group plain=results/plain_1,results/plain_2
 
 A RUN is a run folder, its metrics or predictions file, or a table as for `modules.score`. Every system is compared with
@@ -12,13 +12,15 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.console import print_to_reader
+from data.console import print_to_reader, run_command
 from data.errors import UserError, unknown_name, wrong_value
 from data.text.report_tables import csv_lines, write_lines
 from modules.evaluation.comparison import System, compare_systems
 from modules.evaluation.comparison_tables import csv_rows, latex_table, text_table
+from modules.evaluation.metrics.packages.package_options import add_package_options
 from modules.evaluation.metrics.text_scores import TEXT_NAMES
 from modules.evaluation.metrics.weighted import RESAMPLES
+from modules.evaluation.pages.comparison_page import write_comparison_page
 from modules.evaluation.predictions import add_data_options, predictions_path
 from modules.evaluation.scoring import SCORE_NAMES
 from modules.evaluation.text_protocol import add_protocol_options
@@ -44,17 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="for intervals and p-values")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="write the table as LaTeX (booktabs)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page: a table to sort, worst and best studies"
+    )
     add_protocol_options(parser)
     add_data_options(parser)
     add_reading_options(parser)
+    add_package_options(parser)
     options = parser.parse_args(arguments)
     try:
         systems = parse_systems(options.runs, options.group)
         comparison = compare_systems(systems, parse_scores(options.scores), options)
         if options.csv is not None:
-            write_lines(options.csv, csv_lines(csv_rows(comparison)))
+            write_lines(options.csv, csv_lines(csv_rows(comparison), for_spreadsheets=True))
         if options.latex is not None:
             write_lines(options.latex, latex_table(comparison))
+        if options.html is not None:
+            write_comparison_page(options.html, comparison)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -100,4 +108,4 @@ def parse_scores(names: Sequence[str] | None) -> Sequence[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -2,19 +2,23 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError, wrong_value
+from modules.evaluation.metrics.comparers import ReportComparer, joint_comparer_scores
+from modules.evaluation.metrics.directions import higher_is_better
+from modules.evaluation.metrics.packages.package_options import describe_comparers, open_comparers
 from modules.evaluation.metrics.report_observations import TRUTH_NAMES
 from modules.evaluation.metrics.text_scores import ParsedReports, ReportParser, describe_comparison, text_scores
 from modules.evaluation.metrics.weighted import (
     Interval,
     Score,
     ScoreSet,
+    merge_scores,
     percentile_interval,
     resample_weights,
 )
@@ -46,6 +50,8 @@ class Row:
     difference         to the first system; None for the first system itself
     interval           95 % bootstrap interval of the difference, over studies
     p_value            of the paired randomisation test; None if the systems have different numbers of runs
+    value_interval     95 % bootstrap interval of the value, over studies
+    higher_is_better   None if neither direction is better, or it is unknown
     """
 
     score: str
@@ -57,6 +63,30 @@ class Row:
     difference: float | None = None
     interval: Interval | None = None
     p_value: float | None = None
+    value_interval: Interval | None = None
+    higher_is_better: bool | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Return better or worse than the first system; empty if the interval has 0, or the direction is unknown."""
+        if self.interval is None or self.higher_is_better is None or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "better" if (self.interval[0] > 0) == self.higher_is_better else "worse"
+
+
+@dataclass(frozen=True)
+class ComparedStudies:
+    """The reports of all systems, for showing single studies.
+
+    ids, references   [reports]
+    generated         system -> [reports], those of its first run
+    per_study         name -> [systems, reports], the score of each study alone, mean over the runs of a system
+    """
+
+    ids: list[str]
+    references: list[str]
+    generated: dict[str, list[str]]
+    per_study: dict[str, NDArray]
 
 
 @dataclass(frozen=True)
@@ -66,20 +96,23 @@ class Comparison:
     heading   what was compared, and how, as lines
     rows      by score, then by system
     absent    name of each absent score -> the reason
+    no_interval   name of each score without intervals and p-values -> the reason
     """
 
     heading: list[str]
     rows: list[Row]
     absent: dict[str, str]
+    studies: ComparedStudies
+    no_interval: dict[str, str] = field(default_factory=dict)
 
 
 def compare_systems(systems: Sequence[System], names: Sequence[str], options: Namespace) -> Comparison:
-    """Compare the scores `names` of all `systems` with those of the first.
+    """Compare the scores `names`, and those of other packages in `options`, of all `systems` with those of the first.
 
-    Raises UserError for fewer than two systems, and if the runs differ in studies, references, labels or split, or,
-    without --protocol, in the protocol of their evaluations.
+    Raises UserError for fewer than two systems (one is enough for --html), and if the runs differ in studies,
+    references, labels or split, or, without --protocol, in the protocol of their evaluations.
     """
-    if len(systems) < 2:
+    if len(systems) < (2 if options.html is None else 1):
         raise UserError("A comparison takes two systems: give two runs, or --group NAME=RUN,RUN twice")
     if options.resamples < 1:
         raise wrong_value("--resamples", options.resamples, "must be at least 1")
@@ -94,10 +127,13 @@ def compare_systems(systems: Sequence[System], names: Sequence[str], options: Na
                 "give --protocol to compare the same"
             )
     owners = np.repeat(np.arange(len(systems)), [len(system.runs) for system in systems])
-    scores = _joint_scores(runs, texts, options)
+    with open_comparers(options) as comparers:
+        by_packages = _package_scores(runs, comparers)
+        described = describe_comparers(options, comparers)
+    scores = _joint_scores(runs, texts, options) | by_packages
     units = np.arange(len(first)) if first.studies is None else first.studies
     rows, absent = [], {}
-    for name in names:
+    for name in [*names, *by_packages.scores]:
         score_rows = []
         if name in scores.scores:
             compared_with = describe_comparison(name, texts[0].protocol_label)
@@ -107,7 +143,23 @@ def compare_systems(systems: Sequence[System], names: Sequence[str], options: Na
             rows += score_rows
         if not score_rows:
             absent[name] = scores.absent.get(name) or scores.scores[name].undefined_reason
-    return Comparison(_describe(systems, runs, owners, texts[0], options), rows, absent)
+    heading = _describe(systems, runs, owners, texts[0], options)
+    heading += [f"  {step}: {description}" for step, description in described.items()]
+    without = {name: score.no_interval for name, score in scores.scores.items() if score.no_interval}
+    return Comparison(heading, rows, absent, _gather_studies(systems, runs, owners, scores), without)
+
+
+def _gather_studies(
+    systems: Sequence[System], runs: Sequence[Predictions], owners: NDArray, scores: ScoreSet
+) -> ComparedStudies:
+    """The reports and the scores of single studies, from the joint `scores` of all runs."""
+    per_study = {}
+    for name, values in scores.per_study.items():
+        by_run = values.reshape(len(runs), -1)
+        per_study[name] = np.stack([by_run[owners == number].mean(axis=0) for number in range(len(systems))])
+    first_runs = [runs[int(np.argmax(owners == number))] for number in range(len(systems))]
+    generated = {system.name: run.generated for system, run in zip(systems, first_runs, strict=True)}
+    return ComparedStudies(runs[0].ids, runs[0].references, generated, per_study)
 
 
 def _align(run: Predictions, first: Predictions, equal_keys: Sequence[str]) -> Predictions:
@@ -173,6 +225,7 @@ def _describe(
     for run, owner in zip(runs, owners, strict=True):
         keys = {"graph": "graph_source", "boxes": "box_source", "seed": "seed"}
         settings = [f"{name} {run.evaluation[key]}" for name, key in keys.items() if key in run.evaluation]
+        settings += [f"read as {run.taken}"] if run.taken != runs[0].taken else []
         lines.append(f"  {systems[owner].name}: {run.path}" + (f" ({', '.join(settings)})" if settings else ""))
     first, *others = systems
     lines += [
@@ -206,6 +259,12 @@ def _joint_scores(runs: Sequence[Predictions], texts: Sequence[PreparedTexts], o
     return scores
 
 
+def _package_scores(runs: Sequence[Predictions], comparers: Sequence[ReportComparer]) -> ScoreSet:
+    """The scores of other packages, which read all texts as they are in the files, in the form of `_joint_scores`."""
+    generated = [run.generated for run in runs]
+    return merge_scores(joint_comparer_scores(comparer, runs[0].references, generated) for comparer in comparers)
+
+
 def _compare_score(
     name: str, compared_with: str, score: Score, systems: Sequence[System], owners: NDArray, units: NDArray,
     resamples: int,
@@ -220,16 +279,27 @@ def _compare_score(
         return np.stack([score.compute(_place_weights(weights, run, len(owners))) for run in range(len(owners))])
 
     values = score_runs(np.ones((1, len(units))))[:, 0]
-    if np.isnan(values).any():
+    # What a package prints may be rounded: it is shown, but differences are of what it is made of, if known.
+    shown = values if score.printed is None else np.array(score.printed)
+    if np.isnan(shown).any():
         return []
+    if score.no_interval:
+        values = shown
+    direction = higher_is_better(name) if score.printed is None else score.higher_is_better
     resampled = np.concatenate([score_runs(weights) for weights in resample_weights(units, resamples)], axis=1)
     first = owners == 0
     rows = []
     for number, system in enumerate(systems):
         own = owners == number
         mean, count = values[own].mean(), int(own.sum())
-        deviation = float(values[own].std(ddof=1)) if count > 1 else None
-        row = Row(name, system.name, count, float(mean), deviation, compared_with)
+        deviation = float(shown[own].std(ddof=1)) if count > 1 else None
+        own_resampled = resampled[own].mean(axis=0)
+        if score.centred:
+            own_resampled = np.clip(own_resampled - np.nanmean(own_resampled) + mean, 0, 1)
+        row = Row(
+            name, system.name, count, float(shown[own].mean()), deviation, compared_with,
+            value_interval=percentile_interval(own_resampled) if units.max() > 0 else None, higher_is_better=direction,
+        )
         if number == 0:
             rows.append(row)
             continue
@@ -238,7 +308,7 @@ def _compare_score(
         if score.centred:
             differences = differences - np.nanmean(differences) + difference
         p_value = None
-        if count == first.sum():
+        if count == first.sum() and not score.no_interval:
             pairs = list(zip(np.flatnonzero(first), np.flatnonzero(own), strict=True))
             p_value = _randomisation_test(score, pairs, len(owners), units, float(difference), resamples)
         rows.append(replace(

@@ -53,6 +53,7 @@ class Evaluator:
                  reports without <unk>
     max_tokens   longest generated report in ids, including BOS and EOS
     visible_threshold   the model's: a region with a higher probability is visible
+    writes_reports      the model's: one without a decoder gets no scores of texts
     skipped      studies that the last `generate` could not read, of all processes; known on rank zero
     """
 
@@ -64,6 +65,7 @@ class Evaluator:
     beam_size: int
     precision: Precision = Precision.FP32
     visible_threshold: float = 0.5
+    writes_reports: bool = True
     skipped: list[SkippedStudy] = field(default_factory=list, init=False)
 
     def evaluate(
@@ -103,7 +105,12 @@ class Evaluator:
         if shards is None:
             return None
         self.skipped = [study for _, studies in shards for study in studies]
-        return [record for record in in_study_order([records for records, _ in shards]) if record is not None]
+        records = in_study_order([records for records, _ in shards])
+        if isinstance(loader, StudyLoader):
+            for index, record in enumerate(records):
+                if record is not None:
+                    record.data_set = loader.dataset.data_set_name(index)
+        return [record for record in records if record is not None]
 
     def apply_protocol(self, reference: str) -> str:
         """Return the part of a complete cleaned reference that generated reports are compared with."""
@@ -116,6 +123,35 @@ class Evaluator:
         return (self.vocabularies.tokenizer.unk_id,) if self.protocol == "full" else ()
 
     def _generate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
+        """Return the records of a batch; reports are generated only for studies that have one to compare with."""
+        has_report = [has and self.writes_reports for has in batch.has_report.tolist()]
+        reported = [study for study, has in enumerate(has_report) if has]
+        if len(reported) == len(batch):
+            return self._records_with_reports(model, batch, device)
+        others = [study for study, has in enumerate(has_report) if not has]
+        records = dict(zip(others, self._records_without_reports(model, batch.select(others), device), strict=True))
+        if reported:
+            generated = self._records_with_reports(model, batch.select(reported), device)
+            records |= dict(zip(reported, generated, strict=True))
+        return [records[study] for study in range(len(batch))]
+
+    def _records_without_reports(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
+        inputs = model_inputs(to_network_input(batch.to(device)), self.graph_source, self.box_source)
+        with autocast(self.precision, device):
+            encoded = model.encode(inputs, self.graph_source, self.box_source)
+        abnormal_slots = self.vocabularies.attributes.abnormal_slots().numpy()
+        return [
+            StudyRecord(
+                study_id=study_id, reference="", scored_reference="", annotation=annotation, generated="",
+                log_probability=None, prediction=prediction, abnormal_slots=abnormal_slots, has_report=False,
+            )
+            for study_id, annotation, prediction in zip(
+                batch.study_ids, annotations_from_batch(batch), self._predictions(inputs, encoded, model.graph),
+                strict=True,
+            )
+        ]
+
+    def _records_with_reports(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
         inputs = model_inputs(to_network_input(batch.to(device)), self.graph_source, self.box_source)
         with autocast(self.precision, device):
             generation: Generation = model.generate(

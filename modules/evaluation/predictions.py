@@ -1,8 +1,8 @@
-"""Generated reports of any system with their references, from a CSV table or from `predictions.jsonl`."""
+"""Generated reports of any system with their references, from `predictions.jsonl` or a file of another program."""
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError, cannot_read, reason, wrong_format
+from data.errors import UserError, cannot_read, wrong_format
 from data.ontology import observation_names
 from data.text.label_tables import LabelTable, parse_named_labels, read_label_table
-from data.text.report_tables import read_table
+from modules.evaluation.formats.reading import FormatOptions, add_format_options, read_reports
 
 _TEXT_COLUMNS = ("reference", "generated")
 _COLUMNS = ("id", *_TEXT_COLUMNS)
@@ -29,6 +29,7 @@ class Predictions:
     labels             per report, the data set's own labels: observation -> 1, 0 or -1; None if the file has none
     studies            [reports] int, the study of each report, numbered from 0; None if no column names it
     evaluation         content of metrics.json beside predictions.jsonl; empty if absent
+    taken              what the ids and texts were taken from, in words; empty for our own predictions.jsonl
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Predictions:
     labels: list[dict[str, int]] | None = None
     studies: NDArray | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
+    taken: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,6 +64,7 @@ def add_data_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--studies", metavar="COLUMN", help="column with the study of a report, if a study has several images"
     )
+    add_format_options(parser)
 
 
 def load_predictions(paths: Sequence[Path], options: Namespace) -> list[Predictions]:
@@ -69,7 +72,7 @@ def load_predictions(paths: Sequence[Path], options: Namespace) -> list[Predicti
 
     Raises UserError as `read_predictions` and `read_label_table` do, or if the labels belong to other reports.
     """
-    predictions = [read_predictions(path, options.studies) for path in paths]
+    predictions = [read_predictions(path, options.studies, FormatOptions.from_options(options)) for path in paths]
     if options.labels is None:
         return predictions
     table = read_label_table(options.labels)
@@ -85,8 +88,11 @@ def predictions_path(path: Path) -> Path:
     return path
 
 
-def read_predictions(path: Path, study_column: str | None = None) -> Predictions:
-    """Read a CSV table with the columns id, reference and generated, or predictions.jsonl (see `predictions_path`).
+def read_predictions(
+    path: Path, study_column: str | None = None, options: FormatOptions | None = None
+) -> Predictions:
+    """Read predictions.jsonl (see `predictions_path`), a table with ids, references and generated reports, or ReXrank's
+    JSON (see `modules/evaluation/formats/reading.py`).
 
     study_column   the column (or key) with the study of a report
 
@@ -94,7 +100,8 @@ def read_predictions(path: Path, study_column: str | None = None) -> Predictions
     study, a report that is not text, or labels that are not labels.
     """
     path = predictions_path(path)
-    rows = list(_read_json_lines(path) if path.suffix == ".jsonl" else read_table(path, _COLUMNS))
+    read = read_reports(path, options or FormatOptions())
+    rows = [row for row in read.rows if not _has_no_report(row)]
     if not rows:
         raise UserError(f"{path} has no generated reports: write the predictions again")
     _check_rows(rows, path, study_column)
@@ -107,18 +114,25 @@ def read_predictions(path: Path, study_column: str | None = None) -> Predictions
         _, studies = np.unique([str(row[study_column]) for row in rows], return_inverse=True)
     # The cells of a table are text: a column "labels" there is something else.
     labels = _complete_column(rows, "labels") if path.suffix == ".jsonl" else None
+    scored_references = _complete_column(rows, "scored_reference")
     return Predictions(
         path=path,
         ids=ids,
         references=[row["reference"] for row in rows],
         generated=[row["generated"] for row in rows],
-        scored_references=_complete_column(rows, "scored_reference"),
+        scored_references=scored_references,
         labels=None if labels is None else [
             _parse_labels(each, f"{path}: report {number}") for number, each in enumerate(labels, start=1)
         ],
         studies=studies,
         evaluation=_read_metrics_beside(path),
+        taken=read.taken if scored_references is None else "",
     )
+
+
+def _has_no_report(row: dict[str, Any]) -> bool:
+    """Whether a line of our predictions.jsonl is about a study without a report, for which none was generated."""
+    return all(name in row and row[name] is None for name in _TEXT_COLUMNS)
 
 
 def _check_rows(rows: Sequence[dict[str, Any]], path: Path, study_column: str | None) -> None:
@@ -160,21 +174,6 @@ def _complete_column(rows: Iterable[dict[str, Any]], key: str) -> list | None:
     """The values of all rows for `key`; None if one is missing."""
     values = [row.get(key) for row in rows]
     return None if any(value is None for value in values) else values
-
-
-def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise wrong_format(f"{path} line {number}", "a JSON object", "write the predictions again")
-                yield row
-    except OSError as error:
-        raise cannot_read(path, error, "give a predictions file or a run folder") from error
-    except ValueError as error:
-        raise wrong_format(f"{path} line {number}", f"JSON ({reason(error)})", "write the predictions again") from error
 
 
 def _read_metrics_beside(path: Path) -> dict[str, Any]:

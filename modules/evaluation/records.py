@@ -54,18 +54,21 @@ class Annotation:
     boxes_known: bool
     observations: NDArray
     observations_known: NDArray
+    visibility_known: NDArray | None = None
 
 
 @dataclass
 class StudyRecord:
     """One study: what the model generated and predicted, and what that is compared with.
 
-    reference         complete cleaned reference report
+    reference         complete cleaned reference report; "" without a report
     scored_reference  the reference as the protocol cuts it
-    generated         generated report
+    generated         generated report; "" without a report
     log_probability   mean log-probability of its tokens; None if no model wrote it
     sentences         of the generated report, in order; empty if no model wrote it
     abnormal_slots    [R, A] bool: the attributes of the vocabulary that affirm a finding; None if it does not say
+    has_report        the data set has a report of the study; if not, none is generated, and no score of texts counts it
+    data_set          name of the folder of its data set, if several are evaluated together
     """
 
     study_id: str
@@ -77,6 +80,8 @@ class StudyRecord:
     prediction: Prediction
     sentences: list[GeneratedSentence] = field(default_factory=list)
     abnormal_slots: NDArray | None = None
+    has_report: bool = True
+    data_set: str = ""
 
 
 @dataclass

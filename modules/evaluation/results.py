@@ -25,10 +25,15 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent if checkpoint.name in ("best", "last") else checkpoint
 
 
-def results_folder(checkpoint: Path, trained_on: Path, tested_on: Path) -> Path:
-    """Return the run folder of the `checkpoint`, or its subfolder on_NAME if tested on a data set of another name."""
+def results_folder(checkpoint: Path, trained_on: Path | None, tested_on: Path) -> Path:
+    """Return the run folder of the `checkpoint`, or its subfolder on_NAME if tested on a data set of another name.
+
+    trained_on   None if the training had several data sets: then every data set has its subfolder
+    """
     folder = run_folder(checkpoint)
-    return folder if tested_on.name == trained_on.name else folder / f"on_{tested_on.name}"
+    if trained_on is not None and tested_on.name == trained_on.name:
+        return folder
+    return folder / f"on_{tested_on.name}"
 
 
 def result_path(
@@ -89,7 +94,7 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
     id                study
     reference         complete cleaned reference report
     scored_reference  the reference as the protocol cuts it
-    generated         generated report
+    generated         generated report; it and the references are null for a study without a report
     score             summed log-probability / number of generated tokens; null if no model wrote it
     sentences         of the generated report, in order: [{text, regions: {name: share}, confidence}], where share is
                       that of its attention to the region's sub-graph, if at least 0.01
@@ -113,9 +118,9 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
         }
     return {
         "id": record.study_id,
-        "reference": record.reference,
-        "scored_reference": record.scored_reference,
-        "generated": record.generated,
+        "reference": record.reference if record.has_report else None,
+        "scored_reference": record.scored_reference if record.has_report else None,
+        "generated": record.generated if record.has_report else None,
         "score": score if score is not None and math.isfinite(score) else None,
         "sentences": [_sentence_entry(sentence, names) for sentence in record.sentences],
         "regions": {

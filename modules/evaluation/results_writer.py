@@ -1,6 +1,7 @@
 """Collects the content of metrics.json and writes the results of one or several graph sources into a folder."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from numpy.typing import NDArray
 
 from data.dataset import StudyDataset
+from data.errors import UserError, reason
 from data.vocabulary import AttributeVocabulary
 from models.outputs import GraphSource
 from modules.config import Config
@@ -43,6 +45,7 @@ def build_metrics(
         "int8": config.eval.int8,
         "seed": config.seed,
         "studies": len(evaluation.records),
+        "reports": sum(record.has_report for record in evaluation.records),
         "skipped": {study.study_id: study.reason for study in evaluator.skipped},
         "checkpoint": str(checkpoint),
         "dataset": dataset_name(dataset_root),
@@ -90,15 +93,17 @@ def compare_graph_sources(
 
 def write_results(
     folder: Path, by_source: dict[str, dict[str, Any]], evaluations: Sequence[Evaluation], dataset: StudyDataset,
-    curves: Curves,
+    read_curves: Callable[[], Curves],
 ) -> list[Path]:
     """Write metrics.json and predictions.jsonl of each graph source and the page of the first; return their paths.
+
+    The page comes last, and a page that cannot be written gives a warning only: the results do not depend on it.
 
     With several graph sources, `graph_sources` is added to the metrics of the first one, whose files then have the
     plain names.
 
-    by_source   graph source -> its metrics.json, in the order of `evaluations`
-    curves      of the training run (`run_log.read_curves`), shown on the page
+    by_source     graph source -> its metrics.json, in the order of `evaluations`
+    read_curves   reads those of the training run (`run_log.read_curves`), shown on the page
     """
     first, *others = by_source
     default_source = GraphSource.PREDICTED
@@ -115,15 +120,23 @@ def write_results(
         paths += [path_of("metrics.json", source), path_of("predictions.jsonl", source)]
         write_metrics(paths[-2], metrics)
         write_predictions(paths[-1], evaluation.records, dataset.vocabularies)
-    paths.append(path_of("report.html", first))
-    skipped = by_source[first]["skipped"]
-    indices = [i for i in range(len(dataset)) if not skipped or dataset.study_id(i) not in skipped]
-    cases = [
-        Case(evaluations[0].records[position], dataset[indices[position]].images[0].numpy(), why)
-        for position, why in choose_studies(evaluations[0])
-    ]
-    write_report_page(paths[-1], by_source[first], cases, dataset.vocabularies, curves)
+    page = path_of("report.html", first)
+    try:
+        cases = _choose_cases(evaluations[0], dataset, by_source[first]["skipped"])
+        write_report_page(page, by_source[first], cases, dataset.vocabularies, read_curves())
+        paths.append(page)
+    except (UserError, OSError) as error:
+        print(f"Warning: {page} was not written. {error}", file=sys.stderr)
     return paths
+
+
+def _choose_cases(evaluation: Evaluation, dataset: StudyDataset, skipped: Collection[str]) -> list[Case]:
+    """Return the studies of the page, with their images."""
+    indices = [i for i in range(len(dataset)) if not skipped or dataset.study_id(i) not in skipped]
+    return [
+        Case(evaluation.records[position], dataset[indices[position]].images[0].numpy(), why)
+        for position, why in choose_studies(evaluation)
+    ]
 
 
 def check_annotated_attributes(records: Sequence[StudyRecord], vocabulary: AttributeVocabulary) -> str | None:
@@ -140,18 +153,25 @@ def check_annotated_attributes(records: Sequence[StudyRecord], vocabulary: Attri
 
 
 def dataset_name(root: Path) -> str:
-    """Return the name in the dataset.yaml of a prepared data set, or the name of its folder if it has none."""
+    """Return the name in the dataset.yaml of a prepared data set, or the name of its folder if it states none."""
     return str(_read_description(root).get("name") or root.name)
 
 
 def list_name(root: Path) -> str | None:
     """Return the name of the list that the samples and splits of a prepared data set come from; None if it has none."""
-    return _read_description(root).get("list")
+    name = _read_description(root).get("list")
+    return None if name is None else str(name)
 
 
 def _read_description(root: Path) -> dict[str, Any]:
-    """Read the dataset.yaml of a prepared data set."""
-    return yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
+    """Read the dataset.yaml of a prepared data set; empty, with a warning, if it cannot be read."""
+    path = root / "dataset.yaml"
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        print(f"Warning: {path} cannot be read ({reason(error)})", file=sys.stderr)
+        return {}
+    return description if isinstance(description, dict) else {}
 
 
 def _describe_steps(evaluator: Evaluator, evaluation: Evaluation, config: Config) -> dict[str, str]:

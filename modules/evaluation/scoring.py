@@ -15,7 +15,7 @@ from modules.evaluation.metrics.calibration import calibration_scores, decision_
 from modules.evaluation.metrics.claims import is_wrong
 from modules.evaluation.metrics.labelers import RuleLabeler, split_into_chunks
 from modules.evaluation.metrics.selective import sentence_scores
-from modules.evaluation.metrics.text_scores import TEXT_GROUPS, ParsedReports, ReportParser, text_scores
+from modules.evaluation.metrics.text_scores import TEXT_GROUPS, TEXT_NAMES, ParsedReports, ReportParser, text_scores
 from modules.evaluation.metrics.triples import abnormal_regions
 from modules.evaluation.metrics.weighted import RESAMPLES, ScoreResults, ScoreSet, absent_scores, merge_scores
 from modules.evaluation.records import StudyRecord
@@ -24,7 +24,7 @@ from modules.evaluation.records import StudyRecord
 SCORE_GROUPS: dict[str, tuple[str, ...]] = {
     **TEXT_GROUPS,
     "Scene graph": graph.NAMES,
-    "Observations read off the image": clinical.NAMES,
+    "Observations read off the image": clinical.NAMES + clinical.FREQUENT_NAMES,
     "Grounding": graph.GROUNDING_NAMES,
     "Calibration and confidence": calibration.NAMES + selective.NAMES,
 }
@@ -49,7 +49,7 @@ def score_records(
 
     Scores of words compare with the protocol's references; labels and triples are read from complete references. Only
     known labels count: regions and attributes of studies with an annotated graph, boxes of studies with annotated
-    boxes, observations with a label.
+    boxes, observations with a label. Studies without a report count in no score of texts.
 
     workers   processes; the scores do not depend on their number
     parser    of earlier calls for the same studies: reports that it has read are not read again
@@ -59,14 +59,9 @@ def score_records(
         return absent_scores(SCORE_NAMES, "no study").select(names).evaluate(0, resamples)
     if parser is None:
         parser = rule_parser(workers)
-    references = ParsedReports([record.reference for record in records], parser)
     generated = ParsedReports([record.generated for record in records], parser)
     parts = [
-        text_scores(
-            references, generated, [record.scored_reference for record in records],
-            _stack_annotations(records, "observations"), _stack_annotations(records, "observations_known"), meteor,
-            names=names, workers=workers,
-        ),
+        _text_scores(records, parser, meteor, names, workers),
         *(compute() for part, compute in _image_scores(records, generated) if names.intersection(part)),
     ]
     if names.intersection(selective.NAMES):
@@ -77,6 +72,23 @@ def score_records(
 def rule_parser(workers: int = 1) -> ReportParser:
     """Return a parser of reports with our own labeler."""
     return ReportParser(RuleLabeler(workers), workers)
+
+
+def _text_scores(
+    records: Sequence[StudyRecord], parser: ReportParser, meteor: bool, names: Collection[str], workers: int
+) -> ScoreSet:
+    """The scores of generated reports, over the studies that have a report."""
+    has_report = np.array([record.has_report for record in records], dtype=bool)
+    reported = [record for record in records if record.has_report]
+    if not reported:
+        return absent_scores(TEXT_NAMES, "no study has a report").select(names)
+    return text_scores(
+        ParsedReports([record.reference for record in reported], parser),
+        ParsedReports([record.generated for record in reported], parser),
+        [record.scored_reference for record in reported],
+        _stack_annotations(reported, "observations"), _stack_annotations(reported, "observations_known"), meteor,
+        names=names, workers=workers,
+    ).expand_to_all(has_report)
 
 
 def _image_scores(
@@ -137,6 +149,7 @@ def _image_scores(
         ),
         (graph.BOX_NAMES, lambda: graph.box_scores(*boxes, visible, boxes_known)),
         (clinical.NAMES, lambda: clinical.observation_scores(*observations)),
+        (clinical.FREQUENT_NAMES, lambda: clinical.frequent_observation_scores(*observations[1:])),
         (graph.GROUNDING_NAMES, grounding),
         ((by_region,), region_calibration),
         ((by_attribute,), attribute_calibration),

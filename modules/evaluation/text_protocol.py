@@ -121,6 +121,7 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
         protocol=compared.protocol,
         protocol_label=compared.protocol_label,
         applied={
+            **({"read as": predictions.taken} if predictions.taken else {}),
             "cleaning": "none: texts as they are" if cleaning == "none" else f"both texts by the rules '{cleaning}'",
             **compared.applied,
             "CIDEr's document frequencies": f"of the {frequencies.documents} {frequencies.source}",
@@ -195,7 +196,7 @@ def _as_r2gen(references: list[str], training: list[str] | None, options: Namesp
 def _read_training_reports(path: Path) -> list[str]:
     """Raw training reports of a prepared data set or a table. Raises UserError if there are none."""
     if path.is_dir():
-        reports = [record["report"] for record in read_records(path, "train")]
+        reports = [record["report"] for record in read_records(path, "train") if record["report"] is not None]
     else:
         reports = [report for _, report in read_reports(path)]
     if not reports:

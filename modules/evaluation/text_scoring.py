@@ -13,13 +13,15 @@ from data.errors import UserError, wrong_value
 from data.worker_pool import available_cores
 from modules.evaluation.baselines.reports import report_baselines
 from modules.evaluation.metrics.chexbert import load_chexbert
-from modules.evaluation.metrics.comparers import RadEvalComparer, RadGraphComparer, ReportComparer, comparer_scores
+from modules.evaluation.metrics.comparers import ReportComparer, comparer_scores
+from modules.evaluation.metrics.directions import arrow, higher_is_better
 from modules.evaluation.metrics.labelers import (
     ReportLabeler,
     RuleLabeler,
     fill_missing_no_finding,
     merge_labels_by_study,
 )
+from modules.evaluation.metrics.packages.package_options import describe_comparers, open_comparers
 from modules.evaluation.metrics.report_observations import (
     REPORT_NAMES,
     report_observation_scores,
@@ -66,6 +68,8 @@ def score_predictions(options: Namespace) -> dict[str, Any]:
         predictions, reports, labeler           what was scored
         protocol, applied                       what was done to the texts
         scores, absent, intervals, tables       as in metrics.json
+        higher_is_better                        by score; null if neither direction is better, or it is unknown
+        no_interval                             score -> why resampling cannot give an interval
         compared_with                           by score, what it compares generated reports with
         baselines, baseline_intervals, absent_baselines   of training reports, as in metrics.json; empty without them
         study_level                             with --studies: scores, absent and intervals by study
@@ -76,31 +80,45 @@ def score_predictions(options: Namespace) -> dict[str, Any]:
         raise wrong_value("--resamples", options.resamples, "must be at least 0")
     (predictions,) = load_predictions([options.predictions], options)
     labeler = select_labeler(options)
-    comparers = _select_comparers(options)
+    with open_comparers(options) as comparers:
+        results = _score_texts(predictions, labeler, comparers, options)
+    return results
+
+
+def _score_texts(
+    predictions: Predictions, labeler: ReportLabeler, comparers: Sequence[ReportComparer], options: Namespace
+) -> dict[str, Any]:
+    """See `score_predictions`."""
     texts = prepare_texts(predictions, options)
     parser = ReportParser(labeler, options.workers)
     references, generated = ParsedReports(texts.references, parser), ParsedReports(texts.generated, parser)
     (truth, known), (certain, _) = predictions.truth(), predictions.truth(uncertain=False)
 
-    def score(reports: ParsedReports) -> ScoreResults:
+    def score(reports: ParsedReports, unprepared: Sequence[str]) -> ScoreResults:
         scores = text_scores(
             references, reports, texts.scored_references, truth, known, not options.no_meteor, texts.frequencies,
             certain, workers=options.workers,
         )
-        by_other_models = (comparer_scores(comparer, texts.references, reports.texts) for comparer in comparers)
-        return merge_scores([scores, *by_other_models]).evaluate(
+        # Other packages prepare texts in their own ways.
+        by_packages = (comparer_scores(comparer, predictions.references, unprepared) for comparer in comparers)
+        return merge_scores([scores, *by_packages]).evaluate(
             len(predictions), options.resamples, predictions.studies, options.workers
         )
 
-    scored = score(generated)
+    scored = score(generated, predictions.generated)
     baselines = {}
     if texts.training is not None:
         for name, reports in report_baselines(texts.training, len(predictions)).items():
-            baselines[name] = score(ParsedReports(reports, parser))
+            baselines[name] = score(ParsedReports(reports, parser), reports)
     results = {
         "predictions": str(predictions.path), "reports": len(predictions), "protocol": texts.protocol,
-        "applied": _describe_steps(texts, labeler, predictions, options), "labeler": labeler.name,
-        **_json_scores(scored), "tables": scored.tables,
+        "applied": _describe_steps(texts, labeler, predictions, options) | describe_comparers(options, comparers),
+        "labeler": labeler.name, **_json_scores(scored), "tables": scored.tables,
+        "higher_is_better": {
+            name: scored.higher_is_better[name] if name in scored.higher_is_better else higher_is_better(name)
+            for name in scored.scores
+        },
+        "no_interval": scored.no_interval,
         "compared_with": {name: describe_comparison(name, texts.protocol_label) for name in scored.scores},
         "baselines": {name: each.scores for name, each in baselines.items()},
         "baseline_intervals": {name: each.intervals for name, each in baselines.items()},
@@ -111,15 +129,6 @@ def score_predictions(options: Namespace) -> dict[str, Any]:
         by_study = _study_level_scores(predictions, references, generated, included)
         results["study_level"] = _json_scores(by_study.evaluate(_count_studies(predictions), options.resamples))
     return results
-
-
-def _select_comparers(options: Namespace) -> list[ReportComparer]:
-    comparers: list[ReportComparer] = []
-    if options.radgraph is not None:
-        comparers.append(RadGraphComparer(options.radgraph))
-    if options.radeval is not None:
-        comparers.append(RadEvalComparer(options.radeval))
-    return comparers
 
 
 def _study_level_scores(
@@ -169,26 +178,32 @@ def _json_scores(results: ScoreResults) -> dict[str, Any]:
 
 
 def format_text_scores(results: dict[str, Any]) -> str:
-    """The results of `score_predictions` as text: one line per score, with what it compares with."""
+    """The results of `score_predictions` as text: one line per score, with the direction of better values and what it
+    compares with."""
     lines = [f"{results['reports']} reports of {results['predictions']}"]
     lines += [f"  {step}: {description}" for step, description in results["applied"].items()]
     groups = dict(TEXT_GROUPS)
     grouped = {name for names in groups.values() for name in names}
-    by_other_models = tuple(name for name in results["scores"] if name not in grouped)
-    if by_other_models:
-        groups["By other models"] = by_other_models
+    by_packages = tuple(name for name in results["scores"] if name not in grouped)
+    if by_packages:
+        groups["By other models"] = by_packages
     for title, names in groups.items():
         rows = _format_rows(results, names, results["compared_with"], results["baselines"])
         columns = "".join(f"{BASELINE_TITLES[name]:>15}" for name in results["baselines"])
-        lines += ["", f"{title:77}{columns}".rstrip(), *rows] if rows else []
+        lines += ["", f"{title:79}{columns}".rstrip(), *rows] if rows else []
     if "study_level" in results:
         study_level = results["study_level"]
+        study_level = study_level | {"higher_is_better": results["higher_is_better"]}
         rows = _format_rows(study_level, tuple(study_level["scores"]), results["compared_with"], {})
         lines += ["", "Observations by study", *rows]
     reasons = results["absent"]
     for reason in dict.fromkeys(reasons.values()):
         names = ", ".join(name for name, why in reasons.items() if why == reason)
         lines += ["", f"Absent, because {reason}: {names}"]
+    shown = {name: why for name, why in results["no_interval"].items() if name not in reasons}
+    for reason in dict.fromkeys(shown.values()):
+        names = ", ".join(name for name, why in shown.items() if why == reason)
+        lines += ["", f"No interval, because {reason}: {names}"]
     return "\n".join(lines).rstrip()
 
 
@@ -202,5 +217,6 @@ def _format_rows(
         if value is not None:
             bounds = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
             columns = "".join(f"{format_score(scores[name]):>15}" for scores in baselines.values())
-            rows.append(f"  {name:40}{value:10.3f}  {bounds:22} {columns}  {compared_with[name]}")
+            better = arrow(results["higher_is_better"].get(name))
+            rows.append(f"  {name:40}{value:10.3f} {better:1}  {bounds:22} {columns}  {compared_with[name]}")
     return rows

@@ -8,6 +8,7 @@ from torch import nn
 
 from data.batch import Batch
 from data.dataset import StudyDataset
+from data.mixture.dataset import MixedDataset
 from models.outputs import BoxSource, GraphSource
 from modules.evaluation.baselines.answers import blind_answers, read_references, score_answers
 from modules.evaluation.evaluator import Evaluator
@@ -24,10 +25,11 @@ class SplitValidator:
     """Validates as `evaluator` evaluates.
 
     The scores of the image-blind baseline are computed once, with the first validation. A model whose scores are no
-    better writes the same report for every image, or might as well.
+    better writes the same report for every image, or might as well. Several data sets are scored together, and each
+    alone.
     """
 
-    def __init__(self, evaluator: Evaluator, training: StudyDataset):
+    def __init__(self, evaluator: Evaluator, training: StudyDataset | MixedDataset):
         """training: the training split, for the baseline; its images are not read."""
         self.evaluator = evaluator
         self.training = training
@@ -61,7 +63,14 @@ class SplitValidator:
         results = score_records(records, meteor, 0, names, workers)
         if self._blind is None:
             self._blind = self._score_blind(records, names, meteor)
-        return ValidationScores(results.scores, results.absent, self._blind)
+        groups: dict[str, list[StudyRecord]] = {}
+        for record in records:
+            groups.setdefault(record.data_set, []).append(record)
+        by_data_set = {
+            name: results.scores if len(groups) == 1 else score_records(group, meteor, 0, names, workers).scores
+            for name, group in groups.items()
+        }
+        return ValidationScores(results.scores, results.absent, self._blind, by_data_set)
 
     def _score_blind(
         self, records: Sequence[StudyRecord], names: Collection[str], meteor: bool
@@ -72,6 +81,7 @@ class SplitValidator:
         _, references = read_references(self.training, indices, workers)
         answers = blind_answers(
             [self.evaluator.apply_protocol(reference) for reference in references],
-            [record.scored_reference for record in records], self.training, indices, len(records), workers,
+            [record.scored_reference for record in records if record.has_report],
+            self.training, indices, len(records), workers,
         )
         return score_answers(answers, records, meteor, 0, names, scoring_workers(len(records))).scores

@@ -5,6 +5,15 @@ from pathlib import Path
 
 from modules.evaluation.baselines.names import NAMES
 from modules.evaluation.metrics.comparers import RADGRAPH_NAMES
+from modules.evaluation.metrics.directions import arrow
+from modules.evaluation.metrics.packages.radeval_scores import (
+    _SCORES,
+    CORPUS,
+    INVERSE_MEAN,
+    MEAN,
+    METRICS,
+    describe_score,
+)
 from modules.evaluation.scoring import SCORE_NAMES
 from modules.evaluation.text_protocol import PROTOCOLS
 
@@ -31,3 +40,18 @@ def test_the_example_of_a_score_by_another_model_runs():
     exec(block, names)
     assert names["scored"].scores == {"shared_words": 0.75}
     assert names["scored"].intervals["shared_words"] == (0.5, 1)
+
+
+def test_scores_of_radeval_are_named_with_weights_and_direction_and_level():
+    row = r"^\| ([^|`]+) \| `(\w+)` \| ([^|]+) \| ([^|]+) \| (mean|1 / mean|corpus) \|$"
+    rows = re.findall(row, TEXT, re.MULTILINE)
+    assert {metric for _, metric, *_ in rows} == set(METRICS)
+    documented = {}
+    for _, _, scores, weights, level in rows:
+        assert weights
+        documented |= {name: (direction, level) for name, direction in re.findall(r"`(\w+)` (\S)(?:, |$)", scores)}
+    levels = {MEAN: "mean", INVERSE_MEAN: "1 / mean", CORPUS: "corpus"}
+    known = {name: describe_score(name) for name in _SCORES}
+    assert documented == {
+        name: (arrow(score.higher_is_better), levels[score.level]) for name, score in known.items()
+    }

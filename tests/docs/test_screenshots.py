@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 
 from docs.chromium import MISSING, find_chromium
-from modules.inference.predictor import Predictor
 from tests.support.tiny_run import write_tiny_run
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-dev.txt")
@@ -12,16 +11,16 @@ pytest.importorskip("playwright", reason="Playwright is not installed: pip insta
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory):
-    return Predictor(write_tiny_run(tmp_path_factory.mktemp("screenshots"), lively=True)[0], "cpu")
+def checkpoint(tmp_path_factory):
+    return write_tiny_run(tmp_path_factory.mktemp("screenshots"), lively=True)[0]
 
 
 @pytest.mark.timeout(600)  # a browser on a busy machine
 @pytest.mark.skipif(find_chromium() is None, reason=MISSING)
-def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
+def test_pictures_show_the_page_as_it_is_seen(checkpoint, tmp_path):
     from docs import screenshots
 
-    paths = screenshots.take_screenshots(predictor, tmp_path / "screenshots")
+    paths = screenshots.take_screenshots(checkpoint, tmp_path / "screenshots")
     sizes = {}
     for path in paths:
         with Image.open(path) as image:
@@ -31,11 +30,11 @@ def test_pictures_show_the_page_as_it_is_seen(predictor, tmp_path):
     assert sizes == {"demo.png": (1200, 820), "demo_edited.png": (1200, 820), "demo_phone.png": (563, 1218)}
 
 
-def test_missing_browser_and_checkpoint_are_one_line(predictor, tmp_path, monkeypatch, capsys):
+def test_missing_browser_and_checkpoint_are_one_line(checkpoint, tmp_path, monkeypatch, capsys):
     from docs import screenshots
 
     assert screenshots.main(["--checkpoint", "nowhere"]) == 1
     assert "nowhere" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(screenshots.UserError, match="apt-get install -y chromium"):
-        screenshots.take_screenshots(predictor, tmp_path)
+        screenshots.take_screenshots(checkpoint, tmp_path)

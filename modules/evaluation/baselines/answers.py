@@ -18,7 +18,6 @@ from torch import nn
 
 from data.dataset import StudyDataset
 from data.errors import cannot_read
-from data.text.cleaning import clean
 from data.text.tokenizer import fingerprint
 from data.worker_pool import ordered_map
 from modules.config import Config
@@ -58,7 +57,8 @@ def fit_answers(
     nearest                for `nearest_image`, see `nearest_training_studies`
 
     Reports are cut, and their rare words replaced, as the protocol does with references. Baselines other than `blind`
-    predict only reports. The answers do not depend on the number of `workers`.
+    predict only reports, so they are left out if no training study has one. The answers do not depend on the number of
+    `workers`.
     """
     if not names:
         return {}
@@ -69,6 +69,8 @@ def fit_answers(
         _, of_validation = read_references(validation, range(len(validation)), workers)
         compared = [evaluator.apply_protocol(reference) for reference in of_validation]
         answers[BLIND] = blind_answers(candidates, compared, training, range(len(training)), len(records), workers)
+    if not candidates:
+        return answers
     for name, reports in report_baselines(candidates, len(records)).items():
         answers[name] = Answers(reports)
     if NEAREST_IMAGE in names:
@@ -83,19 +85,21 @@ def blind_answers(
 ) -> Answers:
     """Return the answers that ignore the image: the best of the `candidates` for `references`, and mean predictions.
 
+    Without candidates or references, the report is empty.
+
     indices   the studies of `training` that the predictions are fitted on
     studies   how many studies to answer for
     """
-    report, _ = best_constant_report(candidates, references)
+    report = best_constant_report(candidates, references)[0] if candidates and references else ""
     return Answers([report] * studies, blind_prediction(summarise(training, indices, workers)))
 
 
 def read_references(dataset: StudyDataset, indices: Sequence[int], workers: int = 1) -> tuple[list[str], list[str]]:
-    """Return the ids and the complete cleaned references of the studies `indices`."""
+    """Return the ids and the complete cleaned references of those of the studies `indices` that have a report."""
 
     def read(chunk: Sequence[int]) -> list[tuple[str, str]]:
-        studies = (dataset.records[index] for index in chunk)
-        return [(record["id"], clean(record["report"], dataset.cleaning)) for record in studies]
+        studies = map(dataset.read_reference, chunk)
+        return [(study_id, reference) for study_id, reference in studies if reference is not None]
 
     chunks = (indices[start : start + _CHUNK_SIZE] for start in range(0, len(indices), _CHUNK_SIZE))
     studies = [study for chunk in ordered_map(read, chunks, workers) for study in chunk]

@@ -73,10 +73,10 @@ class BaselineComparison:
         except UserError as error:  # for example, the data set has only a test split
             self._absent_reason = f"the baselines need a training and a validation split: {error}"
             return
-        if NEAREST_IMAGE in self._missing:
+        training = self._training.with_reports()
+        if NEAREST_IMAGE in self._missing and len(training):
             self._nearest = nearest_training_studies(
-                model, self._open_loader(tested), self._open_loader(self._training), device,
-                self._evaluator.precision,
+                model, self._open_loader(tested), self._open_loader(training), device, self._evaluator.precision
             )
 
     def score(self, records: Sequence[StudyRecord], parser: ReportParser, workers: int) -> dict[str, ScoreResults]:
@@ -92,4 +92,10 @@ class BaselineComparison:
             self._cache.store(found)
             answers |= found
         workers = min(workers, scoring_workers(len(records)))
-        return {name: score_answers(answers[name], records, workers=workers, parser=parser) for name in self.names}
+        absent = absent_baselines(
+            (name for name in self.names if name not in answers), len(records), "no training study has a report"
+        )
+        return absent | {
+            name: score_answers(answers[name], records, workers=workers, parser=parser)
+            for name in self.names if name in answers
+        }

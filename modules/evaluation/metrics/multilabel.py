@@ -137,8 +137,10 @@ def label_table(counts: NDArray, names: Sequence[str]) -> dict[str, dict[str, fl
     }
 
 
-def macro_auroc(probabilities: NDArray, reference: NDArray, known: NDArray) -> Score:
+def macro_auroc(probabilities: NDArray, reference: NDArray, known: NDArray, min_positives: int = 1) -> Score:
     """Return the mean area under the ROC curve over the labels with both classes among known references.
+
+    min_positives   known positive references that a label needs to be counted
 
     The area is the probability that a positive study ranks above a negative one; ties count one half (Hanley and
     McNeil, Radiology 143, 1982).
@@ -147,7 +149,7 @@ def macro_auroc(probabilities: NDArray, reference: NDArray, known: NDArray) -> S
     for label in range(reference.shape[1]):
         studies = np.flatnonzero(known[:, label])
         positive = reference[studies, label]
-        if positive.any() and not positive.all():
+        if positive.sum() >= min_positives and not positive.all():
             rankings.append(_Ranking(studies, probabilities[studies, label], positive))
 
     def mean_area(weights: NDArray) -> NDArray:
@@ -158,7 +160,8 @@ def macro_auroc(probabilities: NDArray, reference: NDArray, known: NDArray) -> S
             defined += ~np.isnan(area)
         return divide_or_nan(total, defined)
 
-    return Score(mean_area, ONE_CLASS)
+    reason = ONE_CLASS if min_positives == 1 else f"no label has {min_positives} positives and a negative reference"
+    return Score(mean_area, reason)
 
 
 class _Ranking:

@@ -50,11 +50,18 @@ class Score:
     undefined_reason  why the score is undefined, if it is
     centred           shift the values of resamples so that their mean is the score, which must be in 0..1. For scores
                       that resampling itself biases: a resample repeats studies, so fewer of its reports are distinct
+    printed           the values as another package prints them, one for each system whose studies are scored together;
+                      NaN if it has none. None if `compute` defines them
+    no_interval       why resamples of the studies have no score; empty if they have
+    higher_is_better  of a score of another package, None if unknown; `directions.py` beside it knows those of ours
     """
 
     compute: Callable[[NDArray], NDArray]
     undefined_reason: str = "it is undefined for these studies"
     centred: bool = False
+    printed: tuple[float, ...] | None = None
+    no_interval: str = ""
+    higher_is_better: bool | None = None
 
 
 def score_from_sums(
@@ -99,6 +106,8 @@ class ScoreResults:
                none; selects the best and worst cases
     tables     title -> row -> column -> value or None: scores by observation, by region and by attribute
     curves     title -> data of a plot (see `modules/evaluation/metrics/calibration.py` and `selective.py` beside it)
+    no_interval       name -> why resampling cannot give an interval
+    higher_is_better  name -> bool, or None if unknown; scores of other packages only
     """
 
     scores: dict[str, float | None]
@@ -108,6 +117,8 @@ class ScoreResults:
     per_study: dict[str, NDArray] = field(default_factory=dict)
     tables: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
+    no_interval: dict[str, str] = field(default_factory=dict)
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -158,7 +169,7 @@ class ScoreSet:
         values: dict[str, float | None] = {}
         absent = dict(self.absent)
         for name, score in self.scores.items():
-            value = float(score.compute(all_once)[0])
+            value = float(score.compute(all_once)[0] if score.printed is None else score.printed[0])
             values[name] = None if np.isnan(value) else value
             if np.isnan(value):
                 absent[name] = score.undefined_reason
@@ -191,7 +202,13 @@ class ScoreSet:
                 intervals[name] = percentile_interval(bounded)
                 if intervals[name] is not None:
                     resampled[name] = values
-        return ScoreResults(scores, absent, intervals, resampled, self.per_study, self.tables, self.curves)
+        return ScoreResults(
+            scores, absent, intervals, resampled, self.per_study, self.tables, self.curves,
+            no_interval={name: score.no_interval for name, score in self.scores.items() if score.no_interval},
+            higher_is_better={
+                name: score.higher_is_better for name, score in self.scores.items() if score.printed is not None
+            },
+        )
 
     def _resample(
         self, all_scores: dict[str, float | None], resamples: int, units: NDArray, workers: int
@@ -202,7 +219,9 @@ class ScoreSet:
         """
         if len(np.unique(units)) < 2:
             return
-        names = [name for name in self.scores if all_scores[name] is not None]
+        names = [
+            name for name, score in self.scores.items() if all_scores[name] is not None and not score.no_interval
+        ]
         # All blocks are drawn before workers are forked, which then share them. Counts of draws fit into 16 bits.
         resampled_scores = _ResampledScores(
             self.scores, [weights.astype(np.uint16) for weights in resample_weights(units, resamples)]

@@ -74,12 +74,13 @@ def study_panel(case: Case, vocabularies: Vocabularies) -> str:
     names = vocabularies.anatomy.names
     sentences = "".join(_sentence(sentence, record, names, colours) for sentence in record.sentences)
     if not sentences:
-        sentences = f"<li>{escape(format_report(record.generated)) or '(empty report)'}</li>"
+        placeholder = "(empty report)" if record.has_report else "(none: the data set has no report to compare with)"
+        sentences = f"<li>{escape(format_report(record.generated)) or placeholder}</li>"
     return (
         f'<article class="study">\n<h3>{escape(record.study_id)} <span class="why">{escape(case.reason)}</span></h3>\n'
         f'<div class="panes">\n<div>{_image(case, names, colours)}</div>\n'
         f'<div><h4>Generated</h4>\n<ol class="sentences">\n{sentences}</ol>\n'
-        f"<h4>Reference</h4>\n<p>{escape(format_report(record.reference))}</p>\n"
+        f"<h4>Reference</h4>\n<p>{escape(format_report(record.reference)) or '(none)'}</p>\n"
         f"{_observations(record, vocabularies)}</div>\n</div>\n"
         f"{_graph_table(record, vocabularies)}</article>\n"
     )

@@ -93,3 +93,14 @@ def test_studies_are_numbered_from_zero(tmp_path):
         {"id": number, "reference": "", "generated": "", "patient": number % 3} for number in range(7)
     ])
     assert np.unique(read_predictions(path, "patient").studies).tolist() == [0, 1, 2]
+
+
+def test_studies_without_a_report_are_left_out(tmp_path):
+    nothing = {"reference": None, "scored_reference": None, "generated": None, "labels": {}}
+    rows = [{"id": "a", "reference": "b", "scored_reference": "b", "generated": "c", "labels": {"Edema": 1}}]
+    path = write_lines(tmp_path / "predictions.jsonl", [{"id": "film"} | nothing, *rows])
+    predictions = read_predictions(path)
+    assert (predictions.ids, predictions.labels) == (["a"], [{"Edema": 1}])
+    write_lines(path, [{"id": "film"} | nothing])
+    with pytest.raises(UserError, match="has no generated reports"):
+        read_predictions(path)

@@ -77,7 +77,7 @@ def test_the_page_shows_the_images_of_its_studies_although_one_was_skipped(root,
     assert metrics["studies"] == 2 and metrics["skipped"].keys() == {"test0"}
     shown = []
     monkeypatch.setattr(results_writer, "write_report_page", lambda path, metrics, cases, *rest: shown.extend(cases))
-    write_results(tmp_path / "out", {"predicted": metrics}, [evaluation], dataset, {})
+    write_results(tmp_path / "out", {"predicted": metrics}, [evaluation], dataset, dict)
     assert len(shown) == 2
     for case in shown:
         number = int(case.record.study_id.removeprefix("test"))

@@ -148,3 +148,19 @@ def test_without_parts_and_sentences_tables_and_curves_are_empty(dataset):
     assert evaluation.tables["regions in the graph"] == evaluation.tables["observations read off the image"] == {}
     assert evaluation.curves == {}
     assert "claims" in evaluation.absent["sentence_error_area"]
+
+
+def test_studies_without_a_report_count_in_no_score_of_texts(dataset, model):
+    records = evaluate(dataset, model).records
+    unreported = [replace(record, reference="", scored_reference="", generated="", sentences=[], has_report=False)
+                  for record in records]
+    some = score_records([*records, *unreported], meteor=False, resamples=20)
+    alone = score_records(records, meteor=False, resamples=0)
+    for name in ("bleu_1", "rouge_l", "triple_f1", "report_14_micro_f1", "truth_14_micro_f1", "distinct_reports",
+                 "generated_words_mean", "empty_references"):
+        assert some.scores[name] == pytest.approx(alone.scores[name]), name
+    assert some.scores["box_iou"] == pytest.approx(alone.scores["box_iou"])
+    assert np.isnan(some.per_study["bleu_4"][len(records):]).all()
+    none = score_records(unreported, meteor=False, resamples=0)
+    assert none.absent["bleu_4"] == none.absent["distinct_reports"] == "no study has a report"
+    assert none.scores["box_iou"] == pytest.approx(alone.scores["box_iou"])

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -158,37 +155,6 @@ def test_our_predictions_have_the_scores_of_their_evaluation(tmp_path):
     assert results["applied"]["list"] == "the studies of the list r2gen"
     assert results["protocol"] == "r2gen" and results["scores"]["truth_14_micro_f1"] == 0
     assert results["scores"]["reference_words_mean"] == pytest.approx(np.mean([len(row[1].split()) for row in ROWS]))
-
-
-def test_radgraph_adds_its_scores(tmp_path, monkeypatch, capsys):
-    class F1RadGraph:
-        def __init__(self, **_):
-            pass
-
-        def __call__(self, refs, hyps):
-            return None, ([0.5] * len(refs), [0.25] * len(refs), [0.0] * len(refs)), [], []
-
-    module = ModuleType("radgraph")
-    module.__spec__, module.F1RadGraph = ModuleSpec("radgraph", loader=None), F1RadGraph
-    monkeypatch.setitem(sys.modules, "radgraph", module)
-    (tmp_path / "radgraph-xl").mkdir()
-    (tmp_path / "radgraph-xl" / "weights.th").write_bytes(b"")
-    results = score(write_table(tmp_path / "table.csv"), "--radgraph", tmp_path)
-    assert results["scores"]["radgraph_simple"] == 0.5 and results["intervals"]["radgraph_partial"] == [0.25, 0.25]
-    assert "radgraph_complete" in capsys.readouterr().out
-
-
-def test_radeval_adds_its_scores(tmp_path, monkeypatch, capsys):
-    def evaluator(metrics, per_sample, show_progress):
-        return lambda refs, hyps: {name: [0.75] * len(refs) for name in metrics}
-
-    module = ModuleType("radeval")
-    module.__spec__, module.RadEval = ModuleSpec("radeval", loader=None), evaluator
-    monkeypatch.setitem(sys.modules, "radeval", module)
-    results = score(write_table(tmp_path / "table.csv"), "--radeval", "bertscore", "green")
-    assert results["scores"]["radeval_bertscore"] == results["scores"]["radeval_green"] == 0.75
-    assert results["intervals"]["radeval_green"] == [0.75, 0.75]
-    assert "By other models" in capsys.readouterr().out
 
 
 def test_meteor_and_intervals_can_be_left_out(tmp_path):

@@ -1,120 +1,94 @@
-"""The interface for scores by other models, with stand-ins for their packages."""
-
-import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+"""How numbers of other packages become scores; `packages/test_radeval_worker.py` runs the packages themselves."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data.errors import UserError
-from modules.evaluation.metrics.comparers import RADGRAPH_NAMES, RadEvalComparer, RadGraphComparer, comparer_scores
-
-
-class StandInF1:
-    """Returns values like radgraph's F1RadGraph: the share of common words, its half and its quarter."""
-
-    def __init__(self, reward_level, model_type, model_cache_dir):
-        assert (reward_level, model_type) == ("all", "radgraph-xl")
-        self.folder = model_cache_dir
-        if model_cache_dir.endswith("broken"):
-            raise OSError("We couldn't connect to the hub\nto load the encoder")
-
-    def __call__(self, refs, hyps):
-        shares = [
-            len(set(reference.split()) & set(generated.split())) / max(1, len(set(reference.split())))
-            for reference, generated in zip(refs, hyps, strict=True)
-        ]
-        levels = tuple([share / part for share in shares] for part in (1, 2, 4))
-        return tuple(np.mean(level) for level in levels), levels, [], []
+from modules.evaluation.metrics.comparers import ComparedScore, _compared, comparer_scores, joint_comparer_scores
+from modules.evaluation.metrics.packages.radeval_scores import INVERSE_MEAN
 
 
-@pytest.fixture
-def package(monkeypatch):
-    module = ModuleType("radgraph")
-    module.__spec__ = ModuleSpec("radgraph", loader=None)
-    module.F1RadGraph = StandInF1
-    monkeypatch.setitem(sys.modules, "radgraph", module)
+class Numbers:
+    """A comparer whose scores are made of the numbers that the reports consist of."""
+
+    name = "numbers"
+
+    def compare(self, references, generated):
+        values = np.array([float(text) for text in generated])
+        pooled = ComparedScore(float(values.sum()), None, no_interval="the package pools")
+        distance = ComparedScore.mean_of(values, higher_is_better=False)
+        return {
+            "mean": ComparedScore.mean_of(values), "distance": distance, "pooled": pooled,
+            "inverse": ComparedScore(1 / values.mean(), values, INVERSE_MEAN),
+        }
 
 
-def write_model(folder):
-    (folder / "radgraph-xl").mkdir(parents=True)
-    (folder / "radgraph-xl" / "weights.th").write_bytes(b"")
-    return folder
+def test_scores_are_the_numbers_of_the_package_and_intervals_come_from_those_of_each_report():
+    results = comparer_scores(Numbers(), ["a", "b"], ["1", "3"]).evaluate(2, resamples=50)
+    assert results.scores == {"mean": 2, "distance": 2, "pooled": 4, "inverse": 0.5}
+    assert results.intervals == {"mean": (1, 3), "distance": (1, 3), "pooled": None, "inverse": (1 / 3, 1)}
+    assert results.no_interval == {"pooled": "the package pools"}
+    assert results.higher_is_better == {"mean": True, "distance": False, "pooled": True, "inverse": True}
+    assert results.per_study["mean"].tolist() == [1, 3] and "pooled" not in results.per_study
 
 
-def test_scores_are_means_over_the_pairs(package, tmp_path):
-    comparer = RadGraphComparer(write_model(tmp_path / "models"))
-    part = comparer_scores(comparer, ["a b", "c d"], ["a b", "c x"])
-    scores, absent = part.compute(2)
-    assert scores == dict(zip(RADGRAPH_NAMES, (0.75, 0.375, 0.1875), strict=True)) and not absent
-    assert part.per_study["radgraph_simple"].tolist() == [1, 0.5]
-    low, high = part.evaluate(2, resamples=50).intervals["radgraph_simple"]
-    assert (low, high) == (0.5, 1)
+def test_a_printed_value_is_not_replaced_by_the_mean_of_unrounded_numbers():
+    class Rounded:
+        name = "rounded"
+
+        def compare(self, references, generated):
+            return {"score": ComparedScore(0.3333, np.array([0.0, 0.0, 1.0]))}
+
+    assert comparer_scores(Rounded(), ["a"] * 3, ["x"] * 3).compute(3)[0] == {"score": 0.3333}
 
 
-def test_a_pair_without_a_reference_is_left_out(package, tmp_path):
-    comparer = RadGraphComparer(write_model(tmp_path / "models"))
-    part = comparer_scores(comparer, ["a b", " "], ["a x", "c"])
-    assert part.compute(2)[0]["radgraph_simple"] == 0.5 and np.isnan(part.per_study["radgraph_simple"][1])
-    scores, absent = comparer_scores(comparer, ["", ""], ["a", "b"]).compute(2)
-    assert set(scores.values()) == {None} and "reference" in absent["radgraph_simple"]
+def test_pairs_without_a_reference_are_not_shown_to_the_package():
+    part = comparer_scores(Numbers(), ["a", " ", "b"], ["1", "not a number", "2"])
+    assert part.compute(3)[0]["mean"] == 1.5 and np.isnan(part.per_study["mean"][1])
+    assert comparer_scores(Numbers(), ["", ""], ["x", "y"]).scores == {}
 
 
-def test_what_is_missing_is_said_in_one_line(package, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"No RadGraph weights at .*weights\.th: unpack radgraph-xl\.tar\.gz"):
-        RadGraphComparer(tmp_path)
-    with pytest.raises(UserError, match="couldn't connect to the hub") as raised:
-        RadGraphComparer(write_model(tmp_path / "broken"))
-    assert "\n" not in str(raised.value)
-    monkeypatch.setattr("modules.evaluation.metrics.comparers.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install radgraph"):
-        RadGraphComparer(tmp_path)
+def test_a_number_that_is_missing_is_absent():
+    class Failing:
+        name = "failing"
+
+        def compare(self, references, generated):
+            return {"score": ComparedScore(np.nan, np.full(len(references), np.nan))}
+
+    scores, absent = comparer_scores(Failing(), ["a"], ["x"]).compute(1)
+    assert scores == {"score": None} and "counts" in absent["score"]
 
 
-class StandInRadEval:
-    """Returns values like RadEval with per_sample=True: one list per metric, None for a pair that it cannot score."""
-
-    def __init__(self, metrics, per_sample, show_progress):
-        assert per_sample and not show_progress
-        if "unknown" in metrics:
-            raise ValueError("Unknown metric 'unknown'. Available: []\nand more")
-        self.metrics = metrics
-
-    def __call__(self, refs, hyps):
-        assert isinstance(refs, list) and isinstance(hyps, list)
-        if "weights" in self.metrics:
-            raise OSError("We couldn't connect to the hub\nto load the weights")
-        if "whole" in self.metrics:
-            return {"whole": 0.5}
-        pairs = zip(refs, hyps, strict=True)
-        equal = [None if "?" in generated else float(reference == generated) for reference, generated in pairs]
-        return {"bleu": equal, "bertscore": [0.25] * len(refs)}
+@given(st.lists(st.floats(0.1, 1), min_size=4, max_size=12))
+@settings(max_examples=30)
+def test_weights_select_one_of_several_systems(values):
+    values = values[: len(values) // 2 * 2]
+    half = len(values) // 2
+    systems = [[str(value) for value in values[:half]], [str(value) for value in values[half:]]]
+    joint = joint_comparer_scores(Numbers(), ["a"] * half, systems)
+    weights = np.eye(2).repeat(half, axis=1)  # the reports of the first system, and those of the second
+    means = [np.mean(values[:half]), np.mean(values[half:])]
+    np.testing.assert_allclose(joint.scores["mean"].compute(weights), means)
+    np.testing.assert_allclose(joint.scores["inverse"].compute(weights), 1 / np.array(means))
+    np.testing.assert_allclose(joint.scores["mean"].printed, means)
+    assert np.isnan(joint.scores["pooled"].compute(weights)).all()
 
 
-@pytest.fixture
-def radeval(monkeypatch):
-    module = ModuleType("radeval")
-    module.__spec__ = ModuleSpec("radeval", loader=None)
-    module.RadEval = StandInRadEval
-    monkeypatch.setitem(sys.modules, "radeval", module)
+@pytest.mark.parametrize("key, value, per_report, why", [
+    ("bertscore", 0.5, [0.5], "returns 1 numbers for 2 reports"),
+    ("bertscore", 0.7, [0.5, 0.5], "is 0.5000, not what it prints"),
+    ("radcliq_v1", 2.0, [1.0, 3.0], "1 / mean over reports of the package's numbers is 0.5000"),
+    ("bleu", 0.5, [0.5, 0.5], "n-grams of all reports"),
+    ("srrbert_weighted_f1", 0.5, [0.5, 0.5], "decisions of all reports"),
+    ("f1chexbert_5_example_f1", 0.5, [], "accuracies of each report"),
+    ("invented", 0.5, [0.5, 0.5], "does not have this score"),
+])
+def test_numbers_of_another_meaning_give_no_interval(key, value, per_report, why):
+    score = _compared(key, value, np.array(per_report), 2)
+    assert score.value == value and score.per_report is None and why in score.no_interval
 
 
-def test_scores_of_radeval_are_means_over_the_pairs(radeval):
-    part = comparer_scores(RadEvalComparer(["bleu", "bertscore"]), ["a", "b", "c", ""], ["a", "x", "?", "y"])
-    scores, _ = part.compute(4)
-    assert scores == {"radeval_bleu": 0.5, "radeval_bertscore": 0.25}
-    np.testing.assert_equal(part.per_study["radeval_bleu"], [1, 0, np.nan, np.nan])
-
-
-def test_what_radeval_lacks_is_said_in_one_line(radeval, monkeypatch):
-    with pytest.raises(UserError, match="cannot load unknown \\(Unknown metric 'unknown'") as raised:
-        RadEvalComparer(["unknown"])
-    assert "\n" not in str(raised.value)
-    for metric, message in (("weights", "couldn't connect to the hub"), ("whole", "not return one number per report")):
-        with pytest.raises(UserError, match=message) as raised:
-            RadEvalComparer([metric]).compare(["a", "b"], ["a", "b"])
-        assert "\n" not in str(raised.value)
-    monkeypatch.setattr("modules.evaluation.metrics.comparers.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install radeval"):
-        RadEvalComparer(["bleu"])
+def test_four_printed_decimals_are_the_same_meaning():
+    assert _compared("rouge1", 0.3333, np.array([0, 0, 1.0]), 3).per_report is not None
+    assert _compared("radcliq_v1", 0.5, np.array([1.0, 3.0]), 2).level == INVERSE_MEAN
