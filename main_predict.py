@@ -16,6 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from data.console import run_command
 from data.errors import UserError
 from modules.inference.file_prediction import find_studies, predict_files, study_of_files
 from modules.inference.graph_edits import Box, GraphEdits
@@ -96,4 +97,4 @@ def _parse_box(text: str) -> tuple[str, Box]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

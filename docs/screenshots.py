@@ -16,7 +16,6 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from data.errors import UserError
 from docs.chromium import MISSING, find_chromium
 from modules.inference.demo.page import serve_page
-from modules.inference.predictor import Predictor
 
 EXAMPLE = "Effusion, left"
 FINDING = "pleural effusion"
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        for path in take_screenshots(Predictor(options.checkpoint), options.out):
+        for path in take_screenshots(options.checkpoint, options.out):
             print(f"written: {path} ({path.stat().st_size / 1000:.0f} kB)")
     except UserError as error:
         print(error, file=sys.stderr)
@@ -42,13 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def take_screenshots(predictor: Predictor, out: Path) -> list[Path]:
-    """Write the screenshots to `out` and return their paths. Raises UserError if Chromium is not installed."""
+def take_screenshots(checkpoint: str | Path, out: Path) -> list[Path]:
+    """Write the screenshots to `out` and return their paths.
+
+    Raises UserError if Chromium is not installed or the checkpoint cannot be loaded.
+    """
     chromium = find_chromium()
     if chromium is None:
         raise UserError(MISSING)
     out.mkdir(parents=True, exist_ok=True)
-    with serve_page(predictor) as address, sync_playwright() as playwright:
+    with serve_page(checkpoint) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = open_example(browser, address, DESKTOP)
         finding_sentence(page).hover()

@@ -4,6 +4,7 @@
     config.json, config.yaml   the configuration, for the hub and for this program
     vocabularies.json    regions, attributes, observations and words
     model.safetensors    the weights
+    manifest.json        size and SHA-256 of the configuration, the vocabularies and the weights
     thresholds.json      if they are tuned; the programs have them built in
     metrics.json         if the run has one
     encoder.pt2          torch.export: images -> graph, memory and the decoder's first state (`ExportedEncoder`)
@@ -23,10 +24,19 @@ import yaml
 from safetensors.torch import save_file
 
 from data.errors import UserError, cannot_write, damaged, reason
-from modules.checkpoint import CONFIG, EXPORTED_WEIGHTS, THRESHOLDS, VOCABULARIES, Checkpoint, load_checkpoint
+from modules.checkpoint import (
+    CONFIG,
+    EXPORTED_WEIGHTS,
+    THRESHOLDS,
+    VOCABULARIES,
+    Checkpoint,
+    load_checkpoint,
+    thresholds_to_json,
+)
 from modules.config import Config, config_to_yaml
 from modules.inference.exported_programs import export_programs
 from modules.inference.model_card import model_card
+from modules.saving.manifest import MANIFEST, MARK, build_manifest
 
 
 def export_checkpoint(checkpoint_path: str | Path, out: str | Path) -> dict[str, float]:
@@ -40,6 +50,7 @@ def export_checkpoint(checkpoint_path: str | Path, out: str | Path) -> dict[str,
     if out.exists():
         raise UserError(f"{out} exists: delete it, or give another --out")
     checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint.check_writes_reports()
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,19 +80,20 @@ def write_weights(folder: Path, checkpoint: Checkpoint) -> None:
             "or delete it"
         ) from error
     texts = {
-        CONFIG: settings,
+        CONFIG: MARK.decode() + settings,
         "config.json": _to_json(hub_config),
         VOCABULARIES: json.dumps(checkpoint.vocabularies.to_dict(), ensure_ascii=False),
         "README.md": card,
     }
     if checkpoint.thresholds is not None:
-        texts[THRESHOLDS] = _to_json(vars(checkpoint.thresholds))
+        texts[THRESHOLDS] = thresholds_to_json(checkpoint.thresholds)
     if metrics is not None:
         texts["metrics.json"] = _to_json(metrics | {"checkpoint": config.name})
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     weights = {name: value.contiguous() for name, value in checkpoint.weights.items()}
     save_file(weights, folder / EXPORTED_WEIGHTS, metadata={"format": "pt"})
+    (folder / MANIFEST).write_bytes(build_manifest(folder, [CONFIG, VOCABULARIES, EXPORTED_WEIGHTS]))
 
 
 def _to_json(content: dict[str, Any]) -> str:
@@ -90,7 +102,9 @@ def _to_json(content: dict[str, Any]) -> str:
 
 def portable(config: Config) -> Config:
     """`config` without local paths and without settings that matter for training only."""
-    data = replace(config.data, root=f"data/{Path(config.data.root).name}", boxes_file=None, atlas_file=None)
+    folders = [f"data/{root.name}" for root in config.data.roots]
+    root = folders if len(folders) > 1 else folders[0]
+    data = replace(config.data, root=root, boxes_file=None, atlas_file=None)
     trunk = replace(config.model.patch_encoder, weights="none")
     return replace(
         config, results="results", data=data, model=replace(config.model, patch_encoder=trunk),

@@ -3,6 +3,7 @@
 Shapes as in `models/outputs.py`.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ class ExportedEncoder(nn.Module):
         if encoded.graph is not None:
             outputs |= {name: getattr(encoded.graph, name) for name in ("selected", "boxes", "attributes")}
         state = self.model.decoder.start(encoded.memory, encoded.memory_mask, encoded.graph, self.beams, self.longest)
+        # Without an exporter's static sizes, a mask that allows everything is None; a program has it as an input.
+        mask = AttentionMask.of(encoded.memory_mask.unsqueeze(1), state.memory_keys[0].dtype)
+        state = dataclasses.replace(state, memory_mask=mask)
         outputs = {name: value for name, value in outputs.items() if value is not None}
         return outputs | {"state": _state_to_dict(state)}
 

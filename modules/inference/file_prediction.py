@@ -13,15 +13,24 @@ from modules.inference.prediction_files import OVERLAY_SIDE, file_stem, write_pr
 from modules.inference.predictor import Predictor
 from modules.inference.studies import ReadStudy, Study
 
+# What systems and archives add to folders of images: macOS, Windows, Synology, and the table of contents of a DICOM CD.
+_CLUTTER = frozenset({
+    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "dicomdir",
+})  # fmt: skip
+
 
 def find_studies(paths: Iterable[Path]) -> Iterator[Study]:
     """One study per file of `paths`; in a folder, one per file and one per sub-folder.
+
+    Files that are hidden or belong to a system (`_CLUTTER`) are left out of folders, and such folders altogether.
 
     Raises UserError if a folder cannot be read.
     """
     for path in paths:
         if not path.is_dir():
             yield study_of_files(path)
+            continue
+        if path.name.lower() in _CLUTTER:  # a shell has listed it: xrays/*
             continue
         for entry in _visible_entries(path):
             yield study_of_files(*_visible_entries(entry), name=entry.name) if entry.is_dir() else study_of_files(entry)
@@ -33,11 +42,12 @@ def study_of_files(*files: Path, name: str | None = None) -> Study:
 
 
 def _visible_entries(folder: Path) -> list[Path]:
-    """The entries of `folder` that are not hidden, sorted by name."""
+    """The entries of `folder` that are neither hidden nor clutter, sorted by name."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        entries = sorted(folder.iterdir())
     except OSError as error:
         raise cannot_read(f"the folder {readable(str(folder))}", error) from error
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _CLUTTER]
 
 
 def predict_files(predictor: Predictor, studies: Sequence[Study], edits: GraphEdits | None, out: Path) -> list[str]:

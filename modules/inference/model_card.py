@@ -1,11 +1,12 @@
 """The model card of an exported model: README.md with front matter for the Hugging Face hub."""
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data.errors import readable
 from data.vocabulary import Vocabularies
 from modules.checkpoint import Thresholds
 from modules.config import Config
@@ -30,25 +31,25 @@ def model_card(
     if metrics is not None:
         front["metrics"] = sorted({_HUB_METRICS[name] for name in metrics["scores"] if name in _HUB_METRICS})
         front["model-index"] = [{"name": config.name, "results": [_result(metrics)]}]
-    data_set = Path(config.data.root).name
+    data_sets = ", ".join(_code(root.name) for root in config.data.roots)
     scores = "This checkpoint was not tested." if metrics is None else (
-        f"{format_heading(metrics)}\n\n```\n{_table(metrics)}\n```\n\n"
+        f"{_escape(format_heading(metrics))}\n\n```\n{_table(metrics)}\n```\n\n"
         "Baselines: the best answer that ignores the image, and the report of the nearest training image."
     )
     return f"""---
 # Add `license:` before publishing. Weights trained on credentialed data may be shared only if its licence allows it.
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
-# {config.name}
+# {_escape(config.name)}
 
 Generates the report of a chest X-ray from a predicted scene graph: SGRRG (Wang, Zhu, Bhalerao, He; Computerized
 Medical Imaging and Graphics, 2025, article 102644).
 
 **For research only. Not a medical device, not for clinical use: a report may be wrong in any sentence.**
 
-Trained on `{data_set}` (seed {config.seed}): {len(vocabularies.tokenizer.words)} words,
+Trained on {data_sets} (seed {config.seed}): {len(vocabularies.tokenizer.words)} words,
 {len(vocabularies.anatomy.names)} regions with {sum(vocabularies.attributes.sizes)} attributes,
-{len(vocabularies.observations)} observations. Trunk `{config.model.patch_encoder.backbone}`, width
+{len(vocabularies.observations)} observations. Trunk {_code(config.model.patch_encoder.backbone)}, width
 {config.model.width}, images of {config.data.image_size} x {config.data.image_size} pixels, {config.data.views} per
 study.{_describe_thresholds(config, thresholds)}
 
@@ -83,9 +84,10 @@ def _describe_thresholds(config: Config, thresholds: Thresholds | None) -> str:
     if thresholds is None or config.eval.thresholds == "default":
         return f" Probability thresholds: {default}."
     regions, attributes = len(thresholds.regions), sum(map(len, thresholds.attributes.values()))
+    split, data_set = _code(thresholds.origin["split"]), _code(thresholds.origin["dataset"])
     return (
         f"\n\nProbability thresholds: {default}; {regions} regions and {attributes} attributes have thresholds tuned "
-        f"on the split `{thresholds.origin['split']}` of `{thresholds.origin['dataset']}` (`thresholds.json`)."
+        f"on the split {split} of {data_set} (`thresholds.json`)."
     )
 
 
@@ -103,4 +105,16 @@ def _result(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(metrics: Mapping[str, Any]) -> str:
     """The scores of the model and the baselines, without the heading."""
-    return format_score_table(metrics).split("\n\n", 1)[1]
+    return format_score_table(metrics).split("\n\n", 1)[1].replace("```", "'''")
+
+
+def _escape(text: object) -> str:
+    """`text` as one line of Markdown that shows it as it is: names come from the data sets of others."""
+    line = readable(" ".join(str(text).split()))
+    # An underscore within a word has no meaning.
+    return re.sub(r"([\\`*\[\]<>&#|!~]|(?<!\w)_|_(?!\w))", r"\\\1", line)
+
+
+def _code(text: object) -> str:
+    """`text` as a code span of Markdown, which cannot contain backticks."""
+    return "`" + readable(" ".join(str(text).split())).replace("`", "'") + "`"

@@ -2,7 +2,8 @@
 
 import io
 import json
-import re
+import os
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ NOTICE = "For research only. Not a medical device, not for clinical use: a repor
 OVERLAY_SIDE = 1024
 _LINE_WIDTH, _FONT_SIZE = 3, 16
 _NORMAL_COLOUR, _ABNORMAL_COLOUR = (79, 195, 247), (255, 176, 0)
-# Short enough for any file system, with room for a number and an extension.
+# In bytes. Short enough for any file system, with room for a number and an extension.
 _MAX_STEM_LENGTH = 100
 
 
@@ -98,15 +99,35 @@ def png_bytes(image: Image.Image) -> bytes:
 def file_stem(name: str, taken: set[str]) -> str:
     """A safe file name, without extension, for a study with any `name`: not a path, not hidden, not an option.
 
-    It differs from the names in `taken` even on file systems that ignore case, and is added to them.
+    Letters and digits of all scripts are kept. It differs from the names in `taken` even on file systems that ignore
+    case, and is added to them.
     """
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_MAX_STEM_LENGTH].strip("._-") or "image"
+    name = unicodedata.normalize("NFC", name)
+    kept = "".join(character if _is_safe(character) else " " for character in name)
+    safe = _truncate("_".join(kept.split()).strip("._-")).strip("._-") or "image"
     stem, number = safe, 1
-    while stem.lower() in taken:
+    while stem.casefold() in taken:
         number += 1
         stem = f"{safe}-{number}"
-    taken.add(stem.lower())
+    taken.add(stem.casefold())
     return stem
+
+
+def _is_safe(character: str) -> bool:
+    """Whether a file name may contain the `character`: of ASCII letters, digits and ._-, of others also symbols."""
+    if character.isascii():
+        return character.isalnum() or character in "._-"
+    try:
+        os.fsencode(character)  # the names of a file system need not be in UTF-8
+    except UnicodeEncodeError:
+        return False
+    # Letters, the marks that belong to them, numbers and symbols; neither punctuation nor what changes the direction.
+    return unicodedata.category(character)[0] in "LMNS" and not 0xD800 <= ord(character) < 0xE000
+
+
+def _truncate(name: str) -> str:
+    """The start of `name` in at most `_MAX_STEM_LENGTH` bytes of UTF-8."""
+    return name.encode()[:_MAX_STEM_LENGTH].decode(errors="ignore")
 
 
 def write_prediction(folder: Path, stem: str, prediction: Prediction, pixels: NDArray) -> list[Path]:

@@ -46,6 +46,7 @@ class Predictor:
         Raises UserError if the checkpoint or the device cannot be used, and for numbers below 1.
         """
         loaded = load_checkpoint(checkpoint)
+        loaded.check_writes_reports()
         self.config, self.vocabularies = loaded.config, loaded.vocabularies
         self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
         self.beam_size = self.config.eval.beam_size if beam_size is None else beam_size

@@ -17,8 +17,8 @@ from data.records import SPLITS
 from data.sources.boxes import describe_boxes, replace_boxes
 from models.sgrrg import SGRRG
 from modules.builders import build_dataset, load_model
-from modules.checkpoint import CONFIG, EXPORTED_WEIGHTS, WEIGHTS, Checkpoint, load_checkpoint
-from modules.config import Config, load_config
+from modules.checkpoint import EXPORTED_WEIGHTS, WEIGHTS, Checkpoint, load_checkpoint
+from modules.config import Config
 from modules.evaluation.evaluator import inference, progress
 from modules.evaluation.results import write_atomically
 from modules.runtime import autocast, select_device
@@ -103,7 +103,7 @@ def _find_boxes(
         "data.cache_images=false",
         "data.eval_limit=null",
     ]
-    config = load_config(checkpoint.directory / CONFIG, [*settings, *overrides])
+    config = checkpoint.load_config([*settings, *overrides])
     device = select_device(config.train.device)
     finder = build_box_finder(checkpoint, config).to(device)
     return (

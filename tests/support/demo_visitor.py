@@ -112,29 +112,32 @@ def top_regions(sentence):
     return {name for name, share in shares[:3] if share >= 0.5 * shares[0][1]}
 
 
-def send_event(address, event, data, session, event_data=None):
-    """Send an event without a page."""
+def post_event(address, event, data, event_data=None, session="0123456789"):
+    """Send an event without a page. Return the HTTP response."""
     dependencies = httpx.get(f"{address}config").json()["dependencies"]
     number = next(one["id"] for one in dependencies if any(target[1] == event for target in one["targets"]))
     body = {"fn_index": number, "data": data, "event_data": event_data, "session_hash": session}
-    assert httpx.post(f"{address}gradio_api/queue/join", json=body).status_code == 200
+    return httpx.post(f"{address}gradio_api/queue/join", json=body)
 
 
-def response_to(address, event, data, event_data=None):
-    """The server's response to an event sent without a page."""
-    session = "0123456789"
-    send_event(address, event, data, session, event_data)
-    with httpx.stream("GET", f"{address}gradio_api/queue/data", params={"session_hash": session}, timeout=30) as lines:
-        for line in lines.iter_lines():
-            message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
-            if message.get("msg") == "process_completed":
-                return message
+def response_to(address, event, data, event_data=None, session="0123456789"):
+    """The message with the results of an event sent without a page, but with the connection that a page holds."""
+    api = f"{address}gradio_api"
+    with httpx.stream("GET", f"{api}/heartbeat/{session}", timeout=TIMEOUT) as heartbeat:
+        alive = heartbeat.iter_lines()  # the connection is closed with this iterator
+        next(alive)
+        assert post_event(address, event, data, event_data, session).status_code == 200
+        with httpx.stream("GET", f"{api}/queue/data", params={"session_hash": session}, timeout=TIMEOUT) as lines:
+            for line in lines.iter_lines():
+                message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                if message.get("msg") == "process_completed":
+                    return message
     raise AssertionError("the server did not respond")
 
 
 def studies_in_memory():
     """Every study of any visitor that the server holds."""
-    from modules.inference.demo.handlers import OpenStudy
+    from modules.inference.demo.studies import OpenStudy
 
     return [
         one for one in gc.get_objects()

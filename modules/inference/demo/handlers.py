@@ -1,108 +1,72 @@
 """Handles the events of the web page and builds what `viewer.js` displays.
 
-An upload is read into memory and its file deleted at once.
+The model is in a process of its own (`modules/processes/worker_process.py`); this one reads no image.
 """
 
-import base64
-import io
 import itertools
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
-from data.errors import UserError, readable
-from data.images.network_image import read_image
+from data.errors import UserError
 from modules.evaluation.display import format_report
-from modules.inference.demo import limits
-from modules.inference.demo.examples import EXAMPLES, simulate_example, simulate_random
+from modules.inference.demo import studies
+from modules.inference.demo.studies import OpenStudy
+from modules.inference.demo.uploads import UploadStore
 from modules.inference.graph_edits import GraphEdits
 from modules.inference.prediction import Prediction
 from modules.inference.prediction_files import as_json
-from modules.inference.predictor import Predictor
-from modules.inference.studies import ReadStudy
-
-# Long side of the displayed image, in pixels.
-_DISPLAY_SIDE = 1024
-
-
-@dataclass
-class OpenStudy:
-    """The study that a visitor sees.
-
-    number    unique per server
-    image     data URL of the displayed image
-    unedited  the prediction before any edit
-    latest    the latest edits and their prediction: the page may send the same edits several times
-    """
-
-    number: int
-    study: ReadStudy
-    image: str
-    unedited: Prediction
-    latest: tuple[GraphEdits, Prediction] | None = None
+from modules.processes.worker_process import WorkerProcess
 
 
 class EventHandlers:
-    """The event handlers of the page. They use the model one at a time, and turn each error into one line."""
+    """The event handlers of the page. They turn each error into one line."""
 
-    def __init__(self, predictor: Predictor, seconds: float = limits.MAX_SECONDS_TO_REPORT):
-        self._predictor = predictor
-        self._executor = limits.SerialExecutor(seconds)
+    def __init__(self, worker: WorkerProcess, uploads: UploadStore):
+        """worker: its object is a `Predictor`."""
+        self._worker = worker
+        self._uploads = uploads
         self._numbers = itertools.count(1)
 
-    def open_upload(self, path: str | None, current: OpenStudy | None) -> tuple[None, OpenStudy | None, dict[str, Any]]:
-        """Report on an uploaded file and delete it. path: None to keep the current study."""
-        if path is None:
+    def open_upload(
+        self, token: str | None, current: OpenStudy | None
+    ) -> tuple[None, OpenStudy | None, dict[str, Any]]:
+        """Report on an upload and remove it from memory. token: None to keep the current study."""
+        if token is None:
             return None, current, _viewer_value(current)
-        try:
-            content = Path(path).read_bytes()
-        finally:
-            Path(path).unlink(missing_ok=True)
-        return None, *self._open(lambda: content, readable(Path(path).name), current)
+
+        def open_it() -> OpenStudy:
+            upload = self._uploads.take(token)
+            return self._worker.call(studies.open_upload, upload.content, upload.name)
+
+        return None, *self._open(open_it, current)
 
     def open_example(self, number: int, current: OpenStudy | None) -> tuple[OpenStudy | None, dict[str, Any]]:
         """Report on the example with this number, or on a random simulated patient for the number after the last."""
-        if number < len(EXAMPLES):
-            return self._open(partial(simulate_example, EXAMPLES[number]), EXAMPLES[number].title, current)
-        return self._open(partial(simulate_random, np.random.default_rng()), "Simulated chest", current)
+        return self._open(lambda: self._worker.call(studies.open_example, number), current)
 
     def edit(self, current: OpenStudy | None, event: gr.EventData) -> dict[str, Any]:
         """Report on the current study with an edited graph."""
         if current is None:
             return _viewer_value(None, error="The study was removed after an hour: open it again")
-
-        def predict() -> Prediction:
-            if current.latest is None or current.latest[0] != edits:
-                current.latest = (edits, self._predictor.predict_read([current.study], [edits])[0])
-            return current.latest[1]
-
         try:
             edits = parse_edits(event._data)
-            prediction = self._executor.call(predict)
+            if current.latest is None or current.latest[0] != edits:
+                current.latest = (edits, self._worker.call(studies.predict, current.study, edits))
         except Exception as error:
             return _viewer_value(current, error=_error_line(error))
-        return _viewer_value(current, prediction, edits)
+        return _viewer_value(current, current.latest[1], edits)
 
     def _open(
-        self, load: Callable[[], bytes], name: str, current: OpenStudy | None
+        self, open_it: Callable[[], OpenStudy], current: OpenStudy | None
     ) -> tuple[OpenStudy | None, dict[str, Any]]:
-        def read_and_predict() -> OpenStudy:
-            content = load()
-            study = self._predictor.read(content, name)
-            image = _data_url(read_image(content, name, _DISPLAY_SIDE, self._predictor.window).pixels)
-            return OpenStudy(next(self._numbers), study, image, self._predictor.predict_read([study])[0])
-
         try:
-            opened = self._executor.call(read_and_predict)
+            opened = open_it()
         except Exception as error:
             return current, _viewer_value(current, error=_error_line(error))
+        opened.number = next(self._numbers)
         return opened, _viewer_value(opened)
 
 
@@ -154,12 +118,3 @@ def _viewer_value(
             "other_attributes": {region.name: region.other_attributes for region in prediction.regions},
         }
     return value
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    """Encode [height, width] uint8 as a JPEG in a data URL, so that no file has to be served."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=92)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

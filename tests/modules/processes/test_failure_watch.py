@@ -59,6 +59,43 @@ def test_an_interrupt_is_left_to_the_entry_point(watches, capsys):
     assert capsys.readouterr().err == ""
 
 
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:45678"
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError(GLOO), RuntimeError("Timed out waiting 1800000ms for recv operation to complete"),
+    dist.DistNetworkError("failed to recv, got 0 bytes\nException raised from recvBytes\nframe #0"),
+    dist.DistBackendError("NCCL communicator was aborted"), ConnectionResetError("Connection reset by peer"),
+])
+def test_each_survivor_of_a_dead_process_prints_one_line(watches, capsys, error):
+    (first, second, third), exits = watches
+    third.leave()
+    first.stop()
+    second.leave()
+    first.fail(error)
+    second.fail(error)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for rank, line in enumerate(lines):
+        assert line.startswith(f"Rank {rank}: another process ended") and line.endswith("train.resume=true")
+
+
+def test_a_survivor_that_waits_prints_the_line_too(watches, capsys):
+    (first, second, third), exits = watches
+    third.leave()
+    first.fail(RuntimeError(GLOO))
+    assert exits.get(timeout=30) == 1
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert [line.split(" ended")[0] for line in lines] == ["Rank 0: another process", "Rank 1: another process"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), ValueError("Connection closed"), OSError("disk")]
+)
+def test_other_errors_are_not_taken_for_a_dead_process(error):
+    assert not failure_watch.lost_connection(error)
+
+
 def test_line_names_code_and_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     try:

@@ -3,7 +3,6 @@
 import pytest
 
 from docs.chromium import MISSING, find_chromium
-from modules.inference.predictor import Predictor
 from tests.support.demo_visitor import DESKTOP, Visitor, wait_until_no_study_is_in_memory
 from tests.support.tiny_run import write_tiny_run
 
@@ -15,7 +14,7 @@ def address(tmp_path_factory):
     from modules.inference.demo.page import serve_page
 
     run_folder, _ = write_tiny_run(tmp_path_factory.mktemp("demo"), lively=True)
-    with serve_page(Predictor(run_folder, "cpu")) as address:
+    with serve_page(run_folder, "cpu") as address:
         yield address
         wait_until_no_study_is_in_memory()  # so that tests of the next module see their own studies only
 

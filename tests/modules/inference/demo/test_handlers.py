@@ -1,42 +1,52 @@
-"""The event make_handlers of the page, with a scripted predictor and without a browser."""
-
-import io
-import threading
+"""The event handlers of the page, with a scripted predictor in this process and without a browser."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from data.errors import UserError
 from modules.inference.prediction import PredictedRegion, PredictedSentence, Prediction
+from modules.inference.studies import ReadStudy
+from modules.processes.worker_process import WorkerError
+from tests.support.images.image_files import encoded
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-dev.txt")
 
 
 class ScriptedPredictor:
-    """Reports the number of edited regions; raises `error` or waits for `wait_for` if set."""
+    """Reports the number of edited regions; raises `error` if set."""
 
     window = False
 
-    def __init__(self, error=None, wait_for=None):
-        self.error, self.wait_for = error, wait_for
+    def __init__(self, error=None):
+        self.error = error
 
     def read(self, content, name):
         if content == b"broken":
             raise UserError(f"{name} is damaged: replace it")
-        return name
+        return ReadStudy(name, torch.zeros(1, 4, 4, dtype=torch.uint8), True, (8, 6), content, ())
 
     def predict_read(self, studies, edits=(None,)):
-        if self.wait_for is not None:
-            self.wait_for.wait()
         if self.error is not None:
             raise self.error
         (study,), (edit,) = studies, edits
         region = PredictedRegion("left lung", (1.0, 2.0, 3.0, 4.0), 0.9, 1.0, True, False, {"a": 0.8}, {"b": 0.1})
-        text = f"{study} with {len(edit.attributes) if edit else 0} changes ."
-        return [Prediction(study, text, [PredictedSentence(text, {"left lung": 1.0}, 0.5)], [region], {}, (8, 6), [])]
+        text = f"{study.name} with {len(edit.attributes) if edit else 0} changes ."
+        return [
+            Prediction(study.name, text, [PredictedSentence(text, {"left lung": 1.0}, 0.5)], [region], {}, (8, 6), [])
+        ]
+
+
+class InThisProcess:
+    """A worker without a process."""
+
+    def __init__(self, predictor):
+        self.predictor = predictor
+
+    def call(self, function, *arguments):
+        return function(self.predictor, *arguments)
 
 
 class Event:
@@ -47,26 +57,30 @@ class Event:
 
 
 @pytest.fixture
-def make_handlers():
+def uploads():
+    from modules.inference.demo.uploads import UploadStore
+
+    return UploadStore()
+
+
+@pytest.fixture
+def make_handlers(uploads):
     from modules.inference.demo.handlers import EventHandlers
 
-    return EventHandlers
+    return lambda predictor: EventHandlers(InThisProcess(predictor), uploads)
 
 
-def uploaded(folder, content=None, name="chest.png"):
-    """The path of an uploaded file; by default a black image."""
-    if content is None:
-        file = io.BytesIO()
-        Image.fromarray(np.zeros((6, 8), dtype=np.uint8)).save(file, format="PNG")
-        content = file.getvalue()
-    (folder / name).write_bytes(content)
-    return str(folder / name)
+@pytest.fixture
+def uploaded(uploads):
+    """Upload a file, by default a black image; return its token."""
+    black = encoded(np.zeros((6, 8), dtype=np.uint8))
+    return lambda content=black, name="chest.png": uploads.add(name, content)
 
 
-def test_an_upload_is_shown_and_deleted(make_handlers, tmp_path):
-    path = uploaded(tmp_path)
-    cleared, current, value = make_handlers(ScriptedPredictor()).open_upload(path, None)
-    assert cleared is None and list(tmp_path.iterdir()) == []
+def test_an_upload_is_shown_and_removed(make_handlers, uploaded, uploads):
+    token = uploaded()
+    cleared, current, value = make_handlers(ScriptedPredictor()).open_upload(token, None)
+    assert cleared is None and not uploads.claim(token, "session")
     assert value["error"] is None and value["study"] == current.number
     assert value["result"]["report"] == "chest.png with 0 changes ."
     assert value["result"]["regions"]["left lung"]["attributes"] == {"a": 0.8}
@@ -75,18 +89,19 @@ def test_an_upload_is_shown_and_deleted(make_handlers, tmp_path):
     assert value["edits"] == {"regions": {}, "attributes": {}}
 
 
-def test_a_broken_upload_is_deleted_too_and_what_was_open_stays(make_handlers, tmp_path):
+def test_a_broken_upload_is_removed_too_and_the_open_study_stays(make_handlers, uploaded, uploads):
     handlers = make_handlers(ScriptedPredictor())
-    _, current, _ = handlers.open_upload(uploaded(tmp_path), None)
-    _, still, value = handlers.open_upload(uploaded(tmp_path, b"broken", "bad\nname.png"), current)
-    assert list(tmp_path.iterdir()) == [] and still is current
-    assert value["error"] == "bad\ufffdname.png is damaged: replace it"
+    _, current, _ = handlers.open_upload(uploaded(), None)
+    token = uploaded(b"broken", "bad.png")
+    _, still, value = handlers.open_upload(token, current)
+    assert still is current and not uploads.claim(token, "session")
+    assert value["error"] == "bad.png is damaged: replace it"
     assert value["result"]["report"] == "chest.png with 0 changes ."
 
 
-def test_edits_change_the_prediction_and_not_what_is_open(make_handlers, tmp_path):
+def test_edits_change_the_prediction_and_not_what_is_open(make_handlers, uploaded):
     handlers = make_handlers(ScriptedPredictor())
-    _, current, _ = handlers.open_upload(uploaded(tmp_path), None)
+    _, current, _ = handlers.open_upload(uploaded(), None)
     edits = {"regions": {"left lung": False}, "attributes": {"left lung": {"a": False}}}
     value = handlers.edit(current, Event(edits))
     assert value["result"]["report"] == "chest.png with 1 changes ."
@@ -94,10 +109,10 @@ def test_edits_change_the_prediction_and_not_what_is_open(make_handlers, tmp_pat
     assert handlers.edit(current, Event({"regions": {}, "attributes": {}}))["result"]["report"].endswith("0 changes .")
 
 
-def test_the_same_edits_are_predicted_once(make_handlers, tmp_path):
+def test_the_same_edits_are_predicted_once(make_handlers, uploaded):
     predictor = ScriptedPredictor()
     handlers = make_handlers(predictor)
-    _, current, _ = handlers.open_upload(uploaded(tmp_path), None)
+    _, current, _ = handlers.open_upload(uploaded(), None)
     one, other = ({"regions": {"left lung": is_on}, "attributes": {}} for is_on in (True, False))
     first = handlers.edit(current, Event(one))
     predictor.error = UserError("predicted again")
@@ -105,9 +120,9 @@ def test_the_same_edits_are_predicted_once(make_handlers, tmp_path):
     assert handlers.edit(current, Event(other))["error"] == "predicted again"
 
 
-def test_sentences_before_and_after_an_edit_are_displayed_with_capitals(make_handlers, tmp_path):
+def test_sentences_before_and_after_an_edit_are_displayed_with_capitals(make_handlers, uploaded):
     handlers = make_handlers(ScriptedPredictor())
-    _, current, _ = handlers.open_upload(uploaded(tmp_path, name="ap view"), None)
+    _, current, _ = handlers.open_upload(uploaded(name="ap view"), None)
     value = handlers.edit(current, Event({"regions": {}, "attributes": {"left lung": {"a": False}}}))
     assert value["display_texts"] == {
         "ap view with 0 changes .": "AP view with 0 changes.", "ap view with 1 changes .": "AP view with 1 changes.",
@@ -119,9 +134,9 @@ def test_edits_of_nothing_are_one_line(make_handlers):
     assert value == {"error": "The study was removed after an hour: open it again"}
 
 
-def test_studies_have_numbers_of_their_own(make_handlers, tmp_path):
+def test_studies_have_numbers_of_their_own(make_handlers, uploaded):
     handlers = make_handlers(ScriptedPredictor())
-    first, second = (handlers.open_upload(uploaded(tmp_path), None)[1] for _ in range(2))
+    first, second = (handlers.open_upload(uploaded(), None)[1] for _ in range(2))
     assert first.number != second.number
 
 
@@ -134,23 +149,27 @@ def test_an_example_is_opened_by_its_number_and_one_by_chance_after_the_last(mak
     assert handlers.open_example(len(examples.EXAMPLES), None)[1]["result"]["name"] == "Simulated chest"
 
 
-def test_what_nobody_foresaw_is_one_line_for_the_visitor_and_a_traceback_for_the_server(
-    make_handlers, tmp_path, capsys
+def test_an_upload_is_used_once(make_handlers, uploaded):
+    handlers, token = make_handlers(ScriptedPredictor()), uploaded()
+    _, current, _ = handlers.open_upload(token, None)
+    _, still, value = handlers.open_upload(token, current)
+    assert still is current and "upload it again" in value["error"]
+
+
+def test_an_open_study_does_not_keep_the_file(make_handlers, uploaded):
+    _, current, _ = make_handlers(ScriptedPredictor()).open_upload(uploaded(), None)
+    assert current.study.source == b""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), WorkerError("Traceback ...\nRuntimeError: secret")])
+def test_an_unexpected_error_is_one_line_for_the_visitor_and_a_traceback_for_the_server(
+    make_handlers, uploaded, capsys, error
 ):
-    handlers = make_handlers(ScriptedPredictor(error=RuntimeError("secret of the server")))
-    _, current, value = handlers.open_upload(uploaded(tmp_path), None)
+    _, current, value = make_handlers(ScriptedPredictor(error)).open_upload(uploaded(), None)
     assert current is None
     assert value == {"error": "The report could not be generated: see the server's log."}
-    assert "secret of the server" in capsys.readouterr().err
-
-
-def test_a_report_that_takes_too_long_is_given_up(make_handlers, tmp_path):
-    done = threading.Event()
-    try:
-        value = make_handlers(ScriptedPredictor(wait_for=done), seconds=0.05).open_upload(uploaded(tmp_path), None)[2]
-    finally:
-        done.set()
-    assert "more than 0.05 seconds" in value["error"]
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed and "secret" in printed
 
 
 json = st.recursive(

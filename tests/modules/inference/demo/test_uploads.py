@@ -1,19 +1,83 @@
-"""Uploads to the web page: they are reported on, deleted, kept apart and removed from memory."""
+"""Uploads: kept in memory for a minute, reported on, kept apart and removed, in the store and on the page."""
 
 import os
 import time
 from pathlib import Path
 
 import httpx
+import pytest
 
+from data.errors import UserError
 from modules.inference.demo import limits
 from tests.support.demo_visitor import (
     TIMEOUT,
     png,
-    send_event,
+    post_event,
     studies_in_memory,
     wait_until_no_study_is_in_memory,
 )
+
+# The store
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """A store whose clock stands still until `store.clock` is increased."""
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-dev.txt")
+    from modules.inference.demo import uploads
+
+    store = uploads.UploadStore(seconds=60)
+    store.clock = 0.0
+    monkeypatch.setattr(uploads.time, "monotonic", lambda: store.clock)
+    return store
+
+
+def remains(store, token, seconds):
+    """Whether an upload is still there after `seconds` more."""
+    store.clock += seconds
+    store.remove_expired()
+    return token in store._uploads
+
+
+def test_an_upload_without_a_report_is_removed_after_a_minute(store):
+    token = store.add("chest.png", b"pixels")
+    assert remains(store, token, 59) and not remains(store, token, 2)
+    with pytest.raises(UserError, match="removed after 60 seconds"):
+        store.take(token)
+    assert not store.claim(token, "session")
+
+
+def test_an_upload_stays_while_its_page_waits_and_a_minute_longer(store):
+    token = store.add("chest.png", b"pixels")
+    assert store.claim(token, "session")
+    with store.waiting("session"), store.waiting("session"):
+        assert remains(store, token, 1000)
+    assert remains(store, token, 59) and not remains(store, token, 2)
+    assert store._waiting == {}
+
+
+def test_another_page_keeps_nothing(store):
+    token = store.add("chest.png", b"pixels")
+    store.claim(token, "session")
+    with store.waiting("another"), store.waiting(""):
+        assert not remains(store, token, 61)
+
+
+def test_uploads_share_a_limited_memory(store):
+    store._max_bytes = 10
+    with store.reserve(6) as fits:
+        assert fits
+        with store.reserve(6) as fits:
+            assert not fits
+    token = store.add("a", bytes(6))
+    with store.reserve(6) as fits:
+        assert not fits
+    store.take(token)
+    with store.reserve(10) as fits:
+        assert fits
+
+
+# The page
 
 
 def test_an_upload_is_reported_on_whatever_its_name_and_its_file_is_deleted(visit):
@@ -71,7 +135,7 @@ def test_a_report_that_its_visitor_did_not_wait_for_is_forgotten(address):
     with httpx.stream("GET", f"{address}gradio_api/heartbeat/{session}", timeout=30) as heartbeat:
         lines = heartbeat.iter_lines()  # the connection is closed with this iterator
         next(lines)
-        send_event(address, "click", [None], session)
+        post_event(address, "click", [None], session=session)
         end = time.monotonic() + TIMEOUT
         while not studies_in_memory():
             assert time.monotonic() < end, "no report was generated"
