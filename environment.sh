@@ -1,7 +1,9 @@
 # Functions shared by the run scripts. After `ensure_environment FILE`, $PYTHON has the packages of FILE.
 #
 # If PYTHON is set, or a virtual environment or a conda environment other than `base` is active, that environment is
-# checked and never changed. Otherwise `.venv` is created in this folder, and updated only if it does not match FILE.
+# checked and never changed. Otherwise `.venv` is created in this folder, and updated only if it does not match FILE. The
+# packages, and those that they need, have the versions and hashes of requirements.lock.txt; LOCK=no takes any files with
+# the versions of FILE, for example of a package index with other builds of torch.
 
 # An interrupted trainer saves a checkpoint and exits normally, so the script itself must stop before its next command.
 trap 'exit 130' INT
@@ -41,11 +43,12 @@ base_python() {
     fail "Python 3.11 or newer is required and was not found. To install it: sudo apt-get install -y python3.11 python3.11-venv"
 }
 
-# environment_state PYTHON REQUIREMENTS : print the Python version and the SHA-256 of the requirements on the first
-# line, then one line for each package that is missing or has the wrong version.
+# environment_state PYTHON REQUIREMENTS : print the Python version and the SHA-256 of the requirements and their lock on
+# the first line, then one line for each package that is missing or has the wrong version.
 environment_state() {
     "$1" - "$2" <<'PYTHON_CODE'
 import hashlib
+import os
 import platform
 import sys
 from importlib import metadata
@@ -69,6 +72,9 @@ while files:
         elif line:
             requirements.append(Requirement(line))
 
+lock = Path("requirements.lock.txt")
+if os.environ.get("LOCK") != "no" and lock.exists():
+    contents.append(lock.read_bytes())
 print(platform.python_version(), hashlib.sha256(b"\0".join(contents)).hexdigest())
 for requirement in requirements:
     if requirement.marker is None or requirement.marker.evaluate():
@@ -92,6 +98,34 @@ check_active_environment() {
         *"is missing"*) fail "$PYTHON does not match $1 ($problems). To fix it: \"$PYTHON\" -m pip install -r $1, or deactivate that environment to create .venv here" ;;
         *) say "$PYTHON does not match $1 exactly ($problems); continuing" ;;
     esac
+}
+
+# locked_requirements PYTHON REQUIREMENTS : print the part of requirements.lock.txt that REQUIREMENTS needs.
+locked_requirements() {
+    "$1" - "$2" <<'PYTHON_CODE'
+import re
+import sys
+from pathlib import Path
+
+files, waiting = set(), [sys.argv[1]]
+while waiting:
+    file = waiting.pop()
+    if file not in files:
+        files.add(file)
+        waiting += re.findall(r"^-r (\S+)", Path(file).read_text(encoding="utf-8"), re.MULTILINE)
+
+# A package begins its line; its hashes, and what needs it ("# via"), are indented below.
+packages = re.findall(r"^\w.*\n(?:[ ].*\n)*", Path("requirements.lock.txt").read_text(encoding="utf-8"), re.MULTILINE)
+names = [re.match(r"[\w.-]+", package)[0] for package in packages]
+needed_by = [set(re.findall(r"^ +#(?: via)? +(-r \S+|[\w.-]+)", package, re.MULTILINE)) for package in packages]
+needed = {f"-r {file}" for file in files}
+while True:
+    more = {name for name, by in zip(names, needed_by) if by & needed} - needed
+    if not more:
+        break
+    needed |= more
+print("".join(package for name, package in zip(names, packages) if name in needed), end="")
+PYTHON_CODE
 }
 
 # create_environment REQUIREMENTS : create or update .venv. The body is a subshell that locks this file while it runs,
@@ -125,7 +159,12 @@ create_environment() (
         quiet=--no-input
     fi
     touch "$unfinished"
-    .venv/bin/python -m pip install --disable-pip-version-check "$quiet" -r "$requirements" ||
+    options=(-r "$requirements")
+    if [[ ${LOCK:-} != no && -e requirements.lock.txt ]]; then
+        locked_requirements .venv/bin/python "$requirements" >".venv/locked-$requirements"
+        options=(--require-hashes -r ".venv/locked-$requirements")
+    fi
+    .venv/bin/python -m pip install --disable-pip-version-check "$quiet" "${options[@]}" ||
         fail "Installing $requirements into .venv failed (see above); the next run starts over"
     printf '%s\n' "$fingerprint" >"$stamp"
     rm "$unfinished"
@@ -163,9 +202,15 @@ value_of() {
 }
 
 # require_data_set NAME FOLDER ELSEWHERE : if FOLDER is not a prepared data set, print how to get it and exit with
-# status 2. ELSEWHERE is the command for a data set in another folder.
+# status 2. ELSEWHERE is the command for a data set in another folder. FOLDER may be a list, [FOLDER,FOLDER].
 require_data_set() {
-    local name=$1 folder=$2 elsewhere=$3 title download source
+    local name=$1 folder=$2 elsewhere=$3 title download source folders=("$2")
+    if [[ $folder == \[*\] ]]; then
+        IFS=, read -ra folders <<<"${folder:1:-1}"
+    fi
+    for folder in "${folders[@]}"; do
+        [[ -f $folder/dataset.yaml ]] || break
+    done
     if [[ -f $folder/dataset.yaml ]]; then
         return
     fi
@@ -182,6 +227,10 @@ require_data_set() {
             title="Chest ImaGenome"
             download="Chest ImaGenome and MIMIC-CXR-JPG, with a PhysioNet account: https://physionet.org/content/chest-imagenome/"
             source="--source FOLDER_OF_CHEST_IMAGENOME --source FOLDER_OF_MIMIC_CXR_JPG --source FOLDER_OF_THE_REPORTS" ;;
+        nih_cxr14)
+            title="ChestX-ray14"
+            download="the images and the four tables of ChestX-ray14, without an account: https://nihcc.app.box.com/v/ChestXray-NIHCC"
+            source="--source FOLDER_OF_THE_DOWNLOAD" ;;
     esac
     say "No prepared $title data set at $folder: $folder/dataset.yaml does not exist." \
         "To get it:      $download" \
@@ -200,6 +249,14 @@ gpu_count() {
         listed=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
     fi
     printf '%s\n' "$listed"
+}
+
+# tune_memory : for programs that compute on the CPU, let glibc keep freed memory and use huge pages, so that the tensors
+# of a training step are not mapped again in each step (docs/speed.md). Other C libraries ignore these variables.
+tune_memory() {
+    export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-2000000000}
+    export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-2000000000}
+    export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 }
 
 # launch SCRIPT ARGUMENT... : run a Python script; with several GPUs through torchrun, one process per GPU.
@@ -223,6 +280,9 @@ launch() {
     if [[ $(value_of train.device auto "$@") == cpu ]]; then
         gpus=0
     fi
+    if [[ $gpus -eq 0 ]]; then
+        tune_memory
+    fi
     if [[ $restarts -gt 0 && $script == main_train.py ]]; then
         set -- train.resume=true "$@"
     fi
@@ -233,6 +293,8 @@ launch() {
         fi
         # After a stop signal, saving a checkpoint may take longer than the 30 seconds that torchrun waits.
         export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
+        # When a process dies, the others would log a C++ stack for each connection that they lose to it.
+        export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
         "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$processes" "$script" "$@"
     else
         "$PYTHON" "$script" "$@"

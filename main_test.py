@@ -8,35 +8,42 @@ The vocabularies are always those of the checkpoint. Writes metrics.json, predic
 folder and prints the scores beside those of the baselines, whose answers are kept in baselines.json. With several graph
 sources, the files of the first have these names, and its metrics.json the differences; the others get
 metrics_oracle.json, predictions_oracle.jsonl, ...
+
+A model of several data sets is tested on each of them alone: on NAME, with results in the subfolder on_NAME.
 """
 
 import argparse
 import dataclasses
 import sys
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from data.console import print_to_reader
+from data.console import print_to_reader, run_command
 from data.dataset import StudyDataset
 from data.errors import UserError, wrong_value
 from data.loaders import StudyLoader, evaluation_loader, worker_errors
-from data.records import SPLITS
+from data.records import SPLITS, count_studies
 from data.vocabulary import Vocabularies
 from data.worker_pool import available_cores
 from models.outputs import BoxSource, GraphSource
 from modules import runtime
 from modules.builders import build_dataset, build_evaluator, load_model
-from modules.checkpoint import CONFIG, Checkpoint, load_checkpoint
-from modules.config import Config, load_config
+from modules.checkpoint import Checkpoint, load_checkpoint
+from modules.config import Config
 from modules.evaluation.baselines.comparison import BaselineComparison
 from modules.evaluation.baselines.names import NAMES
-from modules.evaluation.evaluator import evaluation_of
+from modules.evaluation.evaluator import Evaluator, evaluation_of
+from modules.evaluation.records import StudyRecord
 from modules.evaluation.results import result_path, results_folder, run_folder
 from modules.evaluation.results_writer import build_metrics, check_annotated_attributes, write_results
 from modules.evaluation.score_tables import format_graph_table, format_score_table
 from modules.evaluation.scoring import rule_parser, scoring_workers
 from modules.training.run_log import read_curves
+from modules.training.tracking.trackers import record_results
 
 GRAPH_SOURCES = (GraphSource.PREDICTED, GraphSource.ORACLE, GraphSource.NONE)
 
@@ -101,14 +108,82 @@ def test(options: argparse.Namespace) -> None:
     device = runtime.select_device(config.train.device)
     runtime.configure_backends(device, config.train.deterministic)
     runtime.seed_everything(config.seed)
-    dataset = build_dataset(config, checkpoint.vocabularies, options.split)
+    tests = [
+        open_test(checkpoint, [with_root(each, root) for each in configs], options, device)
+        for root in roots_with_split(config, options.split)
+    ]
     model = load_model(checkpoint, config).to(device)
     if config.eval.int8:
         runtime.quantise_decoder(model, device)
+    else:
+        runtime.arrange_for_batches(model, device)
+    with runtime.distributed(device):
+        for each in tests:
+            if runtime.is_rank_zero():
+                print(
+                    f"Testing {checkpoint.directory} on {each.dataset.root} with the checkpoint's own vocabularies: "
+                    f"{len(checkpoint.vocabularies.tokenizer.words)} words, "
+                    f"{sum(checkpoint.vocabularies.attributes.sizes)} attributes of regions"
+                )
+            each.generated = [
+                evaluator.generate(model, build_loader(each.dataset, config, device), device)
+                for evaluator in each.evaluators
+            ]
+            if options.baselines:
+                each.baselines.prepare(model, each.dataset, each.generated[0], device)
+        if not runtime.is_rank_zero():
+            return
+    # The other processes have left, and no collective waits for the scores, however long they take.
+    for each in tests:
+        score_test(each, model, checkpoint, options)
+
+
+@dataclass
+class DataSetTest:
+    """The test of a checkpoint on one data set.
+
+    config      of the first graph source
+    evaluators  one for each graph source
+    out         folder of the results
+    generated   records of each graph source, on rank zero, after generation
+    """
+
+    config: Config
+    dataset: StudyDataset
+    evaluators: list[Evaluator]
+    baselines: BaselineComparison
+    out: Path
+    generated: list[list[StudyRecord] | None] = field(default_factory=list)
+
+
+def roots_with_split(config: Config, split: str) -> tuple[Path, ...]:
+    """Return the data sets to test on: of several, those that have the split. Raises UserError if none has it."""
+    roots = config.data.roots
+    if len(roots) == 1:
+        return roots
+    found = tuple(root for root in roots if count_studies(root)[split])
+    if not found:
+        names = ", ".join(map(str, roots))
+        raise UserError(f"None of {names} has studies in the split '{split}': choose another --split")
+    return found
+
+
+def with_root(config: Config, root: Path) -> Config:
+    """Return `config` with a single data set."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root), weights=None))
+
+
+def open_test(
+    checkpoint: Checkpoint, configs: list[Config], options: argparse.Namespace, device: torch.device
+) -> DataSetTest:
+    """Open the data set of `configs`, one for each graph source. Raises UserError as `build_dataset` does."""
+    config, trained_on = configs[0], checkpoint.config.data.roots
+    (root,) = config.data.roots
+    out = results_folder(checkpoint.directory, trained_on[0] if len(trained_on) == 1 else None, root)
+    if options.out:
+        several = options.data is None and len(trained_on) > 1
+        out = Path(options.out) / f"on_{root.name}" if several else Path(options.out)
     evaluators = [build_evaluator(each, checkpoint.vocabularies, each.eval.beam_size) for each in configs]
-    out = Path(options.out) if options.out else results_folder(
-        checkpoint.directory, Path(checkpoint.config.data.root), Path(config.data.root)
-    )
     # Baselines do not depend on the graph: they are computed once for all graph sources.
     baselines = BaselineComparison(
         options.baselines, evaluators[0], config, options.split,
@@ -116,45 +191,45 @@ def test(options: argparse.Namespace) -> None:
         open_split=lambda split: build_fitting_dataset(config, checkpoint.vocabularies, split),
         open_loader=lambda each: build_loader(each, config, device),
     )
-    with runtime.distributed(device):
-        if runtime.is_rank_zero():
-            print(
-                f"Testing {checkpoint.directory} on {dataset.root} with the checkpoint's own vocabularies: "
-                f"{len(checkpoint.vocabularies.tokenizer.words)} words, "
-                f"{sum(checkpoint.vocabularies.attributes.sizes)} attributes of regions"
-            )
-        generated = [
-            evaluator.generate(model, build_loader(dataset, config, device), device) for evaluator in evaluators
-        ]
-        if options.baselines:
-            baselines.prepare(model, dataset, generated[0], device)
-        if not runtime.is_rank_zero():
-            return
-    # The other processes have left, and no collective waits for the scores, however long they take.
+    dataset = build_dataset(config, checkpoint.vocabularies, options.split)
+    return DataSetTest(config, dataset, evaluators, baselines, out)
+
+
+def score_test(tested: DataSetTest, model: nn.Module, checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Score what was generated for one data set, and write and print the results."""
     parser = rule_parser(options.workers)
     evaluations = [
         evaluation_of(model, records, workers=min(options.workers, scoring_workers(len(records))), parser=parser)
-        for records in generated
+        for records in tested.generated
     ]
-    for evaluator, evaluation in zip(evaluators, evaluations, strict=True):
+    for evaluator, evaluation in zip(tested.evaluators, evaluations, strict=True):
         if model.graph is not None and evaluator.graph_source == GraphSource.ORACLE:
             warning = check_annotated_attributes(evaluation.records, checkpoint.vocabularies.attributes)
             if warning:
                 print(warning, file=sys.stderr)
-    baseline_scores = baselines.score(generated[0], parser, options.workers) if options.baselines else {}
+    baseline_scores = {}
+    if options.baselines:
+        baseline_scores = tested.baselines.score(tested.generated[0], parser, options.workers)
     by_source = {
         evaluator.graph_source.value: build_metrics(
-            evaluator, evaluation, baseline_scores, config, options.split, checkpoint.directory, dataset.root
+            evaluator, evaluation, baseline_scores, tested.config, options.split, checkpoint.directory,
+            tested.dataset.root,
         )
-        for evaluator, evaluation in zip(evaluators, evaluations, strict=True)
+        for evaluator, evaluation in zip(tested.evaluators, evaluations, strict=True)
     }
-    curves = read_curves(run_folder(checkpoint.directory))
-    paths = write_results(out, by_source, evaluations, dataset, curves)
+    curves = partial(read_curves, run_folder(checkpoint.directory))
+    paths = write_results(tested.out, by_source, evaluations, tested.dataset, curves)
     first = next(iter(by_source.values()))
     print_to_reader(format_score_table(first))
     if len(by_source) > 1:
         print_to_reader(f"\n{format_graph_table(first)}")
     print_to_reader("\n".join(f"written: {path}" for path in paths))
+    run, page = run_folder(checkpoint.directory), paths[-1]
+    if page.suffix == ".html" and tested.out.is_relative_to(run):
+        source = page.stem.removeprefix("report").removeprefix(f"_{options.split}")
+        name = (tested.out.relative_to(run) / f"{options.split}{source}").as_posix()
+        for line in record_results(run, name, first["scores"], page):
+            print(line)
 
 
 def load_configs(checkpoint: Checkpoint, options: argparse.Namespace) -> list[Config]:
@@ -166,13 +241,17 @@ def load_configs(checkpoint: Checkpoint, options: argparse.Namespace) -> list[Co
     for graph_source in options.graph or [None]:
         changes = {"eval.graph_source": graph_source, "eval.box_source": options.boxes, "data.root": options.data}
         overrides = options.overrides + [f"{key}={value}" for key, value in changes.items() if value is not None]
-        configs.append(load_config(checkpoint.directory / CONFIG, overrides))
+        configs.append(checkpoint.load_config(overrides))
     only_oracle = all(config.eval.graph_source == GraphSource.ORACLE for config in configs)
     if only_oracle and options.boxes not in (None, BoxSource.ORACLE_BOXES):
         raise UserError(
             f"--boxes {options.boxes} has no effect on the oracle graph, which always has the annotated boxes: leave "
             "it out, or choose another --graph"
         )
+    if not configs[0].model.report:
+        if options.graph:
+            print("This model writes no reports (model.report=false): only what it reads off the image is scored.")
+        return configs[:1]
     if configs[0].model.graph_in == "none" and options.graph:
         print(
             "This model is built without a scene graph (model.graph_in=none), so all graph sources give the same "
@@ -199,4 +278,4 @@ def build_loader(dataset: StudyDataset, config: Config, device: torch.device) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

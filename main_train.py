@@ -9,6 +9,7 @@ Writes to the run folder results/NAME. Ctrl-C and SIGTERM save a checkpoint and 
 import argparse
 import sys
 
+from data.console import run_command
 from data.errors import UserError
 from modules.builders import build_trainer, name_exact_weights
 from modules.calibrate import calibrate_after_training
@@ -40,10 +41,10 @@ def train(config: Config) -> int:
     with distributed(device):
         status = build_trainer(config, device).fit()
         calibrates = status == 0 and is_rank_zero() and config.train.tune_thresholds
-    if calibrates and config.model.graph_in != "none":
+    if calibrates and config.model.report and config.model.graph_in != "none":
         calibrate_after_training(config)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

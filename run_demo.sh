@@ -27,6 +27,9 @@ ensure_environment requirements.txt
 python=${PYTHON#"$PWD/"}
 say "1 of 3: simulating $studies studies in $data"
 "$PYTHON" -m data.prepare phantom --out "$data" --studies "$studies" --image-size 128
+if [[ $(gpu_count) -eq 0 ]]; then
+    tune_memory
+fi
 say "2 of 3: training configs/demo.yaml in $run"
 "$PYTHON" main_train.py --config configs/demo.yaml train.resume=true ${settings[@]+"${settings[@]}"} "$@"
 say "3 of 3: testing $run with the predicted graph"

@@ -16,9 +16,11 @@ from benchmarks import (
     scale,
     scores,
     train_step,
+    tune,
 )
 from benchmarks.ablation import command as ablation
 from benchmarks.gpu import command as gpu
+from data.console import run_command
 from data.errors import UserError
 
 
@@ -28,10 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for benchmark in (
         decode, train_step, input_pipeline, preparation, scores, inference, predict, lung_boxes, frontal_check,
-        grounding, cost, scale, gpu, ablation,
+        grounding, cost, scale, gpu, ablation, tune,
     ):
         benchmark.add_arguments(commands)
-    options = parser.parse_args(arguments)
+    options, settings = parser.parse_known_args(arguments)
+    # argparse takes the positional arguments of a command only up to its first option.
+    unknown = [text for text in settings if text.startswith("-") or "=" not in text or "overrides" not in options]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if settings:
+        options.overrides = [*options.overrides, *settings]
     try:
         options.run(options)
     except UserError as error:
@@ -41,4 +49,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

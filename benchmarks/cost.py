@@ -8,7 +8,6 @@ assumption, which is printed with the result. Loading images and validation are 
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -72,9 +71,10 @@ def run(options: argparse.Namespace) -> None:
     # Neither weights nor attribute counts change the cost: without them, no file is needed.
     without_files = ["model.patch_encoder.weights=none", "loss.attribute_pos_weight=null"]
     config = load_config(options.config, [*options.overrides, *without_files])
-    studies = options.studies or TRAINING_SAMPLES.get(Path(config.data.root).name)
-    if studies is None:
+    counts = [TRAINING_SAMPLES.get(root.name) for root in config.data.roots]
+    if options.studies is None and None in counts:
         raise UserError(f"The number of training samples in {config.data.root} is not known: add --studies N")
+    studies = options.studies or sum(counts)
     cost = count_cost(config)
     hours = cost.flops * studies * config.train.epochs / (options.teraflops * 1e12) / 3600
     bytes_per_parameter = 16  # weight, gradient and two moments, fp32

@@ -18,8 +18,8 @@ from data.loaders import evaluation_loader
 from data.records import SPLITS
 from models.sgrrg import SGRRG
 from modules.builders import build_dataset, build_evaluator, build_model
-from modules.checkpoint import CONFIG, load_checkpoint
-from modules.config import Precision, load_config
+from modules.checkpoint import load_checkpoint
+from modules.config import Precision
 from modules.runtime import quantise_decoder
 from modules.weights import load_weights
 
@@ -58,9 +58,8 @@ def build(directory: str, split: str, variant: str) -> Callable[[], tuple[list[s
     """
     checkpoint = load_checkpoint(directory)
     precision = Precision.BF16 if variant == "bf16" else Precision.FP32
-    config = load_config(
-        checkpoint.directory / CONFIG,
-        ["model.patch_encoder.weights=none", f"train.precision={precision.value}", "data.workers=0"],
+    config = checkpoint.load_config(
+        ["model.patch_encoder.weights=none", f"train.precision={precision.value}", "data.workers=0"]
     )
     dataset = build_dataset(config, checkpoint.vocabularies, split)
     model = build_model(config, checkpoint.vocabularies)

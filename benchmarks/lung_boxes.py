@@ -24,8 +24,7 @@ from data.images.network_input import normalise, to_unit_range
 from data.images.transforms import squash
 from data.ontology import Anatomy
 from data.records import SPLITS
-from modules.checkpoint import CONFIG, load_checkpoint
-from modules.config import load_config
+from modules.checkpoint import load_checkpoint
 from modules.evaluation.evaluator import inference
 from modules.inference.region_boxes import build_box_finder
 from modules.runtime import select_device
@@ -113,7 +112,7 @@ def read_annotated_images(folder: Path) -> list[AnnotatedImage]:
 def load_localizer(path: str) -> BoxFinder:
     """Load the localizer of a checkpoint. Raises UserError if it cannot be used."""
     checkpoint = load_checkpoint(path)
-    config = load_config(checkpoint.directory / CONFIG)
+    config = checkpoint.config
     device = select_device(config.train.device)
     finder = build_box_finder(checkpoint, config).to(device)
     names = checkpoint.vocabularies.anatomy.names

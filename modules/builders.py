@@ -1,8 +1,8 @@
 """Builds vocabularies, data sets, model, criterion and evaluator from a `Config`."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,15 +11,18 @@ from torch import nn
 from data import vocabulary_builder
 from data.attribute_counts import count_attributes
 from data.dataset import StudyDataset
-from data.errors import UserError, wrong_value
+from data.errors import UserError, truncate_list, wrong_value
 from data.images.transforms import Augmentation
-from data.storage.statistics import training_statistics
+from data.mixture.dataset import MixedDataset
+from data.mixture.statistics import joined_statistics
+from data.records import count_studies
+from data.text.tokenizer import UNKNOWN_WORD
 from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
 from models.outputs import BoxSource, GraphSource
-from models.patch_encoder import build_patch_encoder, exact_weights
+from models.patch_encoder import PatchEncoder
 from models.proxy_heads import ObservationHead
 from models.region_localizer import RegionLocalizer
 from models.region_pooler import RegionPooler
@@ -27,11 +30,12 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
+from models.trunks.build import build_patch_encoder, exact_trunk
 from modules.checkpoint import Checkpoint
 from modules.config import Config, ModelConfig, Precision
 from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.validation import SplitValidator
-from modules.runtime import choose_precision, seed_everything, select_device
+from modules.runtime import choose_precision, is_rank_zero, seed_everything, select_device
 from modules.training.loss_terms import positive_weights
 from modules.training.losses import ReportCriterion
 from modules.training.trainer import Trainer
@@ -41,19 +45,23 @@ Built = TypeVar("Built")
 
 
 def build_vocabularies(config: Config) -> Vocabularies:
-    """Build the vocabularies from the training split of `config.data.root`."""
+    """Build the vocabularies from the training splits of `config.data.root`."""
     data = config.data
     return vocabulary_builder.build_vocabularies(
-        root=Path(data.root), cleaning=data.cleaning, min_word_count=data.min_word_count,
+        root=data.roots, cleaning=data.cleaning, min_word_count=data.min_word_count,
         min_attribute_count=data.min_attribute_count, distinct_special_tokens=data.distinct_special_tokens,
         atlas_file=data.atlas_file,
     )
 
 
-def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train: bool = False) -> StudyDataset:
+def build_dataset(
+    config: Config, vocabularies: Vocabularies, split: str, train: bool = False
+) -> StudyDataset | MixedDataset:
     """Build one split of `config.data.root`, with augmentation and `train_limit` if `train`, else with `eval_limit`.
 
-    For "val", `config.eval.split` is used instead if it is set.
+    For "val", `config.eval.split` is used instead if it is set. Of several data sets, those that have the split are
+    mixed, with `data.weights` if `train`; a single one stays as it is. Raises UserError as `StudyDataset` and
+    `MixedDataset` do.
     """
     data = config.data
     if split == "val":
@@ -63,16 +71,22 @@ def build_dataset(config: Config, vocabularies: Vocabularies, split: str, train:
         augmentation = Augmentation(
             rotate=data.rotate, translate=data.translate, scale=data.scale, intensity=data.intensity, crop=data.crop
         )
-    return StudyDataset(
-        root=Path(data.root), split=split, vocabularies=vocabularies, cleaning=data.cleaning,
-        image_size=data.image_size, max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain,
-        augmentation=augmentation, boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit,
-        seed=config.seed, cache_images=data.cache_images, token_regions=train and config.loss.grounding > 0,
-        stage_dir=data.stage_dir,
-    )
+    roots = [root for root in data.roots if len(data.roots) == 1 or count_studies(root)[split]] or data.roots[:1]
+    data_sets = [
+        StudyDataset(
+            root=root, split=split, vocabularies=vocabularies, cleaning=data.cleaning, image_size=data.image_size,
+            max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain, augmentation=augmentation,
+            boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit, seed=config.seed,
+            cache_images=data.cache_images, token_regions=train and config.loss.grounding > 0,
+            stage_dir=data.stage_dir, number=number,
+        )
+        for number, root in enumerate(roots)
+    ]
+    weights = data.weights if train else None
+    return data_sets[0] if len(data_sets) == 1 and not weights else MixedDataset(data_sets, weights)
 
 
-def build_validation_dataset(config: Config, vocabularies: Vocabularies) -> StudyDataset:
+def build_validation_dataset(config: Config, vocabularies: Vocabularies) -> StudyDataset | MixedDataset:
     """Build the split that training validates on: at most `eval.validation_limit` studies of "val"."""
     limits = [limit for limit in (config.data.eval_limit, config.eval.validation_limit) if limit is not None]
     data = dataclasses.replace(config.data, eval_limit=min(limits, default=None))
@@ -80,25 +94,37 @@ def build_validation_dataset(config: Config, vocabularies: Vocabularies) -> Stud
 
 
 def name_exact_weights(config: Config) -> Config:
-    """Return `config` with the version of the weights that model.patch_encoder.weights=imagenet stands for.
+    """Return `config` with the version of the weights that model.patch_encoder.weights=pretrained stands for.
 
-    Raises UserError for a backbone that does not have them.
+    For an `hf:` trunk also with its architecture. Raises UserError for a backbone that does not have them.
     """
     trunk = config.model.patch_encoder
-    weights = _as_user_error(lambda: exact_weights(trunk.backbone, trunk.weights))
-    trunk = dataclasses.replace(trunk, weights=weights)
+    exact = _as_user_error(lambda: exact_trunk(trunk.backbone, trunk.weights, trunk.architecture))
+    trunk = dataclasses.replace(trunk, **exact._asdict())
     return dataclasses.replace(config, model=dataclasses.replace(config.model, patch_encoder=trunk))
 
 
 def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
     """Build the model with initial weights (the trunk's from `patch_encoder.weights`).
 
-    Raises UserError if backbone, stride or weights of the trunk are not available.
+    Entries of a file of weights that the trunk has no use for are listed on stderr. Raises UserError if backbone,
+    stride or weights of the trunk are not available.
     """
     settings, trunk = config.model, config.model.patch_encoder
     patch_encoder = _as_user_error(
-        lambda: build_patch_encoder(trunk.backbone, trunk.stride, trunk.weights, trunk.stochastic_depth)
+        lambda: build_patch_encoder(
+            trunk.backbone, trunk.stride, trunk.weights, trunk.stochastic_depth, config.data.image_size,
+            trunk.architecture,
+        )
     )
+    if patch_encoder.unused_weights and is_rank_zero():
+        unused = patch_encoder.unused_weights
+        print(
+            f"{trunk.backbone} has no use for {len(unused)} of the weights of {trunk.weights}: "
+            f"{truncate_list(unused, ', ')}", file=sys.stderr,
+        )
+    if not settings.report:
+        return _build_image_side(settings, patch_encoder, vocabularies)
     channels = patch_encoder.channels
     if settings.memory and settings.graph_in != "none" and channels % settings.memory_heads:
         rule = f"must divide the {channels} channels of {settings.patch_encoder.backbone}"
@@ -112,9 +138,7 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
         len(tokenizer), settings.width, settings.heads, settings.feedforward, settings.decoder_layers,
         config.data.max_tokens, settings.dropout, _graph_attentions(settings, "decoder", settings.decoder_layers),
     )
-    observation_head = (
-        ObservationHead(channels, len(vocabularies.observations)) if settings.observation_head else None
-    )
+    observation_head = _build_observation_head(settings, channels, vocabularies)
     graph = _build_graph_parts(settings, channels, vocabularies) if settings.graph_in != "none" else None
     model = SGRRG(
         patch_encoder, image_encoder, decoder, graph, observation_head,
@@ -122,6 +146,31 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
     )
     _initialise(model, settings.initial_std)
     return model
+
+
+def _build_image_side(settings: ModelConfig, patch_encoder: PatchEncoder, vocabularies: Vocabularies) -> SGRRG:
+    """Build the model for `model.report=false`. What it has, it has under the same names as one that writes reports."""
+    channels, tokenizer = patch_encoder.channels, vocabularies.tokenizer
+    graph = None
+    if settings.localizer:
+        graph = GraphParts(
+            selector=None, pooler=None, attribute_predictor=None, encoder=None, atlas=vocabularies.anatomy.boxes,
+            localizer=RegionLocalizer(channels, vocabularies.anatomy.boxes, dropout=settings.dropout),
+            visible_threshold=settings.visible_threshold,
+        )
+    model = SGRRG(
+        patch_encoder, image_encoder=None, decoder=None, graph=graph,
+        observation_head=_build_observation_head(settings, channels, vocabularies),
+        bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+    )
+    _initialise(model, settings.initial_std)
+    return model
+
+
+def _build_observation_head(
+    settings: ModelConfig, channels: int, vocabularies: Vocabularies
+) -> ObservationHead | None:
+    return ObservationHead(channels, len(vocabularies.observations)) if settings.observation_head else None
 
 
 def load_model(checkpoint: Checkpoint, config: Config) -> SGRRG:
@@ -161,14 +210,14 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
     """Build the criterion with the weights of `config.loss`.
 
     `loss.attribute_pos_weight` counts the attributes of the training split of `config.data.root`; that raises UserError
-    as `training_statistics` does.
+    as `joined_statistics` does.
     """
     loss = config.loss
     weights = {term: getattr(loss, term) for term in ReportCriterion.TERMS}
     attribute_weights = None
     if loss.attribute_pos_weight is not None and loss.attributes > 0:
         positives, annotated = count_attributes(
-            training_statistics(config.data.root, config.data.cleaning), vocabularies
+            joined_statistics(config.data.roots, config.data.cleaning), vocabularies
         )
         attribute_weights = positive_weights(
             torch.from_numpy(positives), torch.from_numpy(annotated), loss.attribute_pos_weight
@@ -180,6 +229,8 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
     """Build everything that a run needs, from the data sets to the trainer, with seeded weights."""
     seed_everything(config.seed)
     vocabularies = build_vocabularies(config)
+    if config.model.report:
+        check_words(config, vocabularies)
     train_dataset = build_dataset(config, vocabularies, "train", train=True)
     return Trainer(
         config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
@@ -187,6 +238,24 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         evaluator=build_validator(config, vocabularies, train_dataset), train_dataset=train_dataset,
         validation_dataset=build_validation_dataset(config, vocabularies), device=device,
     )
+
+
+def check_words(config: Config, vocabularies: Vocabularies) -> None:
+    """Raise UserError if no word is frequent enough to be learned; warn if the training reports have no words."""
+    if set(vocabularies.tokenizer.words) != {UNKNOWN_WORD}:
+        return
+    counts = joined_statistics(config.data.roots, config.data.cleaning).words
+    if counts:
+        raise wrong_value(
+            "data.min_word_count", config.data.min_word_count,
+            f"the most frequent word of the training reports occurs {max(counts.values())} times, so the model could "
+            f"only write {UNKNOWN_WORD}: lower it",
+        )
+    if is_rank_zero():
+        print(
+            f"The training reports of {config.data.root} have no words: the model learns to write empty reports",
+            file=sys.stderr,
+        )
 
 
 def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) -> Evaluator:
@@ -203,11 +272,13 @@ def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) 
         vocabularies=vocabularies, protocol=config.eval.protocol, max_tokens=config.data.max_tokens,
         graph_source=graph_source, box_source=box_source, beam_size=beam_size,
         precision=Precision.FP32 if config.eval.int8 else precision,
-        visible_threshold=config.model.visible_threshold,
+        visible_threshold=config.model.visible_threshold, writes_reports=config.model.report,
     )
 
 
-def build_validator(config: Config, vocabularies: Vocabularies, training: StudyDataset) -> SplitValidator:
+def build_validator(
+    config: Config, vocabularies: Vocabularies, training: StudyDataset | MixedDataset
+) -> SplitValidator:
     """Build what scores the model during training; `training` is the training split, for the image-blind baseline."""
     return SplitValidator(build_evaluator(config, vocabularies, config.eval.validation_beam_size), training)
 

@@ -15,12 +15,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from data.console import run_command
 from data.errors import UserError
 from data.loaders import evaluation_loader
 from data.vocabulary import Vocabularies
 from modules.builders import build_dataset, load_model
-from modules.checkpoint import CONFIG, EXPORTED_WEIGHTS, THRESHOLDS, Thresholds, load_checkpoint, save_thresholds
-from modules.config import Config, load_config
+from modules.checkpoint import EXPORTED_WEIGHTS, THRESHOLDS, Thresholds, load_checkpoint, save_thresholds
+from modules.config import Config
 from modules.evaluation.results_writer import dataset_name
 from modules.evaluation.threshold_tuning import Tuning, collect_probabilities, tune_graph_thresholds
 from modules.runtime import select_device
@@ -55,8 +56,9 @@ def calibrate(path: str | Path, overrides: Sequence[str] = ()) -> str:
     is the test split.
     """
     checkpoint = load_checkpoint(path)
+    checkpoint.check_writes_reports()
     directory = checkpoint.directory
-    config = load_config(directory / CONFIG, [*overrides, "eval.thresholds=default"])
+    config = checkpoint.load_config([*overrides, "eval.thresholds=default"])
     split = config.eval.split or "val"
     if split == "test":
         raise UserError("eval.split=test: thresholds tuned on the test split would make its scores too good; use val")
@@ -77,7 +79,7 @@ def calibrate(path: str | Path, overrides: Sequence[str] = ()) -> str:
     defaults = (model.graph.region_thresholds.cpu().numpy(), model.graph.attribute_thresholds.cpu().numpy())
     regions, attributes = tune_graph_thresholds(predicted, *defaults)
     origin = {
-        "dataset": dataset_name(dataset.root), "split": split, "studies": len(predicted.regions),
+        "dataset": ", ".join(map(dataset_name, config.data.roots)), "split": split, "studies": len(predicted.regions),
         "box_source": config.eval.box_source.value,
     }
     save_thresholds(directory, name_thresholds(regions, attributes, checkpoint.vocabularies, origin))
@@ -124,4 +126,4 @@ def describe_tuning(kind: str, tuning: Tuning) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

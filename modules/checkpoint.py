@@ -3,30 +3,35 @@
     weights.pt            the model's state dict; model.safetensors in a folder written by `modules/export.py`
     config.yaml           the complete configuration
     vocabularies.json     regions, attributes, observations and words
-    thresholds.json       optional: tuned probability thresholds (see `modules/calibrate.py`)
     training_state.pt     optional: optimiser, progress, RNG states (see `modules/training/run_folder.py`)
+    manifest.json         size and SHA-256 of each of these files (see `modules/saving/manifest.py`)
+    thresholds.json       optional: tuned probability thresholds, with a digest of its own (see `modules/calibrate.py`)
 
 A checkpoint is written to a temporary folder that is renamed when it is complete, so a folder with the final name is
-never incomplete. Loading executes no code from the files.
+never incomplete. Readers see the files of one save, compare them with the manifest, and execute no code from them.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from data.errors import UserError, cannot_write, damaged, missing, reason, wrong_format
+from data.errors import UserError, cannot_read, cannot_write, damaged, missing, reason, wrong_format
 from data.vocabulary import Vocabularies
 from modules.config import Config, config_to_yaml, load_config
+from modules.saving.manifest import MANIFEST, MARK, build_manifest, check_manifest, open_save
+from modules.saving.torch_files import load_dictionary
 
 WEIGHTS, CONFIG, VOCABULARIES, TRAINING_STATE = "weights.pt", "config.yaml", "vocabularies.json", "training_state.pt"
 THRESHOLDS = "thresholds.json"
@@ -34,6 +39,8 @@ EXPORTED_WEIGHTS = "model.safetensors"
 
 # What to do about a checkpoint that cannot be loaded.
 _FIX = "use another checkpoint"
+# A save that replaces another one takes less time between its two renames, unless the machine stopped there.
+_SECONDS_TO_RENAME = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,32 @@ class Thresholds:
 
 @dataclass
 class Checkpoint:
-    """A checkpoint in memory. training_state is None unless it was requested; thresholds if they were not tuned."""
+    """A checkpoint in memory.
+
+    config_text      the content of its config.yaml
+    training_state   None unless it was requested
+    thresholds       None if they were not tuned
+    """
 
     directory: Path
     config: Config
+    config_text: str
     vocabularies: Vocabularies
     weights: dict[str, Tensor]
     training_state: dict[str, Any] | None
     thresholds: Thresholds | None = None
+
+    def load_config(self, overrides: list[str]) -> Config:
+        """Return the configuration with `key=value` overrides. Raises UserError as `modules.config.load_config`."""
+        return load_config(self.directory / CONFIG, overrides, self.config_text)
+
+    def check_writes_reports(self) -> None:
+        """Raise UserError if the model is an image side alone."""
+        if not self.config.model.report:
+            raise UserError(
+                f"{self.directory} is a model without report decoder (model.report=false): start a run that trains one "
+                f"with train.init_from={self.directory}"
+            )
 
 
 # Writing
@@ -75,7 +100,7 @@ def check_replaceable(directory: Path, training: bool = False) -> None:
         present = {path.name for path in directory.iterdir()} if directory.exists() else set()
     except OSError as error:
         raise cannot_write(f"a checkpoint to {directory}", error, "choose another folder") from error
-    foreign = sorted(present - required - {THRESHOLDS} - ({TRAINING_STATE} if training else set()))
+    foreign = sorted(present - required - {THRESHOLDS, MANIFEST} - ({TRAINING_STATE} if training else set()))
     if foreign:
         raise UserError(f"{directory} holds {foreign[0]}, which a checkpoint there would replace: move it, or choose "
                         "another folder")
@@ -96,12 +121,14 @@ def save_checkpoint(
     directory = Path(directory)
     partial = _partial(directory)
     contents: dict[str, Callable[[BinaryIO], Any]] = {
-        CONFIG: lambda file: file.write(config_to_yaml(config).encode()),
+        CONFIG: lambda file: file.write(MARK + config_to_yaml(config).encode()),
         VOCABULARIES: lambda file: file.write(json.dumps(vocabularies.to_dict(), ensure_ascii=False).encode()),
         WEIGHTS: lambda file: torch.save(model.state_dict(), file),
     }
     if training_state is not None:
         contents[TRAINING_STATE] = lambda file: torch.save(training_state, file)
+    listed = list(contents)
+    contents[MANIFEST] = lambda file: file.write(build_manifest(partial, listed))
     path = directory  # final path of what is being written
     try:
         _finish_interrupted_save(directory)
@@ -131,11 +158,21 @@ def save_thresholds(directory: Path, thresholds: Thresholds) -> None:
     """Write the thresholds into the checkpoint `directory`. Raises UserError if that fails."""
     path, partial = directory / THRESHOLDS, directory / f".{THRESHOLDS}.partial"
     try:
-        partial.write_text(json.dumps(vars(thresholds), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(thresholds_to_json(thresholds), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise cannot_write(path, error, "free space, or copy the checkpoint to another folder") from error
+
+
+def thresholds_to_json(thresholds: Thresholds) -> str:
+    """Return the content of thresholds.json, with the SHA-256 of all other entries."""
+    content = vars(thresholds)
+    return json.dumps(content | {"sha256": _thresholds_digest(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _thresholds_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _partial(directory: Path) -> Path:
@@ -159,10 +196,16 @@ def _replace(directory: Path, partial: Path) -> None:
 
 
 def _finish_interrupted_save(directory: Path) -> None:
-    """Recover from a crash between the two renames of `_replace`: restore the old checkpoint."""
-    previous = _previous(directory)
-    if previous.exists() and not directory.exists():
-        previous.rename(directory)
+    """Recover from a crash between the two renames of `_replace`: restore the old checkpoint.
+
+    A save that another process is about to finish is waited for.
+    """
+    previous, deadline = _previous(directory), time.monotonic() + _SECONDS_TO_RENAME
+    while previous.exists() and not directory.exists():
+        if time.monotonic() > deadline:
+            previous.rename(directory)
+        else:
+            time.sleep(0.02)
 
 
 def _sync(directory: Path) -> None:
@@ -190,17 +233,34 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
     missing or damaged.
     """
     directory = _find(Path(path))
-    config = load_config(_existing(directory, CONFIG))
-    vocabularies_file = _existing(directory, VOCABULARIES)
+    names = [CONFIG, VOCABULARIES, EXPORTED_WEIGHTS, WEIGHTS, THRESHOLDS, MANIFEST]
     try:
-        vocabularies = Vocabularies.from_dict(json.loads(vocabularies_file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged_by(vocabularies_file, error) from error
-    weights = _load_weights(directory)
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise wrong_format(directory / WEIGHTS, "a state dict of tensors", _FIX)
-    training_state = _load(_existing(directory, TRAINING_STATE)) if training else None
-    return Checkpoint(directory, config, vocabularies, weights, training_state, _load_thresholds(directory))
+        with open_save(directory, names + [TRAINING_STATE] * training) as files:
+            return _read(directory, files, training)
+    except OSError as error:
+        raise cannot_read(directory, error, _FIX) from error
+
+
+def _read(directory: Path, files: dict[str, BinaryIO], training: bool) -> Checkpoint:
+    """Load the checkpoint of the open `files`, by name."""
+    weights_name = EXPORTED_WEIGHTS if EXPORTED_WEIGHTS in files else WEIGHTS
+    for name in (CONFIG, VOCABULARIES, weights_name) + (TRAINING_STATE,) * training:
+        if name not in files:
+            raise damaged(f"Checkpoint {directory}", f"it has no {name}", _FIX)
+    thresholds = _load_thresholds(files.pop(THRESHOLDS), directory / THRESHOLDS) if THRESHOLDS in files else None
+    check_manifest(directory, files, CONFIG, _FIX)
+    try:
+        config_text = files[CONFIG].read().decode()
+    except UnicodeDecodeError as error:
+        raise _damaged_by(directory / CONFIG, error) from error
+    config = load_config(directory / CONFIG, checkpoint=config_text)
+    try:
+        vocabularies = Vocabularies.from_dict(json.loads(files[VOCABULARIES].read()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged_by(directory / VOCABULARIES, error) from error
+    weights = _load_weights(files[weights_name], directory / weights_name)
+    state = load_dictionary(files[TRAINING_STATE], directory / TRAINING_STATE, _FIX) if training else None
+    return Checkpoint(directory, config, config_text, vocabularies, weights, state, thresholds)
 
 
 def _find(path: Path) -> Path:
@@ -219,27 +279,20 @@ def _find(path: Path) -> Path:
     raise wrong_format(path, f"a checkpoint (it has no {WEIGHTS})", "give a run folder or a checkpoint in it")
 
 
-def _existing(directory: Path, name: str) -> Path:
-    """Return the path of the file `name` of a checkpoint. Raises UserError if it is missing."""
-    if not (directory / name).is_file():
-        raise damaged(f"Checkpoint {directory}", f"it has no {name}", _FIX)
-    return directory / name
-
-
-def _load_thresholds(directory: Path) -> Thresholds | None:
-    """Load the tuned thresholds of a checkpoint; None if it has none."""
-    path = directory / THRESHOLDS
-    if not path.is_file():
-        return None
+def _load_thresholds(file: BinaryIO, path: Path) -> Thresholds:
+    """Load the tuned thresholds of a checkpoint; those of earlier versions have no digest."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file.read())
+        digest = content.pop("sha256", None)
         regions = {name: _probability(value) for name, value in content["regions"].items()}
         attributes = {
             region: {name: _probability(value) for name, value in values.items()}
             for region, values in content["attributes"].items()
         }
+        if digest is not None and digest != _thresholds_digest(content):
+            raise ValueError("its content is not the one of its sha256")
         return Thresholds(regions, attributes, dict(content["origin"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"{type(error).__name__}: {reason(error)}", "run modules.calibrate again, or delete it") \
             from error
 
@@ -251,26 +304,17 @@ def _probability(value: float) -> float:
     return float(value)
 
 
-def _load_weights(directory: Path) -> dict[str, Any]:
+def _load_weights(file: BinaryIO, path: Path) -> dict[str, Tensor]:
     """Load the weights of a checkpoint, exported or not."""
-    exported = directory / EXPORTED_WEIGHTS
-    if not exported.is_file():
-        return _load(_existing(directory, WEIGHTS))
+    if path.name != EXPORTED_WEIGHTS:
+        weights = load_dictionary(file, path, _FIX)
+        if not all(isinstance(value, Tensor) for value in weights.values()):
+            raise wrong_format(path, "a state dict of tensors", _FIX)
+        return weights
     try:
-        return load_file(exported)
-    except (OSError, SafetensorError) as error:
-        raise _damaged_by(exported, error) from error
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Load a dictionary written by torch.save, without executing code from it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged archives raise many types of errors
+        return load(file.read())
+    except (SafetensorError, ValueError, KeyError) as error:
         raise _damaged_by(path, error) from error
-    if not isinstance(content, dict):
-        raise wrong_format(path, f"a dictionary but a {type(content).__name__}", _FIX)
-    return content
 
 
 def _damaged_by(path: Path, error: Exception) -> UserError:

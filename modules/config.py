@@ -4,18 +4,25 @@ An unknown key or a value of the wrong type is an error that names the key. Mode
 `Config`: `builders.py` passes them plain values.
 """
 
+import io
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from data.errors import UserError, missing, wrong_value
+from data.errors import UserError, cannot_read, missing, reason, wrong_value
 from models.outputs import BoxSource, GraphSource
-from modules.settings.earlier import convert_earlier
+from modules.settings.data import DataConfig, check_roots
+from modules.settings.earlier import complete_earlier, convert_earlier
+from modules.settings.limits import check_limits
+from modules.settings.tracking import TENSORBOARD, check_trackers
+from modules.settings.trunk import PatchEncoderConfig
+from modules.settings.yaml_check import check_yaml, read_text
 
 
 class Schedule(StrEnum):
@@ -42,84 +49,11 @@ class Precision(StrEnum):
 
 
 @dataclass
-class DataConfig:
-    """The prepared data set and how it is loaded.
-
-    root              folder of the prepared data set (with dataset.yaml and records.jsonl)
-    cleaning          rules for reports: iu_xray, mimic_cxr or corrected
-    image_size        side of the square network input, pixels
-    max_tokens        maximum length of a report in tokens, counting BOS and EOS
-    min_word_count    occurrences in the training split that a word needs to enter the vocabulary
-    min_attribute_count   occurrences in the training split that an attribute of a region needs to enter the vocabulary
-    views             images per study: 1 (frontal) or 2
-    distinct_special_tokens   padding, BOS and EOS have different ids (False: all share id 0, as in the R2Gen family)
-    uncertain         uncertain observations count as: positive, negative or ignored
-    boxes_file        a detector's JSON lines {"id": study, "boxes": {region: [x1, y1, x2, y2]}}, in 0..1 of the image
-    atlas_file        an anatomy.yaml with other atlas boxes; null: the training split's mean boxes, or the shipped ones
-                      if it has no boxes
-    rotate, translate, scale, intensity   augmentation: degrees, share of the side, relative zoom, relative contrast
-                      and brightness
-    crop              augmentation: side of a randomly placed crop, as a share of each side; 1: none
-    micro_batch_size  the most studies that a process computes at once; null: all of its share of optim.batch_size.
-                      A process divides its share into equal micro-batches and accumulates their gradients
-    workers           data loader processes, for each process
-    cache_images      keep decoded images in memory (uint8), once for all processes of a machine
-    shuffle_window    studies that are read in random order; in a larger training split, a window holds as many from
-                      random blocks of 2,048 consecutive ones, so that few image shards are read at a time. null: all
-    stage_dir         folder on a local disk to which image shards are copied before their first use; null: none
-    most_skipped      studies that may be unreadable: training replaces them, evaluation leaves them out; both name them
-    train_limit       number of studies of the training split to use, drawn with the seed; null: all
-    eval_limit        number of studies of the validation and test splits to use; null: all
-    """
-
-    root: str = "data/phantom"
-    cleaning: str = "corrected"
-    image_size: int = 224
-    max_tokens: int = 100
-    min_word_count: int = 3
-    min_attribute_count: int = 10
-    views: int = 1
-    distinct_special_tokens: bool = True
-    uncertain: str = "positive"
-    boxes_file: str | None = None
-    atlas_file: str | None = None
-    rotate: float = 10.0
-    translate: float = 0.0
-    scale: float = 0.0
-    intensity: float = 0.0
-    crop: float = 1.0
-    micro_batch_size: int | None = None
-    workers: int = 8
-    cache_images: bool = False
-    shuffle_window: int | None = 32768
-    stage_dir: str | None = None
-    most_skipped: int = 10
-    train_limit: int | None = None
-    eval_limit: int | None = None
-
-
-@dataclass
-class PatchEncoderConfig:
-    """The trunk.
-
-    backbone   name of a torchvision classification CNN or Swin, or small_resnet
-    stride     side of a patch in pixels: 16 or 32
-    weights    imagenet_v1 or imagenet_v2 (torchvision's versions; the R2Gen family used imagenet_v1), imagenet (the
-               latest; a run's config.yaml names it), none, or a file with a state dict (also Microsoft's of Swin)
-    stochastic_depth   probability of skipping the last residual block of a Swin, ConvNeXt or EfficientNet in training,
-               linearly less for earlier ones; null: torchvision's (0.5 for swin_b)
-    """
-
-    backbone: str = "resnet101"
-    stride: int = 32
-    weights: str = "imagenet"
-    stochastic_depth: float | None = None
-
-
-@dataclass
 class ModelConfig:
     """Sizes and options of SGRRG; names as in the paper's ablations.
 
+    report                            the model writes reports; false: it is its image side alone, the trunk with the
+                                      observation head and the localizer
     width, heads, feedforward         D, attention heads and feed-forward width of every transformer layer
     image_layers, graph_layers, decoder_layers   depths
     dropout, image_dropout            dropout everywhere; after the projection of the patches
@@ -140,6 +74,7 @@ class ModelConfig:
     """
 
     patch_encoder: PatchEncoderConfig = field(default_factory=PatchEncoderConfig)
+    report: bool = True
     width: int = 512
     heads: int = 8
     feedforward: int = 512
@@ -245,6 +180,7 @@ class TrainConfig:
                            their names), the rest is listed
     tune_thresholds        end with `python -m modules.calibrate` of the best checkpoint
     resume                 resume from results/<name>/last if it exists
+    track                  where curves go, beside log.jsonl: tensorboard, wandb, mlflow (see docs/training.md)
     device                 auto, cpu or cuda
     """
 
@@ -268,6 +204,7 @@ class TrainConfig:
     init_from: str | None = None
     tune_thresholds: bool = False
     resume: bool = False
+    track: list[str] = field(default_factory=lambda: [TENSORBOARD])
     device: str = "auto"
 
 
@@ -327,7 +264,7 @@ _CHOICES = {
     "data.cleaning": ("iu_xray", "mimic_cxr", "corrected"),
     "data.uncertain": ("positive", "negative", "ignored"),
     "data.views": (1, 2),
-    "model.patch_encoder.stride": (16, 32),
+    "model.patch_encoder.stride": (None, 16, 32),
     "model.encode": ("oa-c", "oa-d", "oa-pm"),
     "model.sentence_attention": ("subgraph", "hierarchical", "node"),
     "model.pooling": ("max", "mean"),
@@ -360,36 +297,49 @@ _MINIMA = {
 }
 
 
-def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
+def load_config(path: str | Path | None, overrides: list[str] | None = None, checkpoint: str | None = None) -> Config:
     """Load a YAML file (None: the defaults) and apply `key=value` overrides.
 
-    The complete configuration of an earlier checkpoint is converted (see `modules/settings/earlier.py`).
+    checkpoint   the content of `path`, if that is the complete configuration of a checkpoint; settings that its version
+                 did not have are added, and those of an earlier one converted (see `modules/settings/earlier.py`)
+
     Raises UserError, naming the key, if a key is unknown or a value has the wrong type or is not allowed; and, naming
-    the file, if it is missing or not YAML.
+    the file, if it is missing or not YAML, and if the configuration of a checkpoint is incomplete.
     """
     merged = OmegaConf.structured(Config)
     try:
         if path is not None:
-            if not Path(path).is_file():
+            if checkpoint is None and not Path(path).is_file():
                 raise missing("configuration", path, "use one of configs/*.yaml")
-            merged = _merge(merged, OmegaConf.load(path), f"Configuration {path}")
+            text = read_text(Path(path)) if checkpoint is None else checkpoint
+            check_yaml(text, f"Configuration {path}")
+            where = f"Configuration {path}" if checkpoint is None else str(path)
+            merged = _merge(merged, OmegaConf.load(io.StringIO(text)), where, is_complete=checkpoint is not None)
         for override in overrides or []:
             if "=" not in override:
                 raise UserError(f"Cannot read the argument '{override}': write key=value, e.g. train.epochs=5")
+            check_yaml(override.partition("=")[2], f"The argument {override[:80]}")
             merged = _merge(merged, OmegaConf.from_dotlist([override]), f"The argument {override}")
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except (OmegaConfBaseException, YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
         where = f" (key {error.full_key})" if getattr(error, "full_key", None) else ""
-        raise UserError(f"Configuration {path or ''} {overrides or ''}: {str(error).splitlines()[0]}{where}") from error
+        raise UserError(f"Configuration {path or ''} {overrides or ''}: {reason(error)}{where}") from error
+    check_limits(config_to_dict(config))
     _check(config)
     return config
 
 
-def _merge(settings: DictConfig, overrides: Container, where: str) -> DictConfig:
-    """Merge `overrides` into `settings`. Raises UserError for a value in place of a group of settings."""
+def _merge(settings: DictConfig, overrides: Container, where: str, is_complete: bool = False) -> DictConfig:
+    """Merge `overrides`, which have all settings if `is_complete`, into `settings`.
+
+    Raises UserError for a value in place of a group of settings.
+    """
     if not isinstance(overrides, DictConfig):
         raise UserError(f"{where} holds a list: write one setting per line, as NAME: VALUE")
-    overrides = OmegaConf.create(convert_earlier(OmegaConf.to_container(overrides), where))
+    content = convert_earlier(OmegaConf.to_container(overrides), where)
+    overrides = OmegaConf.create(complete_earlier(content, setting_names(), where) if is_complete else content)
     groups = [("", settings, overrides)]
     while groups:
         prefix, group, new_values = groups.pop()
@@ -401,9 +351,26 @@ def _merge(settings: DictConfig, overrides: Container, where: str) -> DictConfig
     return OmegaConf.merge(settings, overrides)
 
 
+def setting_names() -> list[str]:
+    """Return the dotted names of all settings."""
+
+    def names(group: dict[str, Any], prefix: str) -> list[str]:
+        return [
+            full for name, value in group.items()
+            for full in (names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"])
+        ]
+
+    return names(config_to_dict(Config()), "")
+
+
 def config_to_yaml(config: Config) -> str:
     """Return the complete configuration as YAML that `load_config` can read."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Return the complete configuration as nested dictionaries of plain values."""
+    return OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
 
 
 def _value(config: Config, key: str) -> object:
@@ -413,6 +380,8 @@ def _value(config: Config, key: str) -> object:
 
 def _check(config: Config) -> None:
     """Raise UserError if a value is out of range or contradicts another one."""
+    check_roots(config.data)
+    check_trackers(config.train.track)
     for key, allowed in _CHOICES.items():
         value = _value(config, key)
         if value not in allowed:
@@ -435,9 +404,14 @@ def _check(config: Config) -> None:
     if model.memory_top > model.memory_slots:
         rule = f"must be at most model.memory_slots={model.memory_slots}"
         raise wrong_value("model.memory_top", model.memory_top, rule)
-    if config.train.deterministic and model.roi == "pool" and model.graph_in != "none":
+    has_graph = model.report and model.graph_in != "none"
+    if not model.report and not (model.observation_head or model.localizer):
+        raise UserError("model.report=false leaves nothing to train: set model.observation_head or model.localizer")
+    if not model.report and config.eval.int8:
+        raise UserError("eval.int8=true concerns the report decoder, which a model with model.report=false lacks")
+    if config.train.deterministic and has_graph and model.roi == "pool":
         raise UserError("train.deterministic=true needs model.roi=align: the gradient of RoI pooling varies on GPUs")
     if config.eval.box_source == BoxSource.FILE and config.data.boxes_file is None:
         raise UserError("eval.box_source=file needs a detector's file: set data.boxes_file")
-    if not model.localizer and BoxSource.LOCALIZER == config.eval.box_source and model.graph_in != "none":
+    if not model.localizer and BoxSource.LOCALIZER == config.eval.box_source and has_graph:
         raise UserError("model.localizer=false leaves no boxes for eval.box_source=localizer: choose atlas or file")

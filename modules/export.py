@@ -10,6 +10,7 @@ If anything differs, no folder is left.
 import argparse
 import sys
 
+from data.console import run_command
 from data.errors import UserError
 from modules.checkpoint import EXPORTED_WEIGHTS
 from modules.inference.export_folder import export_checkpoint
@@ -35,4 +36,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

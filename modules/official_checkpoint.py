@@ -2,15 +2,16 @@
 
     python -m modules.official_checkpoint FILE.pth --vocabulary TRAINING_ANNOTATION.json|TOKENS.json --out DIR
 
-`modules/release_conversion.py` reads the file, `modules/published_weights.py` maps its weights to ours and back.
+`modules/release/conversion.py` reads the file; `modules/release/published_weights.py` maps weights both ways.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from data.console import run_command
 from data.errors import UserError
-from modules.release_conversion import convert
+from modules.release.conversion import convert
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,4 +35,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

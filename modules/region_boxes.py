@@ -12,6 +12,7 @@ visible, xyxy in 0..1 of that image.
 import argparse
 import sys
 
+from data.console import run_command
 from data.errors import UserError
 from data.records import SPLITS
 from modules.inference.region_boxes import replace_region_boxes, write_region_boxes
@@ -46,4 +47,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -141,7 +141,7 @@ def arrange_for_batches(model: SGRRG, device: torch.device) -> None:
     while batches of 1 lose 5 %. On other devices nothing is changed. For inference only, since an optimizer's state has
     the order of the weights it was made for.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or model.decoder is None:
         return
     for part in model.decoder.modules():
         if type(part) is nn.Linear:

@@ -1,6 +1,8 @@
 """Loading the weights of a checkpoint into a model: all of them, or those that fit, matched by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -8,17 +10,30 @@ from data.errors import UserError, truncate_list
 from data.vocabulary import Vocabularies
 from models.rows import Rows, row_meanings
 from models.sgrrg import SGRRG
+from models.trunks.torchvision_trunk import rename_earlier
 from modules.checkpoint import Thresholds, load_checkpoint
+
+Value = TypeVar("Value")
 
 # The atlas boxes are among the weights, but belong to the vocabularies.
 _ATLAS = "graph.atlas"
 
 
+def with_current_names(model: SGRRG, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return `values`, by name of a weight, under the names that `model` has.
+
+    The trunk's names are different in checkpoints of earlier versions (see `rename_earlier`).
+    """
+    patch_encoder = getattr(model, "patch_encoder", None)
+    return rename_earlier(getattr(patch_encoder, "backbone", ""), values, "patch_encoder.trunk.")
+
+
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load `weights` into `model`.
+    """Load `weights` into `model`. They may have the names of an earlier version.
 
     Raises UserError, naming the weights, if any is missing, unexpected or of another size; the model is then unchanged.
     """
+    weights = with_current_names(model, weights)
     mismatches = _mismatches(model.state_dict(), weights)
     if mismatches:
         raise UserError(
@@ -36,7 +51,8 @@ def init_weights_from(model: nn.Module, vocabularies: Vocabularies, path: str | 
     """
     checkpoint = load_checkpoint(path)
     own = model.state_dict()
-    weights = {name: value for name, value in checkpoint.weights.items() if name != _ATLAS}
+    weights = with_current_names(model, checkpoint.weights)
+    weights.pop(_ATLAS, None)
     own.pop(_ATLAS, None)
     own_labels, loaded_labels = (_row_labels(model, each) for each in (vocabularies, checkpoint.vocabularies))
     lines = []

@@ -15,6 +15,7 @@ import yaml
 import main_test
 from modules.evaluation.baselines.names import NAMES
 from modules.evaluation.scoring import SCORE_NAMES
+from tests.support.checkpoint_files import update_manifest
 from tests.support.tiny_dataset import write_tiny_dataset
 from tests.support.tiny_run import prefer_unknown_words, save_tiny_run, write_tiny_run
 
@@ -213,6 +214,7 @@ def test_baselines_are_found_once_for_a_checkpoint_and_a_data_set(run_folder, mo
     weights = torch.load(run_folder / "best" / "weights.pt", weights_only=True)
     name = next(name for name in weights if name.startswith("patch_encoder."))
     torch.save(weights | {name: weights[name] + 1}, run_folder / "best" / "weights.pt")
+    update_manifest(run_folder / "best")
     assert main_test.main(arguments) == 0  # another trunk: other nearest images
     assert (run_folder / "baselines.json").read_bytes() != stored
 
@@ -329,6 +331,7 @@ def test_what_a_user_can_mend_is_one_line(run_folder, capsys, arguments, message
 def test_weights_of_the_trunk_are_not_fetched(trained, run_folder):
     path = run_folder / "best" / "config.yaml"
     path.write_text(path.read_text().replace("weights: none", "weights: missing_file.pth"))
+    update_manifest(run_folder / "best")
     assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
 
 

@@ -43,8 +43,10 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     assert main(["--config", str(yaml), *settings(tmp_path, "train.monitor=bleu_4 + box_iou")]) == 0
     run = tmp_path / "results/run"
     assert sorted(os.listdir(run)) == ["best", "config.yaml", "last", "log.jsonl", "tensorboard"]
-    assert sorted(os.listdir(run / "best")) == ["config.yaml", "vocabularies.json", "weights.pt"]
-    assert sorted(os.listdir(run / "last")) == ["config.yaml", "training_state.pt", "vocabularies.json", "weights.pt"]
+    assert sorted(os.listdir(run / "best")) == ["config.yaml", "manifest.json", "vocabularies.json", "weights.pt"]
+    assert sorted(os.listdir(run / "last")) == [
+        "config.yaml", "manifest.json", "training_state.pt", "vocabularies.json", "weights.pt",
+    ]
     assert load_config(run / "config.yaml").optim.lr == load_checkpoint(run).config.optim.lr == 3e-4
     (start_entry,) = log_entries(run, "start")
     assert (start_entry["graph_source"], start_entry["studies"], start_entry["processes"]) == ("mixed", 9, 1)
@@ -144,14 +146,35 @@ def test_two_processes_train_one_model(tmp_path):
     ],
 )
 def test_an_exception_in_one_process_ends_both_with_one_line(tmp_path, rank, where, line):
-    """Without torchrun, which would end the other process itself."""
+    processes, errors = run_two_processes(tmp_path, rank, where)
+    assert [process.returncode for process in processes] == [1, 1], errors
+    lines = [each for error in errors for each in error.splitlines() if "epoch 1, " not in each]
+    line = line.format(script="tests/support/training/failing_process.py")
+    assert len(lines) == 1 and re.fullmatch(line, lines[0]), errors
+    assert errors[rank].endswith(f"{lines[0]}\n")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_one_line_of_the_other(tmp_path, rank):
+    processes, errors = run_two_processes(tmp_path, rank, "kill")
+    assert processes[rank].returncode == -9 and processes[1 - rank].returncode == 1, errors
+    lines = [each for each in errors[1 - rank].splitlines() if "epoch 1, " not in each]
+    assert len(lines) == 1 and lines[0].startswith(f"Rank {1 - rank}: another process ended"), errors
+    assert lines[0].endswith("resume with the same command and train.resume=true")
+
+
+def run_two_processes(tmp_path, rank, where):
+    """Train with two processes until one fails, without torchrun, which would end the other one itself.
+
+    Returns the processes and what each has written to stderr.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = settings(tmp_path, "train.log_every=100")
     variables = os.environ | {
         "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "TMPDIR": str(tmp_path),
+        "TMPDIR": str(tmp_path), "TORCH_CPP_LOG_LEVEL": "ERROR",  # as environment.sh sets it
     }
     processes = [
         subprocess.Popen(
@@ -166,8 +189,4 @@ def test_an_exception_in_one_process_ends_both_with_one_line(tmp_path, rank, whe
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [1, 1], errors
-    lines = [each for error in errors for each in error.splitlines() if "epoch 1, " not in each]
-    line = line.format(script="tests/support/training/failing_process.py")
-    assert len(lines) == 1 and re.fullmatch(line, lines[0]), errors
-    assert errors[rank].endswith(f"{lines[0]}\n")
+    return processes, errors

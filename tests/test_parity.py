@@ -28,7 +28,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.published_weights import from_official, to_official
+from modules.release.published_weights import from_official, to_official
 from modules.training.losses import Losses, ReportCriterion
 from tests.support.reference_search import competing_search, score_of
 

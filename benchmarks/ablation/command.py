@@ -13,8 +13,6 @@ settings than the current ones are left out.
 
 import argparse
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 from benchmarks.ablation.arms import ARMS, BUDGET, DEMO, TRUNK, VERSION, Arm, Run, fingerprint, order_runs
 from benchmarks.ablation.ledger import FinishedRun, read_ledger, read_run, write_ledger
 from benchmarks.ablation.report import write_report
+from benchmarks.support.scripts import run_script
 from data.errors import UserError, wrong_value
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
 from modules.checkpoint import load_checkpoint
@@ -139,7 +138,7 @@ def train_trunk(data: Path, results: Path, overrides: Sequence[str]) -> Path:
     if not file.is_file():
         phantom = data / "phantom_trunk"
         prepare_phantom(phantom, PhantomSettings(studies=STUDIES, image_size=IMAGE_SIZE, seed=TRUNK_SEED))
-        _run_script(
+        run_script(
             folder, _training_command(folder, phantom, 0, [*TRUNK, *overrides]), threads=os.cpu_count() or 1
         )
         prefix = "patch_encoder.trunk."
@@ -154,8 +153,8 @@ def train_and_test(run: Run, data: Path, trunk: Path) -> Run:
     """Train and test a run, starting from the weights in the file `trunk`. Raises UserError if that fails."""
     settings = [f"model.patch_encoder.weights={trunk}", *BUDGET, *run.arm.settings, *run.overrides]
     phantom = phantom_folder(data, run.arm.noise)
-    _run_script(run.folder, _training_command(run.folder, phantom, run.seed, settings))
-    _run_script(run.folder, [
+    run_script(run.folder, _training_command(run.folder, phantom, run.seed, settings))
+    run_script(run.folder, [
         "main_test.py", "--checkpoint", str(run.folder), "--split", "test", "--graph", run.arm.graph.value,
     ])
     return run
@@ -166,17 +165,3 @@ def _training_command(folder: Path, phantom: Path, seed: int, settings: Sequence
         "main_train.py", "--config", str(DEMO), f"name={folder.name}", f"results={folder.parent}",
         f"seed={seed}", f"data.root={phantom}", "train.resume=true", *settings,
     ]
-
-
-def _run_script(folder: Path, command: Sequence[str], threads: int = 1) -> None:
-    """Run a script, with its output in `folder`/console.txt. Raises UserError if it fails.
-
-    On two cores, two runs with one thread each are faster than one run with two threads.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    log = folder / "console.txt"
-    with log.open("a", encoding="utf-8") as file:
-        process = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if process.returncode:
-        raise UserError(f"{folder.name}: {command[0]} ended with status {process.returncode}; see the end of {log}")

@@ -32,6 +32,13 @@ OURS = "ours"
 # A contender that takes longer than this runs only once.
 LONG_SECONDS = 20.0
 MIB = 2**20
+# The settings of glibc with which the run scripts compute on a CPU (`tune_memory` in environment.sh): all contenders
+# have them. A process reads them when it starts.
+ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": "2000000000",
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 _SECONDS_BETWEEN_SAMPLES = 0.1
 
 
@@ -132,7 +139,8 @@ def compare(name: str, contenders: list[Contender], repeats: int, threads: int) 
         for contender in contenders:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve_contender, args=(theirs, contender.build, threads))
-            process.start()
+            with _environment(ALLOCATOR):
+                process.start()
             theirs.close()
             running[contender.name] = (ours, process, contender.runs or repeats)
             kind, content = _receive(ours, contender.name)
@@ -155,6 +163,18 @@ def compare(name: str, contenders: list[Contender], repeats: int, threads: int) 
             process.join(timeout=10)
             process.kill()
     return case
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set those of `variables` in the environment that are not set, for processes that start in the block."""
+    added = variables.keys() - os.environ.keys()
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _receive(connection: Connection, name: str) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from models.region_selector import RegionMemory, RegionSelector
 from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
-from modules.published_weights import to_official
+from modules.release.published_weights import to_official
 from modules.training.losses import ReportCriterion
 
 LOSS_WEIGHTS = {"report": 1.0, "observations": 0.25, "regions": 0.25, "attributes": 0.1, "contrast": 0.1}

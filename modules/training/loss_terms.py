@@ -74,7 +74,9 @@ class ReportLoss(LossTerm):
     def count(self, batch: Batch) -> Tensor:
         return batch.token_mask[:, 1:].sum()
 
-    def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor:
+    def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
+        if output.packed_logits is None:
+            return None
         targets = output.packing.pack(batch.token_ids[:, 1:])
         return F.cross_entropy(output.packed_logits.float(), targets, reduction="sum")
 
@@ -165,12 +167,12 @@ class BoxLoss(MaskedLoss):
 
 
 class VisibilityLoss(MaskedLoss):
-    """Binary cross-entropy of "this region has a box", over studies with annotated boxes."""
+    """Binary cross-entropy of "this region has a box", over regions for which that is annotated."""
 
     name = "visibility"
 
     def mask(self, batch: Batch) -> Tensor:  # [B, R]
-        return batch.regions.boxes_known.unsqueeze(1).expand_as(batch.regions.visible)
+        return batch.regions.boxes_known.unsqueeze(1) & batch.regions.visibility_known
 
     def element_losses(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
         return _binary_cross_entropy(output.encoded.visible_logits, batch.regions.visible)

@@ -9,13 +9,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from data.errors import UserError, cannot_write
+from data.mixture.order import Mixture
 from data.vocabulary import Vocabularies
 from modules.checkpoint import check_replaceable, has_checkpoint, load_checkpoint, save_checkpoint
 from modules.config import Config, config_to_yaml
 from modules.runtime import gather_objects, random_state, rank, run_on_rank_zero, world_size
 from modules.training.optimizer import load_optimizer_state, optimizer_state
 from modules.training.progress import RunProgress
-from modules.weights import load_weights
+from modules.weights import load_weights, with_current_names
 
 
 class RunFolder:
@@ -24,9 +25,11 @@ class RunFolder:
     Every process calls the methods; files are written by rank zero.
 
     studies   number of studies in the training split
+    mixture   how the studies of several data sets are mixed; None for a single data set
     """
 
-    def __init__(self, config: Config, vocabularies: Vocabularies, studies: int):
+    def __init__(self, config: Config, vocabularies: Vocabularies, studies: int, mixture: Mixture | None = None):
+        self.mixture = mixture
         self.config = config
         self.vocabularies = vocabularies
         self.studies = studies
@@ -106,7 +109,7 @@ class RunFolder:
         self._check_vocabularies(state["vocabularies"])
         self._check_study_order(state["order"])
         load_weights(model, checkpoint.weights)
-        load_optimizer_state(optimizer, model, state["optimizer"])
+        load_optimizer_state(optimizer, model, with_current_names(model, state["optimizer"]))
         scaler.load_state_dict(state["scaler"])
         random_states = state["random_states"]
         random_state = random_states[rank()] if len(random_states) == world_size() else None
@@ -118,19 +121,20 @@ class RunFolder:
         if differing:
             raise UserError(
                 f"{self.last} was trained with other vocabularies ({', '.join(differing)}) than those of "
-                f"{self.config.data.root}: resume with the same data set, or start a new run with "
+                f"{', '.join(map(str, self.config.data.roots))}: resume with the same data, or start a new run with "
                 f"train.init_from={self.last}"
             )
 
-    def _check_study_order(self, saved: dict[str, int]) -> None:
+    def _check_study_order(self, saved: dict[str, Any]) -> None:
         if "optim.batch_size" not in saved:
             raise UserError(
                 f"Cannot resume from {self.last}: an earlier version saved it, which counted batches and epochs in "
                 f"another way. Finish it with that version, or start a new run with train.init_from={self.last}"
             )
+        order = self._study_order()
         changed = [
-            f"{name} was {saved[name]}, now {current}"
-            for name, current in self._study_order().items() if saved[name] != current
+            f"{name} was {saved.get(name)}, now {order.get(name)}"
+            for name in saved | order if saved.get(name) != order.get(name)
         ]
         if changed:
             raise UserError(
@@ -138,10 +142,16 @@ class RunFolder:
                 f"train.init_from={self.last}"
             )
 
-    def _study_order(self) -> dict[str, int]:
+    def _study_order(self) -> dict[str, Any]:
         """What determines, with the progress, which studies come next. A run is resumed only if all of it is equal."""
-        return {
+        order = {
             "seed": self.config.seed,
             "studies of the training split": self.studies,
             "optim.batch_size": self.config.optim.batch_size,
+        }
+        if self.mixture is None:
+            return order
+        return order | {
+            "studies of each data set": list(self.mixture.sizes),
+            "draws of each data set in an epoch": list(self.mixture.draws_per_epoch),
         }

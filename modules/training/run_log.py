@@ -1,4 +1,4 @@
-"""Logging of a training run: lines or a progress bar on the console, JSON lines in log.jsonl, TensorBoard curves.
+"""Logging of a training run: lines or a progress bar on the console, JSON lines in log.jsonl, curves of the trackers.
 
 Every entry of log.jsonl has a `kind` (start, train, validation, message), the optimiser `step`, the current `epoch`
 (from 1) and the `time`. An entry of kind start states the code, packages and device with which the run was started or
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,6 +23,9 @@ import torch
 from tqdm import tqdm
 
 from data.errors import cannot_write
+from modules.settings.tracking import TENSORBOARD
+from modules.training.tracking.tracker import Tracker, TrackingError
+from modules.training.tracking.trackers import open_trackers
 from modules.training.validation import ValidationScores
 from modules.training.window_losses import TOTAL, StepResult
 
@@ -39,11 +42,14 @@ class RunLog:
     epoch              the epoch (from 1) in which the run starts or resumes
     done_steps         steps already done by the run to resume: entries of later steps are removed; 0 starts a new log
     rerun_validation   the validation after `done_steps` is repeated: its old entry is removed as well
+    track              names of the trackers (`train.track`)
+    configuration      nested settings that trackers record
     """
 
     def __init__(
         self, run_dir: str | Path, total_steps: int, log_every: int, epoch: int = 1, done_steps: int = 0,
-        rerun_validation: bool = False, enabled: bool = True,
+        rerun_validation: bool = False, enabled: bool = True, track: Sequence[str] = (TENSORBOARD,),
+        configuration: Mapping[str, Any] | None = None,
     ):
         self.enabled = enabled
         self.total_steps = total_steps
@@ -54,9 +60,6 @@ class RunLog:
         self._reset_averages()
         if not enabled:
             return
-        # Imported here because it takes seconds, which only the process that writes should spend.
-        from torch.utils.tensorboard import SummaryWriter
-
         self._run_dir = Path(run_dir)
         path = self._run_dir / "log.jsonl"
         with self._writing():
@@ -66,9 +69,7 @@ class RunLog:
             partial.write_text("".join(f"{line}\n" for line in old_lines), encoding="utf-8")
             partial.replace(path)
             self._file = path.open("a", encoding="utf-8")
-            self._curves = SummaryWriter(
-                str(self._run_dir / "tensorboard"), purge_step=done_steps + 1 if done_steps else None
-            )
+            self._trackers = open_trackers(track, self._run_dir, configuration, done_steps)
         self._interactive = sys.stderr.isatty()
         self._start_time = time.monotonic()
 
@@ -162,13 +163,19 @@ class RunLog:
             for name, value in scores.items() if value is not None
         )
         conditions = ", ".join(f"{name} {value}" for name, value in sources.items())
-        self._print(f"epoch {self.epoch}, validation ({conditions}): {listed}")
+        data_sets = [name for name in validated.by_data_set if name]
+        of_data_sets = f" of {', '.join(data_sets)}" if data_sets else ""
+        self._print(f"epoch {self.epoch}, validation{of_data_sets} ({conditions}): {listed}")
+        for name in data_sets if len(data_sets) > 1 else ():
+            own = validated.by_data_set[name].items()
+            listed = ", ".join(f"{score} {value:.4f}" for score, value in own if value is not None)
+            self._print(f"epoch {self.epoch}, validation of {name} alone: {listed or 'no score'}")
         value = "absent" if monitored is None else f"{monitored:.4f}"
         best = ", the best so far" if improved else ""
         self._print(f"epoch {self.epoch}, {monitor} = {value}{_format_blind(blind)}{best}")
         self._write(
             "validation", scores=scores, absent=validated.absent, blind=validated.blind, monitor=monitor,
-            monitored=monitored, improved=improved, **sources,
+            monitored=monitored, improved=improved, data_sets=validated.by_data_set, **sources,
         )
         curves = {**scores, "monitored": monitored}
         self._add_scalars({f"validation/{name}": value for name, value in curves.items() if value is not None})
@@ -177,8 +184,8 @@ class RunLog:
         """Flush and close the files."""
         self.end_epoch()
         if self.enabled:
+            self._on_trackers(lambda tracker: tracker.close())
             self._file.close()
-            self._curves.close()
 
     def _reset_averages(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
@@ -202,9 +209,17 @@ class RunLog:
             self._file.flush()
 
     def _add_scalars(self, values: dict[str, float]) -> None:
-        with self._writing():
-            for name, value in values.items():
-                self._curves.add_scalar(name, value, self.step)
+        self._on_trackers(lambda tracker: tracker.log_scalars(values, self.step))
+
+    def _on_trackers(self, call: Callable[[Tracker], None]) -> None:
+        """Call every tracker; one that fails is left out of the rest of the run, which does not depend on it."""
+        for name, tracker in list(self._trackers.items()):
+            try:
+                with self._writing():
+                    call(tracker)
+            except TrackingError as error:
+                del self._trackers[name]
+                self.message(f"Warning: {name} does not record this run any longer ({error})")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -220,18 +235,21 @@ def read_curves(run_dir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Read the curves in a run folder's log.jsonl: group -> name -> [(optimiser step, value)].
 
     Groups are "Training losses" (the weighted sum `total` first, then the terms) and "Validation scores". Groups and
-    names without a value are left out; the result is empty if there is no log.
+    names without a value are left out, and so is what cannot be read; the result is empty if there is no log.
     """
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for entry in _entries(run_dir / "log.jsonl"):
-        if entry["kind"] == "train":
-            group, values = "Training losses", {"total": entry["loss"], **entry["terms"]}
-        elif entry["kind"] == "validation":
-            group, values = "Validation scores", entry["scores"]
-        else:
+        try:
+            if entry["kind"] == "train":
+                group, values = "Training losses", {"total": entry["loss"], **entry["terms"]}
+            elif entry["kind"] == "validation":
+                group, values = "Validation scores", dict(entry["scores"])
+            else:
+                continue
+        except (KeyError, TypeError, ValueError):
             continue
         for name, value in values.items():
-            if value is not None and math.isfinite(value):
+            if isinstance(value, int | float) and math.isfinite(value):
                 curves.setdefault(group, {}).setdefault(name, []).append((entry["step"], value))
     return curves
 
@@ -268,14 +286,18 @@ def _lines_until(path: Path, step: int, rerun_validation: bool) -> list[str]:
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a log, skipping lines that a crash cut short; none if the file is absent."""
-    if not path.is_file():
+    """Yield the entries of a log, skipping damaged lines and those that a crash cut short; none without a file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in content.splitlines():
         try:
-            yield json.loads(line)
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and type(entry.get("step")) is int:
+            yield entry
 
 
 def _format_losses(means: dict[str, float]) -> str:

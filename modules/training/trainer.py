@@ -26,10 +26,11 @@ from data.dataset import StudyDataset
 from data.errors import UserError
 from data.images.network_input import to_network_input
 from data.loaders import BatchPlan, StudyLoader, check_skipped, evaluation_loader, training_loader, worker_errors
+from data.mixture.dataset import MixedDataset
 from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
-from models.patch_encoder import is_convolutional
-from modules.config import Config, Precision
+from models.trunks.build import is_convolutional
+from modules.config import Config, Precision, config_to_dict
 from modules.model_inputs import count_sizes
 from modules.runtime import (
     StopSignals,
@@ -60,6 +61,7 @@ from modules.training.optimizer import (
 from modules.training.progress import Phase, RunProgress
 from modules.training.run_folder import RunFolder
 from modules.training.run_log import RunLog
+from modules.training.tracking.trackers import check_installed
 from modules.training.training_step import build_training_step
 from modules.training.validation import EvaluationStopped, Validator
 from modules.training.window_losses import StepResult, WindowLosses
@@ -79,7 +81,8 @@ class Trainer:
 
     def __init__(
         self, config: Config, vocabularies: Vocabularies, model: nn.Module, criterion: ReportCriterion,
-        evaluator: Validator, train_dataset: StudyDataset, validation_dataset: StudyDataset, device: torch.device,
+        evaluator: Validator, train_dataset: StudyDataset | MixedDataset,
+        validation_dataset: StudyDataset | MixedDataset, device: torch.device,
     ):
         """Raises UserError if settings do not fit the model or the scores. Writes nothing yet."""
         self.config = config
@@ -93,7 +96,8 @@ class Trainer:
         self.device = device
         self.monitor = Monitor.parse(config.train.monitor, evaluator.score_names)
         self.progress = RunProgress()
-        self.run_folder = RunFolder(config, vocabularies, studies=len(train_dataset))
+        mixture = train_dataset.mixture if isinstance(train_dataset, MixedDataset) else None
+        self.run_folder = RunFolder(config, vocabularies, len(train_dataset), mixture)
         self.signals = StopSignals()
         self.stopped_by = 0  # number of the signal that stopped the run, in any process
         self.train_loader: StudyLoader | None = None
@@ -104,11 +108,12 @@ class Trainer:
         steps = config.train.epochs * self.plan.steps
         self.total_steps = steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
+        check_installed(config.train.track)
         freeze(model, config.train.freeze)
         self.precision = choose_precision(config.train.precision, device)
         channels_last = config.train.channels_last
         if channels_last is None:
-            channels_last = device.type == "cuda" and is_convolutional(config.model.patch_encoder.backbone)
+            channels_last = device.type == "cuda" and is_convolutional(model.patch_encoder)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.to(device)
         if channels_last:
@@ -223,7 +228,7 @@ class Trainer:
         self.log = RunLog(
             self.run_folder.path, self.total_steps, self.settings.log_every, epoch=self.progress.epoch + 1,
             done_steps=self.progress.step, rerun_validation=self.progress.phase == Phase.VALIDATE,
-            enabled=is_rank_zero(),
+            enabled=is_rank_zero(), track=self.settings.track, configuration=config_to_dict(self.config),
         )
         parameters = list(self.model.parameters())
         self.log.start(

@@ -22,11 +22,13 @@ class ValidationScores:
     scores  name -> value, None if absent
     absent  name of each absent score -> the reason
     blind   name -> value of the image-blind baseline on the same studies, None if absent
+    by_data_set   name of each data set -> its own scores; with a single one, the same scores
     """
 
     scores: dict[str, float | None]
     absent: dict[str, str]
     blind: dict[str, float | None] = field(default_factory=dict)
+    by_data_set: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
 class Validator(Protocol):

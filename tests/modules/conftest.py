@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from models.patch_encoder import PatchEncoder, SwinTrunk
+from models.patch_encoder import PatchEncoder
+from models.trunks.torchvision_trunk import extract_trunk
 from modules import builders
 from modules.builders import build_vocabularies
 from modules.config import load_config
@@ -16,9 +17,9 @@ from tests.support.tiny_training import tiny_settings
 @pytest.fixture
 def small_trunk(monkeypatch):
     """Build a small Swin in place of `swin_b`."""
-    def build(backbone: str, stride: int, weights: str, stochastic_depth: float) -> PatchEncoder:
-        assert (backbone, stride, weights, stochastic_depth) == ("swin_b", 32, "none", 0.1)
-        return PatchEncoder(SwinTrunk(small_swin()), 8 * SMALL_SWIN["embed"])
+    def build(backbone: str, stride: int | None, weights: str, stochastic_depth: float, *_: object) -> PatchEncoder:
+        assert (backbone, stride, weights, stochastic_depth) == ("swin_b", None, "none", 0.1)
+        return PatchEncoder(extract_trunk(small_swin(), "permute"), 8 * SMALL_SWIN["embed"])
 
     monkeypatch.setattr(builders, "build_patch_encoder", build)
 

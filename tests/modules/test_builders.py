@@ -1,6 +1,7 @@
 """From settings to objects: sizes, initial weights, every backbone, and errors that the user can fix."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from data.errors import UserError
 from data.images.network_input import to_network_input
 from data.storage.statistics import training_statistics
 from data.vocabulary import AttributeVocabulary, Vocabularies
-from models import patch_encoder
 from models.attribute_predictor import AttributePredictor
 from models.outputs import BoxSource, GraphSource
 from models.region_selector import RegionMemory
 from models.sgrrg import SGRRG
+from models.trunks.build import build_patch_encoder
+from models.trunks.small_resnet import small_resnet
 from modules import builders
 from modules.config import Config, Precision, load_config
 from modules.model_inputs import model_inputs
@@ -60,6 +62,24 @@ def test_vocabularies_follow_their_settings(data_config):
     vocabularies = builders.build_vocabularies(data_config)
     assert len(vocabularies.anatomy.regions) == 29 and vocabularies.attributes.largest > 1
     assert vocabularies.tokenizer.bos_id == vocabularies.tokenizer.eos_id == 0
+
+
+def test_a_vocabulary_of_rare_words_alone_is_refused(data_config, capsys):
+    data = dataclasses.replace(data_config.data, min_word_count=1000)
+    config = dataclasses.replace(data_config, data=data)
+    with pytest.raises(UserError, match=r"data.min_word_count=1000: the most frequent word .* occurs \d+ times"):
+        builders.build_trainer(config, torch.device("cpu"))
+    builders.check_words(data_config, builders.build_vocabularies(data_config))
+    assert capsys.readouterr().err == ""
+
+
+def test_reports_without_words_give_a_warning(tmp_path, capsys):
+    root = write_tiny_dataset(tmp_path / "silent", image_size=32)
+    records = [json.loads(line) | {"report": ""} for line in (root / "records.jsonl").open()]
+    (root / "records.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    config = tiny_config(f"data.root={root}")
+    builders.check_words(config, builders.build_vocabularies(config))
+    assert "have no words: the model learns to write empty reports" in capsys.readouterr().err
 
 
 def test_data_sets_follow_their_settings(data_config):
@@ -158,7 +178,7 @@ def test_attributes_share_their_names_weights_where_told_to():
 
 def test_trunk_keeps_its_own_first_weights(model):
     torch.manual_seed(0)
-    expected = patch_encoder.small_resnet()
+    expected = small_resnet()
     assert torch.equal(model.patch_encoder.trunk[0].weight, expected[0].weight)
 
 
@@ -265,7 +285,7 @@ def test_every_backbone_writes_reports(backbone, stride, monkeypatch):
         with monkeypatch.context() as patch:
             for name in ("kaiming_normal_", "trunc_normal_"):
                 patch.setattr(nn.init, name, lambda tensor, *args, **kwargs: nn.init.uniform_(tensor, -0.05, 0.05))
-            return patch_encoder.build_patch_encoder(*settings)
+            return build_patch_encoder(*settings)
 
     monkeypatch.setattr(builders, "build_patch_encoder", without_slow_initialisation)
     torch.manual_seed(0)
@@ -352,7 +372,7 @@ def test_configuration_names_the_exact_weights():
     named = builders.name_exact_weights(config)
     assert named.model.patch_encoder.weights == "imagenet_v2"
     expected = load_config(None, ["model.patch_encoder.backbone=resnet50", "model.patch_encoder.weights=imagenet_v2"])
-    assert named == expected and config.model.patch_encoder.weights == "imagenet"
+    assert named == expected and config.model.patch_encoder.weights == "pretrained"
     with pytest.raises(UserError, match="small_resnet has no ImageNet weights"):
         builders.name_exact_weights(load_config(None, ["model.patch_encoder.backbone=small_resnet"]))
 

@@ -1,13 +1,21 @@
 """Checkpoints: writing, replacing, reading, and damaged or missing files."""
 
+import dataclasses
 import errno
+import functools
+import json
 import os
 import pickle
+import random
+import re
 import resource
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from data.errors import UserError
 from modules.checkpoint import (
@@ -22,7 +30,12 @@ from modules.checkpoint import (
     load_checkpoint,
     save_thresholds,
 )
+from modules.config import load_config, setting_names
+from modules.saving.manifest import MANIFEST, MARK
+from modules.settings.earlier import ADDED
 from tests.support.small_checkpoint import STATE, model_of, save
+
+EARLIER = Path(__file__).parents[1] / "support" / "earlier_run"
 
 
 def weight_of(directory: Path) -> float:
@@ -62,7 +75,7 @@ def test_a_checkpoint_without_a_training_state_is_nothing_to_go_on_from(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("files_written", "renames_done"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (4, 1), (4, 2)]
+    ("files_written", "renames_done"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (5, 1), (5, 2)]
 )
 def test_a_crash_anywhere_leaves_a_whole_checkpoint(tmp_path, parts, monkeypatch, files_written, renames_done):
     """The machine stops before a file is written, or before a rename."""
@@ -85,7 +98,7 @@ def test_a_crash_anywhere_leaves_a_whole_checkpoint(tmp_path, parts, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", after("rename", renames_done, Path.rename))
-        if files_written < 4:
+        if files_written < 5:
             patched.setattr(os, "fsync", after("fsync", files_written, os.fsync))
         try:
             save(directory, parts, 2)
@@ -174,7 +187,7 @@ def test_what_is_no_checkpoint(tmp_path):
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", [CONFIG, VOCABULARIES, TRAINING_STATE])
+@pytest.mark.parametrize("name", [CONFIG, VOCABULARIES, TRAINING_STATE, MANIFEST])
 def test_a_missing_file_is_named(tmp_path, parts, name):
     save(tmp_path / "last", parts)
     (tmp_path / "last" / name).unlink()
@@ -192,6 +205,95 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, parts, name, content):
         load_checkpoint(tmp_path / "last", training=True)
     assert f"{path} is damaged" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+FILES = [CONFIG, VOCABULARIES, WEIGHTS, TRAINING_STATE, MANIFEST]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_damage_is_named(tmp_path, parts, name):
+    save(tmp_path / "last", parts)
+    path = tmp_path / "last" / name
+    content, generator = path.read_bytes(), random.Random(0)
+    for _ in range(20):
+        place = generator.randrange(len(content))
+        flipped = bytes([content[place] ^ (1 << generator.randrange(8))])
+        for damaged in (content[:place] + flipped + content[place + 1 :], content[:place], content + b"\n"):
+            path.write_bytes(damaged)
+            try:
+                load_checkpoint(tmp_path / "last", training=True)
+            except UserError as error:
+                # A changed manifest can name a file that is not the culprit.
+                assert name == MANIFEST or str(error).startswith(f"{path} is damaged")
+                assert "\n" not in str(error)
+            else:
+                assert name == MANIFEST and json.loads(damaged)["files"] == json.loads(content)["files"]
+    path.write_bytes(content)
+    load_checkpoint(tmp_path / "last", training=True)
+
+
+def test_the_manifest_lists_every_file(tmp_path, parts):
+    save(tmp_path / "last", parts)
+    listed = json.loads((tmp_path / "last" / MANIFEST).read_text())["files"]
+    assert set(listed) | {MANIFEST} == set(os.listdir(tmp_path / "last"))
+
+
+def test_readers_during_saves_get_one_save(tmp_path, parts):
+    """Value, configuration and training state of a reader's checkpoint belong together."""
+    config, vocabularies = parts
+
+    def write(value):
+        state = STATE | {"value": value}
+        save(tmp_path / "last", (dataclasses.replace(config, seed=value), vocabularies), value, state=state)
+
+    write(0)
+    read, stop = [], threading.Event()
+
+    def keep_reading():
+        while not stop.is_set():
+            loaded = load_checkpoint(tmp_path / "last", training=True)
+            value = float(loaded.weights["0.weight"][0, 0])
+            read.append((value, loaded.config.seed, loaded.training_state["value"]))
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(keep_reading) for _ in range(2)]
+        for value in range(1, 25):
+            write(value)
+        stop.set()
+        for reader in readers:
+            reader.result()
+    assert len(read) > 2 and all(value == seed == state for value, seed, state in read)
+    assert os.listdir(tmp_path) == ["last"]
+
+
+def test_checkpoints_of_earlier_versions_have_no_manifest(tmp_path, parts):
+    save(tmp_path / "last", parts, 3)
+    config = tmp_path / "last" / CONFIG
+    config.write_bytes(config.read_bytes().removeprefix(MARK))
+    (tmp_path / "last" / MANIFEST).unlink()
+    assert weight_of(tmp_path / "last") == 3
+    lines = config.read_text().splitlines(keepends=True)
+    for kept in range(len(lines)):
+        config.write_text("".join(lines[:kept]))
+        with pytest.raises(UserError, match=r"config\.yaml"):
+            load_checkpoint(tmp_path / "last")
+    without_added = [line for line in lines if not re.match(r"  (crop|deterministic|thresholds):", line)]
+    config.write_text("".join(without_added))
+    assert load_checkpoint(tmp_path / "last").config.data.crop == 1.0
+
+
+def test_every_setting_is_required_or_has_the_value_of_earlier_versions():
+    text = (EARLIER / CONFIG).read_text()
+    load_config(EARLIER / CONFIG, checkpoint=text)
+    listed = yaml.safe_load(text)
+    new = {name for name in setting_names() if not has_setting(listed, name)}
+    converted = {"data.micro_batch_size", "optim.batch_size"}
+    assert new == set(ADDED) | converted, "list settings that were added in ADDED of modules/settings/earlier.py"
+
+
+def has_setting(settings: dict, name: str) -> bool:
+    *groups, last = name.split(".")
+    return last in functools.reduce(dict.get, groups, settings)
 
 
 def test_thresholds_are_kept_until_the_weights_are_replaced(tmp_path, parts):
@@ -228,8 +330,12 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, parts):
         def __reduce__(self):
             return os.mkdir, (str(trap),)
 
+    (tmp_path / "last" / MANIFEST).unlink()
+    config = tmp_path / "last" / CONFIG
+    config.write_bytes(config.read_bytes().removeprefix(MARK))
     for write in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
-        write({"0.weight": Trap()}, tmp_path / "last" / WEIGHTS)
-        with pytest.raises(UserError, match="is damaged"):
-            load_checkpoint(tmp_path / "last")
+        for content in ({"0.weight": Trap()}, [Trap()], Trap()):
+            write(content, tmp_path / "last" / WEIGHTS)
+            with pytest.raises(UserError, match=r"weights.pt contains pickled code \(it calls posix.mkdir\), which"):
+                load_checkpoint(tmp_path / "last")
     assert not trap.exists()

@@ -21,7 +21,7 @@ from tests.support.tested_run import METRICS, write_tested_run
 
 FILES = {
     "README.md", "config.json", "config.yaml", "vocabularies.json", "model.safetensors", "metrics.json", "encoder.pt2",
-    "decoder_step.pt2",
+    "decoder_step.pt2", "manifest.json",
 }
 
 

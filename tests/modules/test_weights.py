@@ -11,12 +11,14 @@ from data.ontology import Anatomy
 from data.text.tokenizer import Tokenizer
 from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.sgrrg import SGRRG
+from modules.builders import build_model, load_model
 from modules.checkpoint import (
     Thresholds,
     load_checkpoint,
     save_checkpoint,
 )
-from modules.weights import init_weights_from, load_thresholds, load_weights
+from modules.weights import init_weights_from, load_thresholds, load_weights, with_current_names
+from tests.support.checkpoint_files import update_manifest
 from tests.support.small_checkpoint import model_of, save
 from tests.support.tiny_model import ATTRIBUTES_PER_REGION as SIZES
 from tests.support.tiny_model import tiny_config, tiny_model, tiny_vocabularies
@@ -157,3 +159,32 @@ def test_init_without_any_common_name_or_size_keeps_the_model(tmp_path):
     assert "decoder.word_head.weight is [21, 16] in the checkpoint and [23, 32] in the model" in lines
     assert ("decoder.word_head.bias keeps 3 of its 23 rows, which are not in the checkpoint: id of padding, id of BOS, "
             "id of EOS") in lines
+
+
+# Names of earlier versions
+
+
+def test_checkpoint_of_an_earlier_version_loads_resumes_and_initialises(tmp_path):
+    """Earlier versions numbered the parts of a ResNet trunk."""
+    numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    config = tiny_config("model.patch_encoder.backbone=resnet18", "model.patch_encoder.weights=none")
+    vocabularies = tiny_vocabularies()
+    torch.manual_seed(0)
+    trained = build_model(config, vocabularies)
+
+    def earlier(name: str) -> str:
+        part = name.removeprefix("patch_encoder.trunk.").partition(".")[0]
+        return name.replace(f"trunk.{part}.", f"trunk.{numbers[part]}.") if name.startswith("patch_encoder.") else name
+
+    save_checkpoint(tmp_path, trained, config, vocabularies)
+    weights = {earlier(name): value for name, value in trained.state_dict().items()}
+    assert "patch_encoder.trunk.4.0.conv1.weight" in weights
+    torch.save(weights, tmp_path / "weights.pt")
+    update_manifest(tmp_path)
+    loaded = load_model(load_checkpoint(tmp_path), config)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in loaded.state_dict().items())
+    initialised = build_model(config, vocabularies)
+    assert init_weights_from(initialised, vocabularies, tmp_path) == []
+    assert torch.equal(initialised.patch_encoder.trunk.conv1.weight, trained.patch_encoder.trunk.conv1.weight)
+    moments = {earlier(name): number for number, (name, _) in enumerate(trained.named_parameters())}
+    assert list(with_current_names(trained, moments)) == [name for name, _ in trained.named_parameters()]

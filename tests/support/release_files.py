@@ -1,7 +1,7 @@
 """Made-up checkpoint files of the published release, with a small Swin in place of its Swin-B.
 
 Names and shapes come from here and from `benchmarks/support/published.py`, independently of
-`modules/published_weights.py`.
+`modules/release/published_weights.py`.
 """
 
 from collections import Counter

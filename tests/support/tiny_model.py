@@ -84,7 +84,8 @@ def enliven(model: SGRRG) -> None:
             parameter.normal_(0, scale * fan_in**-0.5)
         elif name.endswith("bias"):
             parameter.normal_(0, 0.1)
-    model.decoder.word_head.bias[model.eos_id] += 2  # otherwise hardly any report would end
+    if model.decoder is not None:
+        model.decoder.word_head.bias[model.eos_id] += 2  # otherwise hardly any report would end
 
 
 def tiny_batch(

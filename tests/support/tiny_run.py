@@ -7,6 +7,7 @@ import torch
 from modules import builders
 from modules.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from modules.config import load_config
+from tests.support.checkpoint_files import update_manifest
 from tests.support.tiny_dataset import write_tiny_dataset
 from tests.support.tiny_model import enliven
 
@@ -49,3 +50,4 @@ def prefer_unknown_words(checkpoint: Path) -> None:
     bias[tokenizer.unk_id] += 100
     bias[tokenizer.eos_id] -= 100
     torch.save(loaded.weights, checkpoint / WEIGHTS)
+    update_manifest(checkpoint)

@@ -17,7 +17,7 @@ from benchmarks.ablation.ledger import FinishedRun, observation_counts, read_led
 from benchmarks.ablation.report import ArmResult, difference, micro_f1, results_by_arm, write_report
 from data.errors import UserError
 from models.outputs import GraphSource
-from models.patch_encoder import build_patch_encoder
+from models.trunks.build import build_patch_encoder
 from modules.builders import build_model
 from modules.checkpoint import load_checkpoint
 from modules.config import load_config
@@ -206,7 +206,7 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
             write_run(next(run for run in runs if run.folder == tested), [EFFUSION])
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(ablation.subprocess, "run", process)
+    monkeypatch.setattr(subprocess, "run", process)
     noisy = next(arm for arm in ARMS if arm.noise == 20)
     runs = [
         Run(arm, 3, tmp_path / "runs", (f"train.max_steps={steps}",)) for steps in (2, 3) for arm in (FULL, noisy)
@@ -237,7 +237,7 @@ def test_finished_runs_are_skipped_and_others_made(tmp_path, monkeypatch, phanto
 
 
 def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys):
-    monkeypatch.setattr(ablation.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
     folders = ["--results", str(tmp_path), "--report", str(tmp_path / "page.md")]
     assert main(["ablation", "--arms", "full", "--seeds", "0", *folders]) == 1
     assert f"{Run(FULL, 0, tmp_path).name}: main_train.py ended with status 1" in capsys.readouterr().err

@@ -2,18 +2,25 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 
 import pytest
 
-from benchmarks.support.measure import OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib
+from benchmarks.support.measure import ALLOCATOR, OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib
 from data.errors import UserError
+from tests.support.checkout import ROOT
 
 
 def built(source: str) -> partial:
     """A `build` that runs `source` and returns nothing, for contenders that end before they are timed."""
     return partial(exec, source)
+
+
+def dict_of_environment() -> dict[str, str]:
+    return dict(os.environ)
 
 
 @pytest.fixture
@@ -38,6 +45,20 @@ def test_contenders_take_turns_in_processes_of_their_own(tmp_path):
     assert {name: len(times) for name, times in case.seconds.items()} == {OURS: 3, "other": 3, "once": 1}
     assert case.absent == {"missing": "it is not installed"}
     assert all(peak > 1 for peak in case.peak_mib.values())
+
+
+def test_contenders_have_the_memory_settings_of_the_run_scripts(monkeypatch):
+    for name in ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # what the user has set stays
+    printed = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    script = f"source ./environment.sh; tune_memory; {printed}"
+    output = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    of_scripts = {name: value for name, value in json.loads(output).items() if name in ALLOCATOR}
+    case = compare("environment", [Contender(OURS, partial(partial, dict_of_environment))], repeats=1, threads=1)
+    of_contender = {name: value for name, value in case.results[OURS].items() if name in ALLOCATOR}
+    assert of_scripts == of_contender == ALLOCATOR | {"MALLOC_TRIM_THRESHOLD_": "1"}
+    assert os.environ.keys() & ALLOCATOR.keys() == {"MALLOC_TRIM_THRESHOLD_"}
 
 
 BROKEN = "raise ValueError('broken')"

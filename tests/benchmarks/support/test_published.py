@@ -18,7 +18,7 @@ from benchmarks.support.workload import (
     decode_flops,
     train_step_flops,
 )
-from modules.published_weights import to_official
+from modules.release.published_weights import to_official
 
 SIZES = replace(TINY, batch=4, tokens=8, padded=11)
 

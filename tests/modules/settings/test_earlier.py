@@ -30,11 +30,20 @@ def test_the_configuration_of_an_earlier_checkpoint_is_converted(tmp_path):
         ("optim.decay_every=1", "use optim.decay_steps"),
     ],
 )
-def test_a_user_learns_the_new_name(override, message):
+def test_a_user_learns_the_new_name(override, message, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for path in (None, EARLIER):
         with pytest.raises(UserError) as caught:
             load_config(path, [override])
         assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_batch_of_a_single_process_is_taken_as_it_was(capsys):
+    for path in (None, EARLIER):
+        assert load_config(path, ["data.batch_size=8"]).optim.batch_size == 8
+        assert capsys.readouterr().err == "The argument data.batch_size=8: the setting is now called optim.batch_size\n"
+    with pytest.raises(UserError, match="data.batch_size is a setting of an earlier version: use optim.batch_size"):
+        load_config(None, ["data={batch_size: 8, workers: 0}"])
 
 
 def test_a_file_of_the_user_is_not_guessed_at(tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from data.errors import UserError
 from modules.checkpoint import TRAINING_STATE
+from tests.support.checkpoint_files import update_manifest
 from tests.support.tiny_training import ScriptedEvaluator, tiny_trainer
 
 
@@ -58,6 +59,7 @@ def test_run_saved_before_phases_had_names_is_resumed(tmp_path, validation_pendi
         "validations_without_gain": 0,
     }
     torch.save(state, path)
+    update_manifest(path.parent)
     evaluator = ScriptedEvaluator([0.1])
     resumed = tiny_trainer(tmp_path, "train.max_steps=2", "train.resume=true", evaluator=evaluator)
     assert resumed.fit() == 0
@@ -75,6 +77,7 @@ def test_run_of_an_earlier_version_is_not_resumed_and_stays_as_it_is(tmp_path):
         "seed": 0, "studies of the training split": 9, "data.batch_size": 2, "optim.accumulate": 2, "processes": 1,
     }
     torch.save(state, path)
+    update_manifest(path.parent)
     before = (tmp_path / "results/run/config.yaml").read_bytes()
     with pytest.raises(UserError) as caught:
         tiny_trainer(tmp_path, "train.resume=true", "optim.lr=0.5").fit()

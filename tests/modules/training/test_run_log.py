@@ -10,7 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.errors import UserError
+from modules.training import run_log
 from modules.training.run_log import RunLog, read_curves
+from modules.training.tracking.tracker import TrackingError
 from modules.training.validation import ValidationScores
 from modules.training.window_losses import TOTAL, StepResult
 
@@ -169,3 +171,45 @@ def test_the_course_of_a_run_is_read_back(tmp_path):
         "Validation scores": {"bleu_4": [(4, 0.25)]},
     }
     assert read_curves(tmp_path / "nowhere") == {}
+
+
+class FailingTracker:
+    """Records the first call only."""
+
+    def __init__(self):
+        self.values: list[dict] = []
+
+    def log_scalars(self, values, step):
+        if self.values:
+            raise TrackingError("no server")
+        self.values.append(values)
+
+    def close(self):
+        raise AssertionError("a tracker that failed is left alone")
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch):
+    failing = FailingTracker()
+    monkeypatch.setattr(run_log, "open_trackers", lambda names, *_: dict.fromkeys(names, failing))
+    log = RunLog(tmp_path, total_steps=3, log_every=1, track=["wandb"], configuration={"seed": 1})
+    train(log, 1, 3)
+    log.close()
+    assert [entry["kind"] for entry in entries(tmp_path)] == ["train", "train", "message", "train"]
+    assert entries(tmp_path)[2]["text"] == "Warning: wandb does not record this run any longer (no server)"
+    assert failing.values[0]["loss/total"] == 1.0 and not (tmp_path / "tensorboard").exists()
+
+
+def test_a_validation_names_its_data_sets(tmp_path, capsys):
+    log = RunLog(tmp_path, total_steps=1, log_every=1)
+    for by_data_set in ({"films": {"bleu_4": 0.5}}, {"films": {"bleu_4": None}, "phantom": {"bleu_4": 0.5}}):
+        log.validation(ValidationScores({"bleu_4": 0.5}, {}, by_data_set=by_data_set), 0.5, None, "bleu_4", False)
+    log.close()
+    assert entries(tmp_path)[1]["data_sets"] == {"films": {"bleu_4": None}, "phantom": {"bleu_4": 0.5}}
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 1, validation of films (): bleu_4 0.5000",
+        "epoch 1, bleu_4 = 0.5000",
+        "epoch 1, validation of films, phantom (): bleu_4 0.5000",
+        "epoch 1, validation of films alone: no score",
+        "epoch 1, validation of phantom alone: bleu_4 0.5000",
+        "epoch 1, bleu_4 = 0.5000",
+    ]

@@ -2,12 +2,14 @@
 
     python -m tests.support.training.failing_process RANK WHERE OVERRIDE...
 
-WHERE: step (MemoryError in the second training step of rank RANK), data (UserError while it builds its data sets) or
-save (ValueError while rank zero saves).
+WHERE: step (MemoryError in the second training step of rank RANK), kill (the process is killed there), data (UserError
+while it builds its data sets) or save (ValueError while rank zero saves).
 """
 
 import os
+import signal
 import sys
+from collections.abc import Callable
 
 import main_train
 from data.errors import UserError
@@ -21,6 +23,8 @@ def main() -> int:
     if os.environ["RANK"] == failing_rank:
         if where == "step":
             fail_at_call(trainer.Trainer, "train_step", 2, MemoryError("cannot allocate\n8 GiB"))
+        elif where == "kill":
+            fail_at_call(trainer.Trainer, "train_step", 2, lambda: os.kill(os.getpid(), signal.SIGKILL))
         elif where == "data":
             fail_at_call(builders, "build_dataset", 1, UserError("Study a: no image"))
         elif where == "save":
@@ -28,15 +32,17 @@ def main() -> int:
     return main_train.main(overrides)
 
 
-def fail_at_call(owner: object, name: str, number: int, error: Exception) -> None:
-    """Replace the function `name` of `owner` by one that raises `error` in its call with this number."""
+def fail_at_call(owner: object, name: str, number: int, failure: Exception | Callable) -> None:
+    """Replace the function `name` of `owner` by one that raises or calls `failure` in its call with this number."""
     function, calls = getattr(owner, name), 0
 
     def failing(*arguments, **keywords):
         nonlocal calls
         calls += 1
         if calls == number:
-            raise error
+            if isinstance(failure, Exception):
+                raise failure
+            failure()
         return function(*arguments, **keywords)
 
     setattr(owner, name, failing)

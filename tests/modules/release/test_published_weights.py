@@ -7,9 +7,10 @@ from torchvision.models import swin_b
 from torchvision.models.swin_transformer import SwinTransformer
 
 from data.errors import UserError
-from models.patch_encoder import PatchEncoder, SwinTrunk
+from models.patch_encoder import PatchEncoder
 from models.sgrrg import SGRRG
-from modules.published_weights import TRUNK_PREFIX, from_official, official_trunk_name, to_official
+from models.trunks.torchvision_trunk import extract_trunk
+from modules.release.published_weights import TRUNK_PREFIX, from_official, official_trunk_name, to_official
 from tests.support.published_swin import STAGES, WINDOW, independent_swin, published_swin_shapes, random_weights
 from tests.support.tiny_model import ATTRIBUTES_PER_REGION, tiny_model, tiny_vocabularies
 
@@ -22,7 +23,7 @@ IMAGE_SIZE = 128
 def with_swin(model: SGRRG) -> SGRRG:
     """Replace the trunk of `model` by a small Swin with random weights."""
     swin = SwinTransformer([4, 4], 8, [1, 1, 2, 1], [1, 2, 2, 2], [2, 2], num_classes=1)
-    model.patch_encoder = PatchEncoder(SwinTrunk(swin), 64)
+    model.patch_encoder = PatchEncoder(extract_trunk(swin, "permute"), 64)
     return model
 
 
@@ -111,7 +112,7 @@ def test_shared_names_have_no_published_weights():
 
 def test_swin_b_has_exactly_the_published_names_and_shapes():
     with torch.device("meta"):
-        trunk = SwinTrunk(swin_b())
+        trunk = extract_trunk(swin_b(), "permute")
     ours = {
         official_trunk_name(f"patch_encoder.trunk.{name}"): tuple(value.shape)
         for name, value in trunk.state_dict().items() if not name.endswith("relative_position_index")
@@ -122,10 +123,11 @@ def test_swin_b_has_exactly_the_published_names_and_shapes():
 
 def test_a_small_swin_gives_the_published_outputs_block_by_block():
     official = random_weights(published_swin_shapes(**STAGES), seed=5)
-    trunk = SwinTrunk(SwinTransformer(
+    network = SwinTransformer(
         [4, 4], STAGES["embed"], list(STAGES["depths"]), list(STAGES["heads"]), [WINDOW, WINDOW],
         stochastic_depth_prob=0.0,
-    )).eval()
+    ).eval()
+    trunk = extract_trunk(network, "permute")  # shares its weights
     names = [f"patch_encoder.trunk.{name}" for name in trunk.state_dict()]
     weights, unused = from_official({TRUNK_PREFIX + name: value for name, value in official.items()}, names, [])
     assert unused == []
@@ -135,11 +137,12 @@ def test_a_small_swin_gives_the_published_outputs_block_by_block():
     assert all(name.endswith("relative_position_index") for name in absent)
 
     outputs: list[Tensor] = []
-    for position, stage in enumerate(trunk.features):
+    for position, stage in enumerate(network.features):
         for part in stage if position % 2 and isinstance(stage, nn.Sequential) else [stage]:
             part.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
+        network(images)
         outputs.append(trunk(images).permute(0, 2, 3, 1))
     expected = independent_swin(images, official)
     assert len(outputs) == len(expected) == 1 + sum(STAGES["depths"]) + 3 + 1

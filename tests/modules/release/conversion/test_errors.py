@@ -10,7 +10,7 @@ import torch
 
 from data.errors import UserError
 from modules.official_checkpoint import main
-from modules.release_conversion import convert
+from modules.release.conversion import convert
 from tests.support.release_files import ATTRIBUTES, OVERRIDES, TRUNK, UNUSED, WIDTH, release_state, write_release
 
 

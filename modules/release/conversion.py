@@ -17,7 +17,7 @@ from models.outputs import BoxSource
 from modules.builders import build_model
 from modules.checkpoint import check_replaceable, save_checkpoint
 from modules.config import Config, load_config
-from modules.published_weights import TRUNK_PREFIX, from_official, to_official
+from modules.release.published_weights import TRUNK_PREFIX, from_official, to_official
 
 # NumPy numbers, in which the release may have saved a score or an epoch: their types, and their constructor under its
 # current name and that of NumPy 1.

@@ -12,8 +12,8 @@ from models.outputs import BoxSource, GraphSource
 from modules.builders import build_model
 from modules.checkpoint import load_checkpoint
 from modules.model_inputs import model_inputs
-from modules.published_weights import from_official, to_official
-from modules.release_conversion import convert
+from modules.release.conversion import convert
+from modules.release.published_weights import from_official, to_official
 from modules.weights import load_weights
 from tests.support.release_files import (
     ATTRIBUTES,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from models.patch_encoder import microsoft_swin_name
+from models.trunks.swin_names import microsoft_swin_name
 
 TRUNK_PREFIX = "visual_extractor.model."
 

@@ -6,7 +6,7 @@ import pytest
 
 from data.errors import UserError
 from modules.checkpoint import load_checkpoint
-from modules.release_conversion import convert
+from modules.release.conversion import convert
 from tests.support.release_files import OVERRIDES, WORDS
 
 
