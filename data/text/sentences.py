@@ -49,7 +49,7 @@ def split_sentences(text: str) -> Iterator[tuple[str, list[str]]]:
     comparison, technique) are left out; they end at the next heading of another section. In a text without headings
     that announce a description, they end with their line, or, if they have no line of their own, with their sentence.
     """
-    parts = list(_split_at_ends(text))
+    parts = list(_split_at_ends(text.replace(COLUMN_SIGN, " ")))  # a control character, which no report needs
     titles = [_read_heading(line) for line, _ in parts]
     has_description = any(is_read for is_read, _ in titles)
     has_lines = any(starts_line for _, starts_line in parts[1:])
