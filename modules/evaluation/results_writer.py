@@ -14,6 +14,7 @@ from data.vocabulary import AttributeVocabulary
 from models.outputs import GraphSource
 from modules.config import Config
 from modules.evaluation.evaluator import Evaluator
+from modules.evaluation.metrics.directions import higher_is_better
 from modules.evaluation.metrics.weighted import RESAMPLES, Interval, ScoreResults, percentile_interval
 from modules.evaluation.pages.report_page import Curves, choose_studies, write_report_page
 from modules.evaluation.pages.study_panel import Case
@@ -50,6 +51,7 @@ def build_metrics(
         "checkpoint": str(checkpoint),
         "dataset": dataset_name(dataset_root),
         "scores": evaluation.scores,
+        "higher_is_better": {name: higher_is_better(name) for name in evaluation.scores},
         "absent": evaluation.absent,
         "intervals": evaluation.intervals,
         "tables": evaluation.tables,

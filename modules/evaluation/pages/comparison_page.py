@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from modules.evaluation.comparison import ComparedStudies, Comparison, Row
 from modules.evaluation.display import format_report
+from modules.evaluation.metrics.directions import arrow
 from modules.evaluation.pages.page_style import STYLE
 from modules.evaluation.results import write_atomically
 from modules.evaluation.score_tables import format_difference, format_interval, format_score
@@ -67,8 +68,8 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
         '<meta name="viewport" content="width=device-width, initial-scale=1" />\n',
         f"<title>{escape(title)}</title>\n<style>{STYLE}{_STYLE}</style>\n</head>\n<body>\n",
         f'<header>\n<h1>{escape(title)}</h1>\n<ul class="note">{heading}</ul>\n</header>\n<main>\n',
-        '<section>\n<h2>Systems</h2>\n<p class="note">Press a heading to sort. Below each value: its 95 % bootstrap '
-        "interval over studies. docs/evaluation.md defines each score.</p>\n",
+        '<section>\n<h2>Systems</h2>\n<p class="note">Press a heading to sort. Arrows point to better values. Below ',
+        "each value: its 95 % bootstrap interval over studies. docs/evaluation.md defines each score.</p>\n",
         _systems_table(comparison.rows, systems),
         f'<ul class="note">{absent}</ul>\n' if absent else "",
         f"<details><summary>Differences to {escape(first)}</summary>\n{_differences_table(comparison.rows)}</details>\n"
@@ -105,8 +106,10 @@ def _systems_table(rows: Sequence[Row], systems: Sequence[str]) -> str:
     """One row for each system, one column for each score."""
     scores = list(dict.fromkeys(row.score for row in rows))
     cells = {(row.system, row.score): row for row in rows}
+    directions = {row.score: arrow(row.higher_is_better) for row in rows}
     head = "".join(
-        f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in ("system", *scores)
+        f'<th scope="col"><button type="button">{escape(name)}</button> {directions.get(name, "")}</th>'
+        for name in ("system", *scores)
     )
     lines = []
     for system in systems:

@@ -75,6 +75,9 @@ def test_the_page_shows_the_images_of_its_studies_although_one_was_skipped(root,
     )
     metrics = build_metrics(evaluator, evaluation, {}, load_config(None), "test", tmp_path / "run", copy)
     assert metrics["studies"] == 2 and metrics["skipped"].keys() == {"test0"}
+    assert metrics["higher_is_better"].keys() == metrics["scores"].keys()
+    better = [metrics["higher_is_better"][name] for name in ("bleu_4", "most_frequent_share", "generated_words_mean")]
+    assert better == [True, False, None]
     shown = []
     monkeypatch.setattr(results_writer, "write_report_page", lambda path, metrics, cases, *rest: shown.extend(cases))
     write_results(tmp_path / "out", {"predicted": metrics}, [evaluation], dataset, dict)

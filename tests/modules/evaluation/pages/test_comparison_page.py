@@ -43,7 +43,10 @@ def test_the_page_stands_alone(page):
 def test_systems_stand_by_scores_with_intervals(page):
     _, tree, table = page
     systems = next(each for each in tree.iter("table") if each.get("id") == "systems")
-    head = ["".join(cell.itertext()) for cell in systems.find("thead/tr")]
+    cells = systems.findall("thead/tr/th")
+    head = [cell.find("button").text for cell in cells]
+    arrows = {cell.find("button").text: cell.find("button").tail.strip() for cell in cells}
+    assert (arrows["system"], arrows["bleu_4"]) == ("", "\u2191")
     assert head[:3] == ["system", "bleu_1", "bleu_4"] and "meteor" not in head
     rows = systems.findall("tbody/tr")
     assert [row[0].text for row in rows] == ["middle", "good", "bad <b>"]
@@ -108,7 +111,8 @@ def test_one_system_with_groups_and_unusual_characters_has_a_page(tmp_path):
 
 PROBE = """
 <script>
-const column = name => [...document.querySelectorAll("#systems thead th")].find(each => each.textContent === name);
+const column = name => [...document.querySelectorAll("#systems thead th")].find(
+    each => each.querySelector("button").textContent === name);
 const order = () => [...document.querySelectorAll("#systems tbody tr")].map(row => row.children[0].textContent);
 const press = name => { column(name).querySelector("button").click(); return order(); };
 const texts = document.querySelector(".texts");
