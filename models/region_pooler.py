@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_pool
 
 from models.layers.packing import Packing
 
@@ -44,6 +43,8 @@ class RegionPooler(nn.Module):
 
 def pool_maximum(grid: Tensor, boxes: Tensor, study: Tensor) -> Tensor:
     """The maximum of the cells of `study` [S] under each of `boxes` [S, 4]: [S, C]."""
+    from torchvision.ops import roi_pool  # takes two seconds to import, which `align` saves
+
     side = grid.shape[-1]
     # Half a cell rounds up; a box divided by its image's side in fp32 may fall just short of the half.
     corners = torch.floor(boxes.double() * side + 0.5 + 1e-5).clamp(0, side - 1)
