@@ -96,7 +96,8 @@ def configure_backends(device: torch.device, deterministic: bool = False) -> Non
 
     deterministic: only operations that give equal results for equal inputs, and no timing, whose outcome varies.
     """
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)  # imports torch's compiler, which takes three seconds
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")

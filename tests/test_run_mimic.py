@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +10,17 @@ import pytest
 
 from data.prepare import main as prepare
 from modules.evaluation.scoring import SCORE_NAMES
-from tests.support.checkout import TOOLS
 from tests.support.sources.mimic_fixture import write_mimic_fixture
 from tests.support.tiny_training import SMALLEST_SGRRG
+from tests.support.without_java import path_without_java
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(tools: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script where only some programs are on PATH, not Java: METEOR, which takes long to start, is absent."""
-    tools.mkdir(exist_ok=True)
-    for name in TOOLS:
-        if (path := shutil.which(name)) and not (tools / name).exists():
-            (tools / name).symlink_to(path)
+def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
     variables = os.environ | {
-        "PATH": str(tools), "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+        "PATH": path_without_java(folder), "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
     }
     command = ["bash", script, *arguments]
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
@@ -39,7 +34,7 @@ def test_mimic_is_prepared_trained_on_and_tested(tmp_path):
     sources = [f"--source={path}" for path in fixture.sources]
     assert prepare(["mimic_cxr", *sources, "--out", str(data), "--image-size", "32", "--workers", "1"]) == 0
     training = run(
-        tmp_path / "tools", "run_mimic.sh", f"data.root={data}", f"results={tmp_path / 'results'}", *SMALLEST_SGRRG,
+        tmp_path, "run_mimic.sh", f"data.root={data}", f"results={tmp_path / 'results'}", *SMALLEST_SGRRG,
         "data.image_size=32", "data.max_tokens=20", "data.min_word_count=1", "data.min_attribute_count=1",
         "optim.batch_size=4", "data.workers=0", "train.epochs=1", "train.precision=fp32", "train.device=cpu",
         "eval.meteor_in_validation=false",
@@ -57,6 +52,6 @@ def test_mimic_is_prepared_trained_on_and_tested(tmp_path):
 
     (results / "metrics.json").unlink()
     options = ["--checkpoint", str(results), "--data", str(data), "train.device=cpu"]
-    testing = run(tmp_path / "tools", "test_mimic.sh", *options)
+    testing = run(tmp_path, "test_mimic.sh", *options)
     assert testing.returncode == 0, testing.stderr
     assert json.loads((results / "metrics.json").read_text(encoding="utf-8")) == metrics

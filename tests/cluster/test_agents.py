@@ -17,6 +17,7 @@ import main_test
 import main_train
 from modules.checkpoint import load_checkpoint
 from tests.support.tiny_training import SMALLEST_SGRRG, tiny_settings
+from tests.support.without_java import path_without_java
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(400)
@@ -32,12 +33,13 @@ SETTINGS = [
 class Machines:
     """Starts the same command on several "machines", and ends what is left of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        """path: PATH of the commands."""
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
         self.variables = {
-            "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo",
+            "PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo",
             "NNODES": "2", "MAX_RESTARTS": "2", "RDZV_ENDPOINT": f"127.0.0.1:{port}", "LOCAL_ADDR": "127.0.0.1",
         }
         self.started: list[subprocess.Popen] = []
@@ -71,9 +73,11 @@ def lose_machine(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture
-def machines() -> Iterator[Machines]:
-    """Two machines without GPUs."""
-    machines = Machines()
+def machines(tmp_path, monkeypatch) -> Iterator[Machines]:
+    """Two machines without GPUs and Java, which this process does not find either."""
+    path = path_without_java(tmp_path)
+    monkeypatch.setenv("PATH", path)
+    machines = Machines(path)
     yield machines
     machines.close()
 
@@ -142,6 +146,7 @@ def test_two_machines_do_what_one_process_does_even_if_one_is_lost(tmp_path, mac
     assert_same_training(run, alone)
     (validation,), (expected,) = (log_entries(folder, "validation") for folder in (run, alone))
     assert validation["scores"] == pytest.approx(expected["scores"], rel=1e-2, abs=1e-3)
-    assert main_test.main(["--checkpoint", str(run), "--graph", "predicted", "--out", str(tmp_path / "tested")]) == 0
+    options = ["--graph", "predicted", "--baselines", "none", "--out", str(tmp_path / "tested")]
+    assert main_test.main(["--checkpoint", str(run), *options]) == 0
     tested, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (run, tmp_path / "tested"))
     assert tested["scores"] == expected["scores"]
