@@ -2,7 +2,7 @@
 # The whole system without real data: simulates chest X-rays with reports and scene graphs (data/phantom), trains
 # configs/demo.yaml on them, and scores the best checkpoint on the test split with the predicted graph.
 #   bash run_demo.sh [--quick] [key=value ...]      e.g. train.epochs=12
-# Needs no data set. Takes about 11 minutes on 2 cores after the install and less than 4 GiB of memory.
+# Needs no data set. Takes 11 to 16 minutes on 2 cores after the install and less than 4 GiB of memory.
 # Expected score: configs/demo.yaml. If interrupted, the same command resumes.
 # --quick trains a few steps on a few studies, only to check that all parts run.
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them: about 9 minutes on 2 cores after the install. Needs no data set.
+# Installs what the tests need and runs them: 10 to 18 minutes on 2 cores after the install. Needs no data set.
 #   bash run_tests.sh [pytest argument ...]      e.g. tests/models, -k beam, -m gpu -n 0 (on a machine with a GPU)
 # Tests that need Java or Chromium are skipped, with a notice, if it is not installed.
 set -euo pipefail

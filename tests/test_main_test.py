@@ -27,9 +27,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def run_folder(trained, tmp_path, monkeypatch):
-    """A copy of the run folder. Java is hidden: METEOR would be slow."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+def run_folder(trained, tmp_path, without_java):
+    """A copy of the run folder. Java is hidden."""
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 

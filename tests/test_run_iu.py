@@ -11,8 +11,8 @@ import pytest
 from data.prepare import main as prepare
 from modules.evaluation.baselines.names import NAMES
 from modules.evaluation.scoring import SCORE_NAMES
+from tests.support.checkout import path_without_java
 from tests.support.tiny_training import SMALLEST_SGRRG
-from tests.support.without_java import path_without_java
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT.parent / "shared" / "real" / "iu_xray" / "r2gen_sample"

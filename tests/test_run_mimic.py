@@ -10,9 +10,9 @@ import pytest
 
 from data.prepare import main as prepare
 from modules.evaluation.scoring import SCORE_NAMES
+from tests.support.checkout import path_without_java
 from tests.support.sources.mimic_fixture import write_mimic_fixture
 from tests.support.tiny_training import SMALLEST_SGRRG
-from tests.support.without_java import path_without_java
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,8 +16,8 @@ import torch
 import main_test
 import main_train
 from modules.checkpoint import load_checkpoint
+from tests.support.checkout import path_without_java
 from tests.support.tiny_training import SMALLEST_SGRRG, tiny_settings
-from tests.support.without_java import path_without_java
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(400)

@@ -88,7 +88,7 @@ def test_default_thresholds_can_be_chosen(copied, strict):
         load_model(checkpoint, load_config(path, ["model.region_threshold=0.3"]))
 
 
-def test_predictions_and_scores_use_them_and_say_so(run, copied, strict, capsys):
+def test_predictions_and_scores_use_them_and_say_so(run, copied, strict, without_java, capsys):
     image = sorted((run[1] / "images").glob("test*"))[0]
     first, second = Predictor(copied, device="cpu").predict([image])[0].regions[:2]
     assert first.selected and second.selected and not second.other_attributes

@@ -98,3 +98,16 @@ class Checkout:
         lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return lines
+
+
+def path_without_java(folder: Path) -> str:
+    """Return a PATH on which only `TOOLS` are found, by links in `folder`/tools.
+
+    Without Java, METEOR is absent, which takes seconds to start for each system that is scored.
+    """
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in TOOLS:
+        if (path := shutil.which(name)) and not (tools / name).exists():
+            (tools / name).symlink_to(path)
+    return str(tools)

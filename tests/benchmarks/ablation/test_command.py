@@ -255,7 +255,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, option, val
 
 
 @pytest.mark.timeout(600)  # starts four processes
-def test_one_run_for_real(tmp_path, monkeypatch):
+def test_one_run_for_real(tmp_path, monkeypatch, without_java):
     """Train two steps of a small arm on a phantom of ten studies, and test it."""
     monkeypatch.setattr(ablation, "STUDIES", 10)
     monkeypatch.setattr(ablation, "IMAGE_SIZE", 32)

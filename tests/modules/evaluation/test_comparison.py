@@ -14,11 +14,7 @@ from modules.evaluation.metrics.text_scores import TEXT_NAMES
 from tests.support.evaluation.compared_runs import change_rows, compare, corpus_bleu, read_rows, write_run
 from tests.support.evaluation.tiny_chexbert import published_weights, write_folder
 
-
-@pytest.fixture(autouse=True)
-def without_java(monkeypatch, tmp_path):
-    """Hide Java: METEOR would be slow."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("without_java")
 
 
 def test_a_better_system_is_better_beyond_chance(tmp_path, capsys):

@@ -8,11 +8,7 @@ import pytest
 from modules.evaluation.metrics.comparers import ComparedScore
 from tests.support.evaluation.compared_runs import compare, write_run
 
-
-@pytest.fixture(autouse=True)
-def without_java(monkeypatch, tmp_path):
-    """Hide Java: METEOR would be slow."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("without_java")
 
 
 def test_latex_is_a_table(tmp_path):

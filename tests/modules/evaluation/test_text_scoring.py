@@ -13,11 +13,7 @@ from modules.evaluation.metrics.text_scores import TEXT_NAMES
 from tests.support.evaluation.scored_table import ROWS, score, write_table
 from tests.support.evaluation.tiny_chexbert import published_weights, write_folder
 
-
-@pytest.fixture(autouse=True)
-def without_java(monkeypatch, tmp_path):
-    """Hide Java: METEOR would be slow."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("without_java")
 
 
 def comparison_of(name):

@@ -123,8 +123,8 @@ def features(view: SimulatedView, region: str) -> np.ndarray:
 @EVERY_KIND
 def test_a_small_classifier_finds_every_kind(kind):
     rng = np.random.default_rng(3)
-    studies, labels, trained = [], [], 100
-    for number in range(70):
+    studies, labels, trained = [], [], 70
+    for number in range(50):
         finding = draw_finding_of(kind, rng)
         studies += [(healthy(number), finding), (simulate(patient(500 + number), [finding], SIZE, number), finding)]
         labels += [0, 1]

@@ -29,7 +29,7 @@ def test_losses_scores_and_configuration_of_a_run_are_recorded(tmp_path):
     assert run.info.status == "FINISHED" and not (run_dir / "tensorboard").exists()
 
 
-def test_a_test_adds_its_scores_and_its_page(tmp_path, capsys):
+def test_a_test_adds_its_scores_and_its_page(tmp_path, without_java, capsys):
     run_dir, _ = write_tiny_run(tmp_path)
     for tracker in open_trackers(["mlflow"], run_dir, {"seed": 5}, 0).values():
         tracker.close()
