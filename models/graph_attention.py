@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.layers.attention import MultiHeadAttention
 from models.layers.masking import AttentionMask, masked_log_softmax
+from models.layers.norms import OUR_STYLE, Condition, LayerStyle
 from models.layers.packing import PADDED, Layout
 from models.outputs import SceneGraph
 
@@ -63,11 +64,11 @@ class GraphAttention(nn.Module):
 
     def __init__(
         self, width: int, heads: int, dropout: float = 0.0, sentence_attention: str = "subgraph",
-        fuse: str = "attention", gate: bool = False,
+        fuse: str = "attention", gate: bool = False, style: LayerStyle = OUR_STYLE,
     ):
         super().__init__()
         self.sentence_attention = sentence_attention
-        self.norm = nn.LayerNorm(width)
+        self.norm = style.norm(width)
         self.attention = MultiHeadAttention(width, heads, dropout)
         self.dropout = nn.Dropout(dropout)
         self.fuse = nn.Linear(2 * width, width) if fuse == "concat" else None
@@ -89,9 +90,11 @@ class GraphAttention(nn.Module):
         keys, values = self.attention.project_memory(rows)
         return GraphMemory.of(keys, values, mask, subgraph_keys, graph.selected, all_have_graphs)
 
-    def forward(self, rows: Tensor, memory: GraphMemory, layout: Layout = PADDED) -> Tensor:
-        """rows [B, Q, D], or packed from [B, Q] slots [P, D] -> the same shape."""
-        attended = rows + self.dropout(self._attend(self.norm(rows), memory, layout))
+    def forward(
+        self, rows: Tensor, memory: GraphMemory, layout: Layout = PADDED, condition: Condition = ()
+    ) -> Tensor:
+        """rows [B, Q, D], or packed from [B, Q] slots [P, D] -> the same shape; condition: of a conditional norm."""
+        attended = rows + self.dropout(self._attend(self.norm(rows, *condition), memory, layout))
         if self.fuse is None and self.gate is None and self.sentence_attention != "hierarchical":
             return attended  # without a sub-graph, the attention has added zeros
         fused = attended if self.fuse is None else self.fuse(torch.cat([rows, attended], -1))
@@ -100,12 +103,12 @@ class GraphAttention(nn.Module):
             fused = gate * fused + (1 - gate) * rows
         return fused if memory.has_graph is None else torch.where(layout.pack(memory.has_graph), fused, rows)
 
-    def region_log_weights(self, rows: Tensor, memory: GraphMemory) -> Tensor:
+    def region_log_weights(self, rows: Tensor, memory: GraphMemory, condition: Condition = ()) -> Tensor:
         """The logarithm of the attention of `rows` [B, Q, D] to each sub-graph, [B, heads, Q, R] in fp32.
 
         `EXCLUDED` for regions without a sub-graph. `hierarchical` has a single head here.
         """
-        queries = self.norm(rows)
+        queries = self.norm(rows, *condition)
         if self.sentence_attention == "hierarchical":
             mask = memory.selected.unsqueeze(1)
             return masked_log_softmax(self._subgraph_scores(queries, memory), mask).unsqueeze(1)

@@ -14,6 +14,7 @@ from models.graph_attention import GraphAttention, GraphMemory
 from models.layers.attention import MultiHeadAttention
 from models.layers.embeddings import WordEmbedding
 from models.layers.masking import AttentionMask
+from models.layers.norms import OUR_STYLE, LayerStyle
 from models.layers.packing import PADDED, Layout, Packing, is_all_true
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import SceneGraph
@@ -46,15 +47,16 @@ class ReportDecoderLayer(nn.Module):
     """Causal self-attention, attention to patches, attention to the graph, feed-forward; all pre-norm."""
 
     def __init__(
-        self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None
+        self, width: int, heads: int, feedforward: int, dropout: float, graph_attention: GraphAttention | None,
+        style: LayerStyle = OUR_STYLE,
     ):
         super().__init__()
-        self.self_attention = SelfAttentionBlock(width, heads, dropout)
-        self.image_norm = nn.LayerNorm(width)
+        self.self_attention = SelfAttentionBlock(width, heads, dropout, style)
+        self.image_norm = style.norm(width)
         self.image_attention = MultiHeadAttention(width, heads, dropout)
         self.dropout = nn.Dropout(dropout)
         self.graph_attention = graph_attention
-        self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
+        self.feed_forward = FeedForwardBlock(width, feedforward, dropout, style)
 
     def forward(
         self, rows: Tensor, packing: Packing, memory: Tensor, memory_mask: AttentionMask, graph: SceneGraph | None,
@@ -103,7 +105,7 @@ class ReportDecoderLayer(nn.Module):
 
 
 class ReportDecoder(nn.Module):
-    """Token embedding, decoder layers, LayerNorm, and a Linear to words that is not tied to the embedding.
+    """Token embedding, decoder layers, norm, and a Linear to words that is not tied to the embedding.
 
     longest            the most tokens of a report
     graph_attentions   one per layer for `graph_in: decoder | both`; None otherwise
@@ -113,15 +115,17 @@ class ReportDecoder(nn.Module):
 
     def __init__(
         self, words: int, width: int, heads: int, feedforward: int, layers: int, longest: int, dropout: float = 0.0,
-        graph_attentions: list[GraphAttention] | None = None,
+        graph_attentions: list[GraphAttention] | None = None, style: LayerStyle = OUR_STYLE,
     ):
         super().__init__()
         self.embedding = WordEmbedding(words, width, longest, dropout)
         self.layers = nn.ModuleList(
-            ReportDecoderLayer(width, heads, feedforward, dropout, graph_attentions[i] if graph_attentions else None)
+            ReportDecoderLayer(
+                width, heads, feedforward, dropout, graph_attentions[i] if graph_attentions else None, style
+            )
             for i in range(layers)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = style.norm(width)
         self.word_head = nn.Linear(width, words)
 
     @property

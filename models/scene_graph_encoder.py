@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.masking import AttentionMask
+from models.layers.norms import OUR_STYLE, LayerStyle
 from models.layers.packing import Packing, largest_count
 from models.layers.transformer import FeedForwardBlock, SelfAttentionBlock
 from models.outputs import GraphSizes, SceneGraph
@@ -17,11 +18,14 @@ from models.rows import Rows
 class SceneGraphEncoderLayer(nn.Module):
     """Self-attention among nodes, for `oa-d` attention among the objects of a study, feed-forward; all pre-norm."""
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, objects_attend: bool):
+    def __init__(
+        self, width: int, heads: int, feedforward: int, dropout: float, objects_attend: bool,
+        style: LayerStyle = OUR_STYLE,
+    ):
         super().__init__()
-        self.self_attention = SelfAttentionBlock(width, heads, dropout)
-        self.object_attention = SelfAttentionBlock(width, heads, dropout) if objects_attend else None
-        self.feed_forward = FeedForwardBlock(width, feedforward, dropout)
+        self.self_attention = SelfAttentionBlock(width, heads, dropout, style)
+        self.object_attention = SelfAttentionBlock(width, heads, dropout, style) if objects_attend else None
+        self.feed_forward = FeedForwardBlock(width, feedforward, dropout, style)
 
     def forward(self, nodes: Tensor, mask: AttentionMask, packing: Packing, subgraphs: Packing) -> Tensor:
         """nodes [P, D] -> [P, D].
@@ -63,6 +67,7 @@ class SceneGraphEncoder(nn.Module):
     def __init__(
         self, channels: int, width: int, heads: int, feedforward: int, layers: int, attributes_per_region: list[int],
         dropout: float = 0.0, encode: str = "oa-c", pooling: str = "max", names: list[list[int]] | None = None,
+        style: LayerStyle = OUR_STYLE,
     ):
         super().__init__()
         regions = len(attributes_per_region)
@@ -76,12 +81,12 @@ class SceneGraphEncoder(nn.Module):
             name_of_attribute = torch.tensor([name for of_region in names for name in of_region] or [0])
             self.register_buffer("name_of_attribute", name_of_attribute, persistent=False)
             self.name_embedding = nn.Embedding(1 + int(name_of_attribute.max()), width)
-        self.attribute_norm = nn.LayerNorm(width)
+        self.attribute_norm = style.norm(width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            SceneGraphEncoderLayer(width, heads, feedforward, dropout, encode == "oa-d") for _ in range(layers)
+            SceneGraphEncoderLayer(width, heads, feedforward, dropout, encode == "oa-d", style) for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = style.norm(width)
         offsets = torch.tensor(attributes_per_region).cumsum(0) - torch.tensor(attributes_per_region)
         self.register_buffer("attribute_offsets", offsets, persistent=False)  # [R]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from data import vocabulary_builder
@@ -21,6 +22,7 @@ from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
+from models.layers.norms import LayerStyle, StandardDeviationNorm
 from models.outputs import BoxSource, GraphSource
 from models.patch_encoder import PatchEncoder
 from models.proxy_heads import ObservationHead
@@ -42,6 +44,9 @@ from modules.training.trainer import Trainer
 from modules.weights import load_thresholds, load_weights
 
 Built = TypeVar("Built")
+
+_NORMS = {"layer": nn.LayerNorm, "std": StandardDeviationNorm}
+_ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
 
 def build_vocabularies(config: Config) -> Vocabularies:
@@ -129,14 +134,17 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
     if settings.memory and settings.graph_in != "none" and channels % settings.memory_heads:
         rule = f"must divide the {channels} channels of {settings.patch_encoder.backbone}"
         raise wrong_value("model.memory_heads", settings.memory_heads, rule)
+    style = _layer_style(settings)
     image_encoder = ImageEncoder(
         channels, settings.width, settings.heads, settings.feedforward, settings.image_layers, settings.dropout,
-        settings.image_dropout, _graph_attentions(settings, "encoder", settings.image_layers),
+        settings.image_dropout, _graph_attentions(settings, "encoder", settings.image_layers, style),
+        settings.patch_projection, settings.patch_positions, style,
     )
     tokenizer = vocabularies.tokenizer
     decoder = ReportDecoder(
         len(tokenizer), settings.width, settings.heads, settings.feedforward, settings.decoder_layers,
-        config.data.max_tokens, settings.dropout, _graph_attentions(settings, "decoder", settings.decoder_layers),
+        config.data.max_tokens, settings.dropout,
+        _graph_attentions(settings, "decoder", settings.decoder_layers, style), style,
     )
     observation_head = _build_observation_head(settings, channels, vocabularies)
     graph = _build_graph_parts(settings, channels, vocabularies) if settings.graph_in != "none" else None
@@ -283,13 +291,20 @@ def build_validator(
     return SplitValidator(build_evaluator(config, vocabularies, config.eval.validation_beam_size), training)
 
 
-def _graph_attentions(settings: ModelConfig, where: str, layers: int) -> list[GraphAttention] | None:
+def _layer_style(settings: ModelConfig) -> LayerStyle:
+    return LayerStyle(_NORMS[settings.norm], _ACTIVATIONS[settings.activation])
+
+
+def _graph_attentions(
+    settings: ModelConfig, where: str, layers: int, style: LayerStyle
+) -> list[GraphAttention] | None:
     """Build one graph attention per layer of the encoder or decoder; None if `graph_in` does not name it."""
     if settings.graph_in not in (where, "both"):
         return None
     return [
         GraphAttention(
-            settings.width, settings.heads, settings.dropout, settings.sentence_attention, settings.fuse, settings.gate
+            settings.width, settings.heads, settings.dropout, settings.sentence_attention, settings.fuse,
+            settings.gate, style,
         )
         for _ in range(layers)
     ]
@@ -309,7 +324,7 @@ def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocab
         attribute_predictor=AttributePredictor(channels, sizes, names),
         encoder=SceneGraphEncoder(
             channels, settings.width, settings.heads, settings.feedforward, settings.graph_layers, sizes,
-            settings.dropout, settings.encode, settings.pooling, names,
+            settings.dropout, settings.encode, settings.pooling, names, _layer_style(settings),
         ),
         localizer=RegionLocalizer(channels, atlas, dropout=settings.dropout) if settings.localizer else None,
         atlas=atlas,

@@ -57,6 +57,11 @@ class ModelConfig:
     width, heads, feedforward         D, attention heads and feed-forward width of every transformer layer
     image_layers, graph_layers, decoder_layers   depths
     dropout, image_dropout            dropout everywhere; after the projection of the patches
+    norm                              of transformer layers: layer (LayerNorm), or std, which divides by the unbiased
+                                      standard deviation plus 1e-6 as the R2Gen family does
+    activation                        of feed-forward layers: gelu or relu (the R2Gen family's)
+    patch_projection                  norm_gelu: Linear, LayerNorm, GELU; relu: Linear, ReLU (the R2Gen family's)
+    patch_positions                   add sinusoidal positions to the patches (R2GenCMN, XProNet)
     encode                            oa-c, oa-d or oa-pm: which nodes of the graph attend to each other
     sentence_attention                subgraph, hierarchical or node: what a token attends to
     pooling                           max or mean: pools the nodes of a sub-graph into its vector
@@ -83,6 +88,10 @@ class ModelConfig:
     decoder_layers: int = 3
     dropout: float = 0.1
     image_dropout: float = 0.2
+    norm: str = "layer"
+    activation: str = "gelu"
+    patch_projection: str = "norm_gelu"
+    patch_positions: bool = False
     encode: str = "oa-c"
     sentence_attention: str = "subgraph"
     pooling: str = "max"
@@ -265,6 +274,9 @@ _CHOICES = {
     "data.uncertain": ("positive", "negative", "ignored"),
     "data.views": (1, 2),
     "model.patch_encoder.stride": (None, 16, 32),
+    "model.norm": ("layer", "std"),
+    "model.activation": ("gelu", "relu"),
+    "model.patch_projection": ("norm_gelu", "relu"),
     "model.encode": ("oa-c", "oa-d", "oa-pm"),
     "model.sentence_attention": ("subgraph", "hierarchical", "node"),
     "model.pooling": ("max", "mean"),

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from models.rows import Rows
 
 
-def sinusoidal_positions(length: int, width: int) -> Tensor:
+def sinusoidal_positions(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """[length, width]: sine on even, cosine on odd channels (Vaswani et al., "Attention is all you need", 2017)."""
-    positions = torch.arange(length, dtype=torch.float32).unsqueeze(1)
-    frequencies = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
-    table = torch.zeros(length, width)
+    positions = torch.arange(length, dtype=torch.float32, device=device).unsqueeze(1)
+    channels = torch.arange(0, width, 2, dtype=torch.float32, device=device)
+    frequencies = torch.exp(channels * (-math.log(10000.0) / width))
+    table = torch.zeros(length, width, device=device)
     table[:, 0::2] = torch.sin(positions * frequencies)
     table[:, 1::2] = torch.cos(positions * frequencies)
     return table

@@ -65,10 +65,11 @@ def _has(settings: dict[str, Any], key: str) -> bool:
 ADDED = {
     "data.weights": None, "data.crop": 1.0, "data.shuffle_window": 32768, "data.stage_dir": None,
     "data.most_skipped": 10, "model.patch_encoder.stochastic_depth": None, "model.patch_encoder.architecture": None,
-    "model.report": True, "loss.attribute_pos_weight": None, "optim.optimizer": "ADAMW", "optim.amsgrad": False,
-    "optim.beta2": 0.999, "optim.epsilon": 1e-8, "optim.warmup_steps": 500, "optim.decay_steps": 5000,
-    "optim.decay_epochs": None, "train.least_epochs": 10, "train.deterministic": False, "train.tune_thresholds": False,
-    "train.track": ["tensorboard"], "eval.validation_limit": None, "eval.thresholds": "tuned",
+    "model.report": True, "model.norm": "layer", "model.activation": "gelu", "model.patch_projection": "norm_gelu",
+    "model.patch_positions": False, "loss.attribute_pos_weight": None, "optim.optimizer": "ADAMW",
+    "optim.amsgrad": False, "optim.beta2": 0.999, "optim.epsilon": 1e-8, "optim.warmup_steps": 500,
+    "optim.decay_steps": 5000, "optim.decay_epochs": None, "train.least_epochs": 10, "train.deterministic": False,
+    "train.tune_thresholds": False, "train.track": ["tensorboard"], "eval.validation_limit": None, "eval.thresholds": "tuned",
 }  # fmt: skip
 
 

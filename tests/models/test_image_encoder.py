@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder, ImageEncoderLayer
+from models.layers.embeddings import sinusoidal_positions
+from models.layers.norms import LayerStyle, StandardDeviationNorm
 from tests.support.random_graph import random_graph
 
 
@@ -69,3 +71,24 @@ def test_input_dropout_acts_in_training_alone(patches):
     assert not torch.equal(made(patches, MASK), made(patches, MASK))
     made.eval()
     assert torch.equal(made(patches, MASK), made(patches, MASK))
+
+
+def test_relu_projection_gives_zeros_for_masked_patches(patches):
+    made = ImageEncoder(6, 8, 2, 12, 0, projection="relu")
+    rows = F.relu(F.linear(patches, made.project.weight, made.project.bias)) * MASK.unsqueeze(-1)
+    torch.testing.assert_close(made(patches, MASK), F.layer_norm(rows, (8,)))
+
+
+def test_positions_are_counted_over_all_patches(patches):
+    plain, placed = ImageEncoder(6, 8, 2, 12, 0), ImageEncoder(6, 8, 2, 12, 0, positions=True)
+    placed.load_state_dict(plain.state_dict())
+    for encoder in (plain, placed):
+        encoder.norm = torch.nn.Identity()
+    torch.testing.assert_close(placed(patches, MASK), plain(patches, MASK) + sinusoidal_positions(5, 8))
+
+
+def test_style_reaches_every_layer(patches):
+    made = ImageEncoder(6, 8, 2, 12, 2, style=LayerStyle(StandardDeviationNorm, F.relu))
+    assert not any(isinstance(layer, torch.nn.LayerNorm) for layer in made.layers.modules())
+    assert isinstance(made.norm, StandardDeviationNorm)
+    assert all(layer.feed_forward.feed_forward.activation is F.relu for layer in made.layers)

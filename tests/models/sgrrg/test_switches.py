@@ -59,6 +59,10 @@ SWITCHES = {
     "roi align": ("model.roi=align",),
     "no observation head": ("model.observation_head=false",),
     "no localizer": ("model.localizer=false", "eval.box_source=atlas"),
+    "norm of the family": ("model.norm=std",),
+    "relu": ("model.activation=relu",),
+    "relu projection": ("model.patch_projection=relu",),
+    "patch positions": ("model.patch_positions=true",),
     "dropout": ("model.dropout=0.2", "model.image_dropout=0.3"),
     **{f"grounding, {attention}": ("loss.grounding=0.5", f"model.sentence_attention={attention}")
        for attention in SENTENCE_ATTENTIONS},
