@@ -69,7 +69,8 @@ ADDED = {
     "model.patch_positions": False, "loss.attribute_pos_weight": None, "optim.optimizer": "ADAMW",
     "optim.amsgrad": False, "optim.beta2": 0.999, "optim.epsilon": 1e-8, "optim.warmup_steps": 500,
     "optim.decay_steps": 5000, "optim.decay_epochs": None, "train.least_epochs": 10, "train.deterministic": False,
-    "train.tune_thresholds": False, "train.track": ["tensorboard"], "eval.validation_limit": None, "eval.thresholds": "tuned",
+    "train.tune_thresholds": False, "train.track": ["tensorboard"], "eval.validation_limit": None,
+    "eval.thresholds": "tuned",
 }  # fmt: skip
 
 

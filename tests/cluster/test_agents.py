@@ -39,7 +39,8 @@ class Machines:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
         self.variables = {
-            "PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo",
+            "PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            "GLOO_SOCKET_IFNAME": "lo",
             "NNODES": "2", "MAX_RESTARTS": "2", "RDZV_ENDPOINT": f"127.0.0.1:{port}", "LOCAL_ADDR": "127.0.0.1",
         }
         self.started: list[subprocess.Popen] = []
