@@ -259,6 +259,11 @@ tune_memory() {
     export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 }
 
+# cpu_computes_bf16 : whether the CPU has instructions for products in bf16. Without them, bf16 is slower than fp32.
+cpu_computes_bf16() {
+    command -v lscpu >/dev/null && lscpu | grep -E ' (amx_bf16|avx512_bf16)( |$)' >/dev/null
+}
+
 # launch SCRIPT ARGUMENT... : run a Python script; with several GPUs through torchrun, one process per GPU.
 #
 # To use several machines, run the same command on each of them with these variables (docs/cluster.md):

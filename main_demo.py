@@ -8,6 +8,11 @@ For research only, not for clinical use. Uploads are not stored. The page may sh
 other machines can reach it (docs/security.md). Needs requirements-demo.txt.
 """
 
+# First: it handles Ctrl-C, also during the other imports.
+import data  # noqa: F401
+
+# isort: split
+
 import argparse
 import signal
 import sys

@@ -9,8 +9,16 @@ folder and prints the scores beside those of the baselines, whose answers are ke
 sources, the files of the first have these names, and its metrics.json the differences; the others get
 metrics_oracle.json, predictions_oracle.jsonl, ...
 
+With several contexts (--context none,prior,all), the results of the first are there, with the differences of the
+others, whose results are in the subfolders context_prior, ..., without baselines.
+
 A model of several data sets is tested on each of them alone: on NAME, with results in the subfolder on_NAME.
 """
+
+# First: it handles Ctrl-C, also during the other imports.
+import data  # noqa: F401
+
+# isort: split
 
 import argparse
 import dataclasses
@@ -18,6 +26,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,9 +35,9 @@ from data.console import print_to_reader, run_command
 from data.dataset import StudyDataset
 from data.errors import UserError, wrong_value
 from data.loaders import StudyLoader, evaluation_loader, worker_errors
+from data.processes.worker_pool import available_cores
 from data.records import SPLITS, count_studies
 from data.vocabulary import Vocabularies
-from data.worker_pool import available_cores
 from models.outputs import BoxSource, GraphSource
 from modules import runtime
 from modules.builders import build_dataset, build_evaluator, load_model
@@ -37,11 +46,23 @@ from modules.config import Config
 from modules.evaluation.baselines.comparison import BaselineComparison
 from modules.evaluation.baselines.names import NAMES
 from modules.evaluation.evaluator import Evaluator, evaluation_of
-from modules.evaluation.records import StudyRecord
+from modules.evaluation.records import Evaluation, StudyRecord
 from modules.evaluation.results import result_path, results_folder, run_folder
-from modules.evaluation.results_writer import build_metrics, check_annotated_attributes, write_results
-from modules.evaluation.score_tables import format_graph_table, format_score_table
+from modules.evaluation.results_writer import (
+    add_section_comparisons,
+    build_metrics,
+    check_annotated_attributes,
+    compare_scores,
+    write_results,
+)
+from modules.evaluation.score_tables import (
+    format_context_table,
+    format_graph_table,
+    format_score_table,
+    format_section_table,
+)
 from modules.evaluation.scoring import rule_parser, scoring_workers
+from modules.settings.context import ContextUse
 from modules.training.run_log import read_curves
 from modules.training.tracking.trackers import record_results
 
@@ -56,6 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--graph", type=parse_graph_sources, default=[], metavar="SOURCE[,SOURCE...]",
         help="sources of the scene graph (eval.graph_source): predicted, oracle, none, or several of them",
+    )
+    parser.add_argument(
+        "--context", type=parse_contexts, default=[], metavar="USE[,USE...]",
+        help="what a model that reads the context is shown of it (eval.context): none, indication, prior, all, or "
+        "several of them",
     )
     parser.add_argument(
         "--boxes", choices=[source.value for source in BoxSource],
@@ -90,6 +116,14 @@ def parse_graph_sources(text: str) -> list[GraphSource]:
     return [GraphSource(name) for name in names]
 
 
+def parse_contexts(text: str) -> list[ContextUse]:
+    """Parse comma-separated uses of the context. Raises ArgumentTypeError if one is unknown or repeated."""
+    names = text.split(",")
+    if len(set(names)) < len(names) or not set(names) <= set(ContextUse):
+        raise argparse.ArgumentTypeError(f"'{text}': give one or more of {', '.join(ContextUse)}, each only once")
+    return [ContextUse(name) for name in names]
+
+
 def parse_baselines(text: str) -> tuple[str, ...]:
     """Parse "all", "none" or comma-separated names of baselines. Raises ArgumentTypeError if one is unknown."""
     names = {"all": NAMES, "none": ()}.get(text, tuple(text.split(",")))
@@ -103,14 +137,14 @@ def test(options: argparse.Namespace) -> None:
     if options.workers < 1:
         raise wrong_value("--workers", options.workers, "must be at least 1")
     checkpoint = load_checkpoint(options.checkpoint)
-    configs = load_configs(checkpoint, options)
-    config = configs[0]
+    by_context = [load_configs(checkpoint, options, use) for use in contexts_to_test(checkpoint, options.context)]
+    config = by_context[0][0]
     device = runtime.select_device(config.train.device)
     runtime.configure_backends(device, config.train.deterministic)
     runtime.seed_everything(config.seed)
     tests = [
-        open_test(checkpoint, [with_root(each, root) for each in configs], options, device)
-        for root in roots_with_split(config, options.split)
+        open_test(checkpoint, [with_root(each, root) for each in configs], options, device, is_first=number == 0)
+        for root in roots_with_split(config, options.split) for number, configs in enumerate(by_context)
     ]
     model = load_model(checkpoint, config).to(device)
     if config.eval.int8:
@@ -125,17 +159,34 @@ def test(options: argparse.Namespace) -> None:
                     f"{len(checkpoint.vocabularies.tokenizer.words)} words, "
                     f"{sum(checkpoint.vocabularies.attributes.sizes)} attributes of regions"
                 )
+            runtime.run_on_rank_zero(each.dataset.check_files)
             each.generated = [
                 evaluator.generate(model, build_loader(each.dataset, config, device), device)
                 for evaluator in each.evaluators
             ]
-            if options.baselines:
+            if each.baselines is not None:
                 each.baselines.prepare(model, each.dataset, each.generated[0], device)
         if not runtime.is_rank_zero():
             return
     # The other processes have left, and no collective waits for the scores, however long they take.
-    for each in tests:
-        score_test(each, model, checkpoint, options)
+    for start in range(0, len(tests), len(by_context)):
+        compared = tests[start : start + len(by_context)]
+        for each in compared:
+            score_test(each, model, checkpoint, options)
+        if len(compared) > 1:
+            compare_contexts(compared)
+        for each in compared:
+            report_test(each, checkpoint, options)
+        if len(compared) > 1:
+            print_to_reader(f"\n{format_context_table(compared[0].metrics)}")
+
+
+def contexts_to_test(checkpoint: Checkpoint, asked: list[ContextUse]) -> list[ContextUse | None]:
+    """Return the uses of the context to test, None for that of the settings."""
+    if asked and not checkpoint.config.model.context:
+        print("This model reads no context (model.context=[]): it is evaluated once, and there is nothing to compare.")
+        return [None]
+    return list(asked) or [None]
 
 
 @dataclass
@@ -144,16 +195,25 @@ class DataSetTest:
 
     config      of the first graph source
     evaluators  one for each graph source
+    baselines   None without baselines
     out         folder of the results
     generated   records of each graph source, on rank zero, after generation
+    evaluations, by_source   scores, and content of metrics.json, of each graph source, after scoring
     """
 
     config: Config
     dataset: StudyDataset
     evaluators: list[Evaluator]
-    baselines: BaselineComparison
+    baselines: BaselineComparison | None
     out: Path
     generated: list[list[StudyRecord] | None] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    by_source: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json of the first graph source."""
+        return next(iter(self.by_source.values()))
 
 
 def roots_with_split(config: Config, split: str) -> tuple[Path, ...]:
@@ -174,31 +234,40 @@ def with_root(config: Config, root: Path) -> Config:
 
 
 def open_test(
-    checkpoint: Checkpoint, configs: list[Config], options: argparse.Namespace, device: torch.device
+    checkpoint: Checkpoint, configs: list[Config], options: argparse.Namespace, device: torch.device, is_first: bool
 ) -> DataSetTest:
-    """Open the data set of `configs`, one for each graph source. Raises UserError as `build_dataset` does."""
+    """Open the data set of `configs`, one for each graph source. Raises UserError as `build_dataset` does.
+
+    is_first   of several contexts: its results have the usual folder, and the baselines
+    """
     config, trained_on = configs[0], checkpoint.config.data.roots
     (root,) = config.data.roots
     out = results_folder(checkpoint.directory, trained_on[0] if len(trained_on) == 1 else None, root)
     if options.out:
         several = options.data is None and len(trained_on) > 1
         out = Path(options.out) / f"on_{root.name}" if several else Path(options.out)
+    if not is_first:
+        out = out / f"context_{config.eval.context}"
     evaluators = [build_evaluator(each, checkpoint.vocabularies, each.eval.beam_size) for each in configs]
     # Baselines do not depend on the graph: they are computed once for all graph sources.
-    baselines = BaselineComparison(
-        options.baselines, evaluators[0], config, options.split,
-        result_path(out, "baselines.json", GraphSource.PREDICTED, options.split),
-        open_split=lambda split: build_fitting_dataset(config, checkpoint.vocabularies, split),
-        open_loader=lambda each: build_loader(each, config, device),
-    )
+    baselines = None
+    if options.baselines and is_first:
+        baselines = BaselineComparison(
+            options.baselines, evaluators[0], config, options.split,
+            result_path(out, "baselines.json", GraphSource.PREDICTED, options.split),
+            open_split=lambda split: build_fitting_dataset(config, checkpoint.vocabularies, split),
+            open_loader=lambda each: build_loader(each, config, device),
+        )
     dataset = build_dataset(config, checkpoint.vocabularies, options.split)
     return DataSetTest(config, dataset, evaluators, baselines, out)
 
 
-def score_test(tested: DataSetTest, model: nn.Module, checkpoint: Checkpoint, options: argparse.Namespace) -> None:
-    """Score what was generated for one data set, and write and print the results."""
+def score_test(
+    tested: DataSetTest, model: nn.Module, checkpoint: Checkpoint, options: argparse.Namespace
+) -> None:
+    """Score what was generated for one data set."""
     parser = rule_parser(options.workers)
-    evaluations = [
+    tested.evaluations = evaluations = [
         evaluation_of(model, records, workers=min(options.workers, scoring_workers(len(records))), parser=parser)
         for records in tested.generated
     ]
@@ -207,21 +276,38 @@ def score_test(tested: DataSetTest, model: nn.Module, checkpoint: Checkpoint, op
             warning = check_annotated_attributes(evaluation.records, checkpoint.vocabularies.attributes)
             if warning:
                 print(warning, file=sys.stderr)
-    baseline_scores = {}
-    if options.baselines:
+    baseline_scores, section_baselines = {}, {}
+    if tested.baselines is not None:
         baseline_scores = tested.baselines.score(tested.generated[0], parser, options.workers)
-    by_source = {
+        if evaluations[0].sections:
+            section_baselines = tested.baselines.score_sections(tested.generated[0], parser, options.workers)
+    tested.by_source = {
         evaluator.graph_source.value: build_metrics(
             evaluator, evaluation, baseline_scores, tested.config, options.split, checkpoint.directory,
-            tested.dataset.root,
+            tested.dataset.root, section_baselines,
         )
         for evaluator, evaluation in zip(tested.evaluators, evaluations, strict=True)
     }
+
+
+def compare_contexts(tests: list[DataSetTest]) -> None:
+    """Add the comparison of `tests` of one data set with several contexts to the metrics of the first one."""
+    by_use = {each.config.eval.context.value: each.metrics for each in tests}
+    evaluations = [each.evaluations[0] for each in tests]
+    resampled = {use: evaluation.resampled for use, evaluation in zip(by_use, evaluations, strict=True)}
+    tests[0].metrics["contexts"] = compare_scores(by_use, resampled)
+    add_section_comparisons("contexts", by_use, evaluations)
+
+
+def report_test(tested: DataSetTest, checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Write and print the results of one data set."""
     curves = partial(read_curves, run_folder(checkpoint.directory))
-    paths = write_results(tested.out, by_source, evaluations, tested.dataset, curves)
-    first = next(iter(by_source.values()))
+    paths = write_results(tested.out, tested.by_source, tested.evaluations, tested.dataset, curves)
+    first = tested.metrics
     print_to_reader(format_score_table(first))
-    if len(by_source) > 1:
+    for section in first.get("sections", {}):
+        print_to_reader(f"\n{format_section_table(first, section)}")
+    if len(tested.by_source) > 1:
         print_to_reader(f"\n{format_graph_table(first)}")
     print_to_reader("\n".join(f"written: {path}" for path in paths))
     run, page = run_folder(checkpoint.directory), paths[-1]
@@ -232,14 +318,19 @@ def score_test(tested: DataSetTest, model: nn.Module, checkpoint: Checkpoint, op
             print(line)
 
 
-def load_configs(checkpoint: Checkpoint, options: argparse.Namespace) -> list[Config]:
-    """Load the checkpoint's configuration, changed by the command line, once for each graph source.
+def load_configs(
+    checkpoint: Checkpoint, options: argparse.Namespace, context: ContextUse | None
+) -> list[Config]:
+    """Load the checkpoint's configuration, changed by the command line and `context`, once for each graph source.
 
     Raises UserError for settings that contradict each other.
     """
     configs = []
     for graph_source in options.graph or [None]:
-        changes = {"eval.graph_source": graph_source, "eval.box_source": options.boxes, "data.root": options.data}
+        changes = {
+            "eval.graph_source": graph_source, "eval.box_source": options.boxes, "data.root": options.data,
+            "eval.context": context and context.name,
+        }
         overrides = options.overrides + [f"{key}={value}" for key, value in changes.items() if value is not None]
         configs.append(checkpoint.load_config(overrides))
     only_oracle = all(config.eval.graph_source == GraphSource.ORACLE for config in configs)
@@ -252,7 +343,8 @@ def load_configs(checkpoint: Checkpoint, options: argparse.Namespace) -> list[Co
         if options.graph:
             print("This model writes no reports (model.report=false): only what it reads off the image is scored.")
         return configs[:1]
-    if configs[0].model.graph_in == "none" and options.graph:
+    model = configs[0].model
+    if model.graph_in == "none" and model.prototypes.per_observation is None and options.graph:
         print(
             "This model is built without a scene graph (model.graph_in=none), so all graph sources give the same "
             f"reports: it is evaluated once, as {configs[0].eval.graph_source}, and there is nothing to compare."

@@ -6,6 +6,11 @@
 Writes to the run folder results/NAME. Ctrl-C and SIGTERM save a checkpoint and exit; resume with train.resume=true.
 """
 
+# First: it handles Ctrl-C, also during the other imports.
+import data  # noqa: F401
+
+# isort: split
+
 import argparse
 import sys
 

@@ -19,7 +19,9 @@ from benchmarks import (
     tune,
 )
 from benchmarks.ablation import command as ablation
+from benchmarks.chaos import command as chaos
 from benchmarks.gpu import command as gpu
+from benchmarks.real import drawn_boxes, image_side, mixed_boxes, predict_films
 from data.console import run_command
 from data.errors import UserError
 
@@ -30,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for benchmark in (
         decode, train_step, input_pipeline, preparation, scores, inference, predict, lung_boxes, frontal_check,
-        grounding, cost, scale, gpu, ablation, tune,
+        grounding, cost, scale, gpu, ablation, tune, chaos, image_side, drawn_boxes, mixed_boxes,
+        predict_films,
     ):
         benchmark.add_arguments(commands)
     options, settings = parser.parse_known_args(arguments)

@@ -1,10 +1,11 @@
 """Measures beam search: ours, the published algorithm, and Hugging Face transformers.
 
-    python -m benchmarks decode [--json FILE] [--threads 2] [--repeats 5] [--variants]
+    python -m benchmarks decode [--json FILE] [--threads 2] [--repeats 5] [--variants] [--techniques]
 
 `ours` and `published_algorithm` start from the same patch features and annotated graphs (10 sub-graphs per image), with
 the same random weights, and generate reports of maximum length. `transformers` is BART's decoder with the same depth,
-width and vocabulary, a cache, and one cross-attention over 78 keys (49 patches and 29 sub-graphs).
+width and vocabulary, a cache, and one cross-attention over 78 keys (49 patches and 29 sub-graphs). With `--techniques`
+also our model with each technique of the R2Gen family: `ours_r2gen`, `ours_cmn`, `ours_camanet`, `ours_xpronet`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from benchmarks.support.measure import (
     compare,
     start_report,
 )
-from benchmarks.support.workload import TINY, Sizes, build, decode_bytes, decode_flops
+from benchmarks.support.workload import TECHNIQUES, TINY, Sizes, build, decode_bytes, decode_flops
 from models.sgrrg import SGRRG
 from modules.runtime import arrange_for_batches, quantise_decoder
 
@@ -43,6 +44,8 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
     add_common_arguments(parser)
     parser.add_argument("--variants", action="store_true",
                         help="also measure bf16 autocast, int8 quantisation and torch.compile")
+    parser.add_argument("--techniques", action="store_true",
+                        help="also measure our model with each technique of the R2Gen family")
     parser.set_defaults(run=run)
 
 
@@ -61,6 +64,11 @@ def run(options: argparse.Namespace) -> None:
                 Contender(f"{OURS}_{name}", partial(build_variant, name, sizes.with_batch(batch), words))
                 for name in VARIANTS
             ]
+        if options.techniques and (batch, words) == compared[0]:
+            contenders += [
+                Contender(f"{OURS}_{name}", partial(build_ours, sizes.with_batch(batch), words, technique=name))
+                for name in TECHNIQUES
+            ]
         report.add(_measure(sizes.with_batch(batch), words, contenders, options.repeats, report))
     for batch, words in alone:
         contenders = [Contender(OURS, partial(build_ours, sizes.with_batch(batch), words))]
@@ -75,16 +83,19 @@ def _measure(sizes: Sizes, words: int, contenders: list[Contender], repeats: int
     flops, read = decode_flops(workload, BEAMS, words), decode_bytes(workload, BEAMS, words)
     case.floor_seconds = report.rates.floor(flops, read)
     ours = case.results[OURS]
+    others = {OURS, "transformers", *(f"{OURS}_{technique}" for technique in TECHNIQUES)}
     for name, reports in case.results.items():
-        if name not in (OURS, "transformers"):
+        if name not in others:
             equal = sum(report == other for report, other in zip(ours, reports, strict=True))
             case.notes[f"reports of {name} equal to ours"] = f"{equal} of {len(ours)}"
     return case
 
 
-def build_ours(sizes: Sizes, words: int, device: str = "cpu") -> Callable[[], list[list[int]]]:
-    """Return our cached beam search; it returns token ids."""
-    workload = build(sizes, endless=True)
+def build_ours(
+    sizes: Sizes, words: int, device: str = "cpu", technique: str | None = None
+) -> Callable[[], list[list[int]]]:
+    """Return our cached beam search; it returns token ids. technique: as in `build`."""
+    workload = build(sizes, endless=True, technique=technique)
     workload.model.eval().to(device)
     if sizes.batch > 1:  # as main_test.py does; a predictor of single studies does not
         arrange_for_batches(workload.model, torch.device(device))

@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -187,13 +188,15 @@ def build_preparation(listing: Path, images: int, workers: int) -> Callable[[], 
             process.start()
             theirs.close()
             peak = 0.0
-            while not ours.poll(_SECONDS_BETWEEN_SAMPLES):
-                peak = max(peak, proportional_mib(process.pid))
             try:
+                while not ours.poll(_SECONDS_BETWEEN_SAMPLES):
+                    peak = max(peak, proportional_mib(process.pid))
                 cpu_seconds = ours.recv()
             except EOFError as error:
                 raise RuntimeError("The preparation failed: see the traceback above") from error
-            process.join()
+            finally:
+                process.kill()
+                process.join()
         return Usage(peak, cpu_seconds)
 
     return prepare_measured
@@ -201,6 +204,7 @@ def build_preparation(listing: Path, images: int, workers: int) -> Callable[[], 
 
 def _prepare(listing: Path, images: int, workers: int, out: Path, connection: Connection) -> None:
     """Prepare a data set, and send the CPU seconds of this process and its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, but the parent ends this one
     before = time.process_time()
     prepare(ListedSource(listing, images), out, IMAGE_SIZE, workers)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -11,6 +11,8 @@ kept and used again. Everything runs once, regardless of `--repeats`, in process
                         startup_cpu_seconds
     rank_mib            peak resident memory of that process, after reading 20,000 more records in random order;
                         import_mib: before the start, when it has imported the program
+    rank_private_mib    of its memory at the end, what it shares with no other rank: libraries, index and records are
+                        mapped files, which all ranks and workers of a machine share
     sample_ms           CPU time of one study: image, report and graph as tensors
     collate_ms          CPU time of assembling the batch, per study
     score_ms_per_study  all scores of the test split, with their intervals
@@ -32,7 +34,14 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.support.measure import add_common_arguments, peak_mib, require_at_least, start_report, write_json
+from benchmarks.support.measure import (
+    add_common_arguments,
+    peak_mib,
+    private_mib,
+    require_at_least,
+    start_report,
+    write_json,
+)
 from data.batch import Batch
 from data.collate import collate
 from data.console import Progress
@@ -62,7 +71,8 @@ SPLIT_SHARES = (0.9784, 0.0077, 0.0139)
 DISTINCT_REPORTS, RARE_WORDS = 2_000, 20_000
 ROWS = {
     "index_seconds": "s", "index_cpu_seconds": "s", "startup_seconds": "s", "startup_cpu_seconds": "s",
-    "rank_mib": "MiB", "import_mib": "MiB", "sample_ms": "ms", "collate_ms": "ms", "score_ms_per_study": "ms",
+    "rank_mib": "MiB", "import_mib": "MiB", "rank_private_mib": "MiB", "sample_ms": "ms", "collate_ms": "ms",
+    "score_ms_per_study": "ms",
 }
 
 
@@ -138,7 +148,7 @@ def measure_start(root: Path) -> dict[str, float]:
     rows |= {"sample_ms": 1000 * reading / count, "collate_ms": 1000 * collating / count}
     for index in order[:RANDOM_READS].tolist():
         training.records[index]
-    return rows | {"rank_mib": peak_mib(), "import_mib": import_mib}
+    return rows | {"rank_mib": peak_mib(), "import_mib": import_mib, "rank_private_mib": private_mib()}
 
 
 def measure_scores(root: Path) -> dict[str, float]:

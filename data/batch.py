@@ -5,10 +5,12 @@ Shapes use the letters of `models/outputs.py`: B batch, V views, R regions (29 f
 Masks are boolean, True = keep. Boxes are xyxy in 0..1 of the frontal image as the network sees it.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 
 import torch
 from torch import Tensor
+
+from data.context.fields import StudyContext
 
 
 @dataclass
@@ -24,6 +26,8 @@ class RegionAnnotation:
     boxes_known  [B] bool         boxes are annotated; if not, visible is all False
     visibility_known [B, R] bool  whether the region is visible is annotated; by default, all regions of studies with
                                   annotated boxes. Outlines of a few regions say nothing about the others
+    change       [B, R] long      the change since the prior, an index of `data.ontology.CHANGES`; -1 where unknown, and
+                                  by default everywhere
     """
 
     boxes: Tensor
@@ -34,10 +38,13 @@ class RegionAnnotation:
     graph_known: Tensor
     boxes_known: Tensor
     visibility_known: Tensor | None = None
+    change: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.visibility_known is None:
             self.visibility_known = self.boxes_known.unsqueeze(-1).expand_as(self.visible)
+        if self.change is None:
+            self.change = torch.full_like(self.visible, -1, dtype=torch.long)
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Sample:
     observations        [K] float, 1 where positive
     observations_known  [K] bool, True where the label counts in the loss
     token_ids           [T] long: BOS, report, EOS; only BOS if the study has no report
-    reference           the full cleaned report; "" if the study has none
+    reference           the full cleaned report, with its markers if it has sections; "" if the study has none
     detector_boxes      [R, 4] float, boxes from a detector's file; zeros if absent
     detector_visible    [R] bool, True where `detector_boxes` has a box
     token_regions       [T, R] bool, the regions that the sentence of each token is about; None unless requested
@@ -59,6 +66,8 @@ class Sample:
     warps               [V, 2, 3] float, position in the network's input -> position in the stored image, both in -1..1
                         of their sides; None if the images are not warped
     intensities         [V, 2] float, gain and offset of the pixels in 0..1; None if they are not changed
+    context             indication and previous study, as far as they were requested; None if nothing was
+    untrained_tokens    [T] bool, the tokens that do not count in the report loss; None if all count
     """
 
     study_id: str
@@ -75,6 +84,8 @@ class Sample:
     image_size: int | None = None
     warps: Tensor | None = None
     intensities: Tensor | None = None
+    context: StudyContext | None = None
+    untrained_tokens: Tensor | None = None
 
 
 @dataclass
@@ -93,6 +104,8 @@ class Batch:
     detector_visible    [B, R] bool
     token_regions       [B, T, R] bool, False for padding; None unless requested
     image_size, warps, intensities   as in `Sample`, for the padded images; None in the network's input
+    context             as in `Sample`
+    untrained_tokens    [B, T] bool, False for padding; None if all count
     """
 
     study_ids: list[str]
@@ -111,6 +124,8 @@ class Batch:
     image_size: int | None = None
     warps: Tensor | None = None
     intensities: Tensor | None = None
+    context: StudyContext | None = None
+    untrained_tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -134,7 +149,7 @@ class Batch:
 
 
 def _map_tensors(record, function, of_list=list):
-    """Return a copy of the dataclass `record` with `function` applied to its tensors and those of its regions.
+    """Return a copy of the dataclass `record` with `function` applied to its tensors and those of dataclasses in it.
 
     Lists are replaced by what `of_list` returns for them.
     """
@@ -145,7 +160,7 @@ def _map_tensors(record, function, of_list=list):
             value = function(value)
         elif isinstance(value, list):
             value = of_list(value)
-        elif isinstance(value, RegionAnnotation):
+        elif is_dataclass(value):
             value = _map_tensors(value, function)
         mapped[field.name] = value
     return type(record)(**mapped)

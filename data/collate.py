@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data.batch import Batch, RegionAnnotation, Sample
+from data.context.fields import collate_context, collate_flags, pad_warp
 
 
 def collate(samples: list[Sample], pad_id: int) -> Batch:
@@ -46,6 +47,8 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         image_size=samples[0].image_size,
         warps=_collate_warps(samples, images.shape[-1]),
         intensities=_collate_views([sample.intensities for sample in samples]),
+        context=collate_context([sample.context for sample in samples], pad_id),
+        untrained_tokens=collate_flags([sample.untrained_tokens for sample in samples]),
     )
 
 
@@ -65,9 +68,8 @@ def _collate_warps(samples: list[Sample], side: int) -> Tensor | None:
         return None
     warps = []
     for sample in samples:
-        shares = torch.tensor([len(image) / side for image in sample.images])[:, None, None]
-        # Along each axis, position p of an image is at p * share + (share - 1) of the padded one.
-        warps.append(sample.warps * shares + (shares - 1) * torch.tensor([0.0, 0.0, 1.0]))
+        padded = zip(sample.warps, sample.images, strict=True)
+        warps.append(torch.stack([pad_warp(warp, len(image), side) for warp, image in padded]))
     return _collate_views(warps)
 
 

@@ -8,22 +8,34 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from data.processes import interrupts
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 def run_command(main: Callable[[], int]) -> int:
     """Run the `main` of a command and return its exit status: 130 and one line on stderr after Ctrl-C.
 
+    After the first Ctrl-C, status 130 is returned even if other code has caught the interrupt. `main` may catch it to
+    print a line of its own.
+
     A reader that closes its pipe does not end the work: `python main_predict.py ... | head` still writes all its files,
     and the rest of the output is discarded.
     """
+    interrupts.install()
     sys.stdout, sys.stderr = _ClosablePipe(sys.stdout), _ClosablePipe(sys.stderr)
     try:
-        return main()
+        status = main()
+        if not interrupts.received():
+            return status
+        if status == 0:  # `main` has not noticed
+            interrupts.report()
+        return interrupts.STATUS
     except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
-        return 130
+        interrupts.report()
+        return interrupts.STATUS
     finally:
+        interrupts.end()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
 

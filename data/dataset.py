@@ -13,14 +13,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batch import RegionAnnotation, Sample
+from data.context.fields import MOST_INDICATION_TOKENS, StudyContext, encode_text
+from data.context.settings import ContextSettings
 from data.errors import UserError, damaged, missing, reason, unknown_name, wrong_value
 from data.images.boxes import read_boxes
 from data.images.image_cache import CacheAddress, ImageCache
 from data.images.image_store import read_image_bytes
 from data.images.transforms import Augmentation, Perturbation, clip_boxes, read_squashed, warp_side
+from data.ontology import CHANGES
 from data.records import MALFORMED_GRAPH, Records, graph_is_complete, is_frontal, malformed_graph, read_records
+from data.sections.marked_text import BOTH, FINDINGS, cleaned_report, untrained_words
+from data.storage.prepared_files import check_sample
 from data.text.cleaning import clean
-from data.text.sentence_regions import word_regions
+from data.text.sentence_regions import word_comparisons, word_regions
 from data.vocabulary import Vocabularies
 
 UNCERTAIN_POLICIES = ("positive", "negative", "ignored")
@@ -53,25 +58,31 @@ class StudyDataset(Dataset):
         token_regions: bool = False,
         stage_dir: str | Path | None = None,
         number: int = 0,
+        context: ContextSettings | None = None,
+        sections: str = FINDINGS,
     ):
         """Read the records of the split; images are read on access.
 
-        cleaning, image_size, max_tokens, views, boxes_file, stage_dir   as in `modules.config.DataConfig`
+        cleaning, image_size, max_tokens, views, boxes_file, stage_dir, sections   as in `modules.config.DataConfig`
         uncertain      how uncertain observations count: "positive", "negative" or "ignored" (as not known)
         augmentation   None leaves images unchanged
         limit          number of studies to use, drawn with `seed`; None uses all
         cache_images   keep decoded images in memory after their first use, shared by all worker processes
         token_regions  also give the regions that the sentence of each token is about
         number         of the data set among several: their augmentations differ
+        context        what to read beside the images; None: nothing
 
         Raises UserError as `read_records` and `read_boxes` do, if `uncertain` or `cleaning` is unknown, if the limit is
-        below 1, and if the boxes file has no boxes for this split.
+        below 1, if the boxes file has no boxes for this split, and if the vocabularies are of a model that writes other
+        `sections`.
         """
         if uncertain not in UNCERTAIN_POLICIES:
             raise wrong_value("data.uncertain", uncertain, f"choose one of {', '.join(UNCERTAIN_POLICIES)}")
         if limit is not None and limit < 1:
             raise UserError(f"A limit of {limit} studies leaves none: use at least 1, or null for all")
         clean("", cleaning)  # raises UserError for unknown rules
+        if vocabularies.tokenizer.marks_sections != (sections == BOTH):
+            raise wrong_value("data.sections", sections, "must be what the model was trained with")
         self.root = Path(root)
         self.records = _draw_subset(read_records(root, split), limit, seed)
         self.vocabularies = vocabularies
@@ -84,6 +95,8 @@ class StudyDataset(Dataset):
         self.seed = seed
         self.number = number
         self.token_regions = token_regions
+        self.context = context
+        self.sections = sections
         self.stage_dir = None if stage_dir is None else Path(stage_dir)
         # Images that will be warped keep their stored size, so that they are interpolated once.
         self._is_warped = augmentation is not None and augmentation.is_geometric
@@ -106,6 +119,10 @@ class StudyDataset(Dataset):
         if self._cache is not None:
             self._cache = self._cache.share(gather)
 
+    def check_files(self) -> None:
+        """Compare a random sample of the files with the manifest of the data set; see `prepared_files.check_sample`."""
+        check_sample(self.root)
+
     def study_id(self, index: int) -> str:
         """Return the identifier of the study at `index`."""
         return self.records[index]["id"]
@@ -116,7 +133,7 @@ class StudyDataset(Dataset):
 
     def with_reports(self) -> "StudyDataset":
         """Return the studies that have a report; this data set if all have."""
-        reported = [index for index in range(len(self)) if self.records[index]["report"] is not None]
+        reported = [index for index in range(len(self)) if self._clean_report(self.records[index]) is not None]
         if len(reported) == len(self):
             return self
         selected = copy(self)
@@ -137,10 +154,12 @@ class StudyDataset(Dataset):
         regions = self._read_regions(record, frontal)
         detector_boxes, detector_visible = self._detector_boxes_of(record, frontal)
         changes: list[Perturbation] = []
+        generator = None
         if self.augmentation is not None:
             numbers = [_AUGMENTATION_STREAM, self.seed, epoch, index] + [self.number] * (self.number > 0)
             generator = np.random.default_rng(numbers)
             changes = [self.augmentation.draw(generator) for _ in images]
+            images = [self.augmentation.randomise(image, generator) for image in images]
             regions["boxes"], regions["visible"] = changes[0].apply_to_boxes(regions["boxes"], regions["visible"])
             if detector_visible.any():
                 detector_boxes, detector_visible = changes[0].apply_to_boxes(detector_boxes, detector_visible)
@@ -161,7 +180,53 @@ class StudyDataset(Dataset):
             image_size=self.image_size if self._is_warped else None,
             warps=torch.from_numpy(np.stack([change.matrix() for change in changes])) if self._is_warped else None,
             intensities=self._intensities(changes, images),
+            context=self._read_context(index, record, reference, generator),
+            untrained_tokens=self._find_untrained(reference) if self.sections == BOTH else None,
         )
+
+    def _read_context(
+        self, index: int, record: dict, reference: str | None, generator: np.random.Generator | None
+    ) -> StudyContext | None:
+        """Return the context of a study, None if it is not requested; the augmentation's `generator` hides parts."""
+        settings = self.context
+        if settings is None:
+            return None
+        prior = self.records.prior(index)
+        hidden = [generator is not None and generator.random() < settings.dropout for _ in range(2)]
+        indication = None if hidden[0] else record.get("indication")
+        prior = None if hidden[1] or prior is None or not is_frontal(prior) else prior
+        context = StudyContext()
+        if settings.indication:
+            context.indication = self._encode_context(indication, MOST_INDICATION_TOKENS)
+        if settings.prior_report:
+            context.prior_report = self._encode_context(prior and prior["report"], self.max_tokens)
+        if settings.prior:
+            image = torch.zeros(self.image_size, self.image_size, dtype=torch.uint8)
+            if prior is not None:
+                image = self._read_image(prior["images"][0], prior["id"])
+            change = None
+            if self.augmentation is not None:
+                change, image = self.augmentation.draw(generator), self.augmentation.randomise(image, generator)
+            context.has_prior, context.prior_image = torch.tensor(prior is not None), image
+            context.prior_warp = torch.from_numpy(change.matrix()) if self._is_warped else None
+            if (intensities := self._intensities([change], [image])) is not None:
+                context.prior_intensities = intensities[0]
+            if self.augmentation is not None:
+                flags = self._find_comparisons(reference)
+                context.unseen_comparison = flags if prior is None else torch.zeros_like(flags)
+        return context
+
+    def _find_comparisons(self, reference: str | None) -> Tensor:
+        """Return whether the sentence of each token of a cleaned report compares, [T] bool; BOS and EOS do not."""
+        none = torch.zeros(1, dtype=torch.bool)
+        if reference is None:
+            return none
+        return torch.cat([none, torch.from_numpy(word_comparisons(reference))[: self.max_tokens - 2], none])
+
+    def _encode_context(self, text: str | None, most: int) -> Tensor:
+        """Return the tokens of a raw text, at most `most` and as many as a report has, [Q] long; none for None."""
+        words = "" if text is None else clean(text, self.cleaning)
+        return encode_text(words, self.vocabularies.tokenizer, min(most, self.max_tokens))
 
     def read_reference(self, index: int) -> tuple[str, str | None]:
         """Return the identifier and the complete cleaned report of a study; None if it has no report."""
@@ -187,13 +252,19 @@ class StudyDataset(Dataset):
         )
 
     def _clean_report(self, record: dict) -> str | None:
-        return None if record["report"] is None else clean(record["report"], self.cleaning)
+        return cleaned_report(record, self.sections, self.cleaning)
 
     def _encode(self, reference: str | None) -> Tensor:
         """Return the tokens of a cleaned report, [T] long: BOS, words, EOS; BOS alone without a report."""
         tokenizer = self.vocabularies.tokenizer
         ids = [tokenizer.bos_id] if reference is None else tokenizer.encode(reference, self.max_tokens)
         return torch.tensor(ids)
+
+    def _find_untrained(self, reference: str | None) -> Tensor:
+        """Return which tokens of a cleaned report in sections are not learned, [T] bool; see `untrained_words`."""
+        if reference is None:
+            return torch.zeros(1, dtype=torch.bool)
+        return torch.tensor([False, *untrained_words(reference.split()[: self.max_tokens - 2])])
 
     def _find_token_regions(self, reference: str | None) -> Tensor:
         """Return the regions of each token of a cleaned report, [T, R] bool; BOS and EOS have none."""
@@ -235,6 +306,7 @@ class StudyDataset(Dataset):
         boxes = np.zeros((count, 4), dtype=np.float32)
         visible, mentioned, abnormal, listed = np.zeros((4, count), dtype=bool)
         attributes = np.zeros((count, vocabulary.largest), dtype=bool)
+        change = np.full(count, -1)
         has_graph = frontal and record["graph"] is not None
         try:
             graph_known = has_graph and graph_is_complete(record["graph"])
@@ -246,6 +318,8 @@ class StudyDataset(Dataset):
                     abnormal[position] = region["abnormal"]
                     slots = (vocabulary.index(position, attribute) for attribute in region["attributes"])
                     attributes[position, [slot for slot in slots if slot is not None]] = True
+                    if region.get("change") in CHANGES:
+                        change[position] = CHANGES.index(region["change"])
                 if region["box"] is not None:
                     boxes[position], visible[position] = region["box"], True
         except MALFORMED_GRAPH as error:
@@ -262,6 +336,7 @@ class StudyDataset(Dataset):
             "graph_known": np.array(graph_known),
             "boxes_known": np.array(boxes_known),
             "visibility_known": boxes_known & (listed | graph_known),
+            "change": change,
         }
 
     def _detector_boxes_of(self, record: dict, frontal: bool) -> tuple[NDArray, NDArray]:

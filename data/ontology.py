@@ -3,18 +3,30 @@
 The files are read on first use and cached; nothing is read at import.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from torch import Tensor
 
 from data.errors import UserError, cannot_read, unknown_name, wrong_format
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FILES = Path(__file__).resolve().parent.parent / "files"
+
+# How a region differs from an earlier study, in the order of the change axis. Chest ImaGenome has only the three in the
+# middle: there, what is new has worsened.
+NEW, WORSENED, IMPROVED, UNCHANGED, RESOLVED = CHANGES = ("new", "worsened", "improved", "no change", "resolved")
+
+
+def combine_changes(changes: Iterable[str]) -> str | None:
+    """Return the only change among several statements about a region; None if they differ, or if there are none."""
+    distinct = set(changes)
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 def read_yaml(path: Path) -> Any:
@@ -110,8 +122,10 @@ class Anatomy:
         return self._positions[name]
 
     @property
-    def boxes(self) -> Tensor:
+    def boxes(self) -> "Tensor":
         """[R, 4] float: the atlas boxes, xyxy in 0..1."""
+        import torch  # takes longer to import than a thousand reports to read, which needs no tensor
+
         return torch.tensor([region.box for region in self.regions])
 
     def with_boxes(self, boxes: dict[str, tuple[float, float, float, float]]) -> "Anatomy":

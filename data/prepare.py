@@ -4,6 +4,7 @@
     python -m data.prepare iu_xray --source DIR --out data/iu_xray
     python -m data.prepare iu_xray --help                 all options
     python -m data.prepare table --table FILE --images FOLDER --out data/mine       images of your own, with a table
+    python -m data.prepare verify data/mine               compares a prepared data set with its manifest
 """
 
 import sys
@@ -20,9 +21,10 @@ from data.sources.mimic_cxr import source as mimic_cxr
 from data.sources.nih_cxr14 import source as nih_cxr14
 from data.sources.phantom import dataset as phantom
 from data.sources.table import source as table
+from data.storage import verification
 
-# Every source has `add_arguments(parser)`, which declares its options, and `run(arguments)`.
-SOURCES = {
+# Every subcommand has `add_arguments(parser)`, which declares its options, and `run(arguments)`.
+COMMANDS = {
     "iu_xray": iu_xray,
     "mimic_cxr": mimic_cxr,
     "chest_imagenome": chest_imagenome,
@@ -30,6 +32,7 @@ SOURCES = {
     "jsrt": jsrt,
     "table": table,
     "phantom": phantom,
+    "verify": verification,
 }
 
 
@@ -42,13 +45,14 @@ class _Parser(ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = _Parser(prog="python -m data.prepare", description="Turn a source into a prepared data set.")
-    names = parser.add_subparsers(dest="source_name", required=True, metavar="NAME", parser_class=_Parser)
-    for name, source in SOURCES.items():
-        source.add_arguments(names.add_parser(name))
+    description = "Turn a source into a prepared data set, or verify one."
+    parser = _Parser(prog="python -m data.prepare", description=description)
+    names = parser.add_subparsers(dest="command", required=True, metavar="NAME", parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        command.add_arguments(names.add_parser(name))
     try:
         parsed = parser.parse_args(arguments)
-        SOURCES[parsed.source_name].run(parsed)
+        COMMANDS[parsed.command].run(parsed)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Command that extracts regions, attributes and polarity from the sentences of reports.
+"""Command that extracts regions, attributes, polarity and change from the sentences of reports.
 
     python -m data.text_graph REPORTS.csv OUT.jsonl           one line per report, with the content of its sentences;
                                                               REPORTS.csv has the columns id and report
@@ -30,6 +30,7 @@ def _json_line(study_id: str, report: str, with_graph: bool) -> str:
                 "regions": list(sentence.regions),
                 "attributes": sentence.attributes,
                 "polarity": sentence.polarity,
+                "changes": {region: changes for region in sentence.regions if (changes := sentence.changes_of(region))},
             }
             for sentence in sentences
         ],

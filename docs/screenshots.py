@@ -1,6 +1,8 @@
-"""Takes the screenshots of the web page in README.md, with headless Chromium.
+"""Takes the screenshots of the web page in README.md and docs/context.md, with headless Chromium.
 
     python -m docs.screenshots --checkpoint results/demo [--out docs]
+
+Of a model that reads priors (model.context=[prior]), only that of docs/context.md is taken, with a previous image.
 
 Needs requirements-dev.txt and Chromium (sudo apt-get install -y chromium).
 """
@@ -14,7 +16,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from data.errors import UserError
+from data.sources.phantom.findings import Finding
 from docs.chromium import MISSING, find_chromium
+from modules.inference.demo.examples import Example, simulate_example
 from modules.inference.demo.page import serve_page
 
 EXAMPLE = "Effusion, left"
@@ -52,6 +56,10 @@ def take_screenshots(checkpoint: str | Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     with serve_page(checkpoint) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        if reads_priors(browser, address):
+            paths = [save(open_pair(browser, address, DESKTOP), out / "demo_context.png")]
+            browser.close()
+            return paths
         page = open_example(browser, address, DESKTOP)
         finding_sentence(page).hover()
         paths = [save(page, out / "demo.png")]
@@ -71,6 +79,33 @@ def open_example(browser: Browser, address: str, size: dict[str, int], scale: fl
     page.goto(address)
     page.get_by_role("button", name=EXAMPLE, exact=True).click()
     page.locator(".sentence").first.wait_for()
+    return page
+
+
+def reads_priors(browser: Browser, address: str) -> bool:
+    """Whether the page takes a previous image."""
+    page = browser.new_page()
+    page.set_default_timeout(_TIMEOUT_MS)
+    page.goto(address)
+    page.locator("#upload").wait_for()
+    return page.locator("#prior").count() > 0
+
+
+def open_pair(browser: Browser, address: str, size: dict[str, int]) -> Page:
+    """Open a simulated chest whose effusion has grown and the previous image, and wait for the report on both."""
+    before, now = (
+        simulate_example(Example("", 3, (Finding("pleural effusion", "left", severity=severity),)))
+        for severity in ("mild", "severe")
+    )
+    page = browser.new_page(viewport=size)
+    page.set_default_timeout(_TIMEOUT_MS)
+    page.goto(address)
+    page.locator("#upload").wait_for()
+    for field, content, shown in (("upload", now, ".current img[src]"), ("prior", before, ".prior img[src]")):
+        file = {"name": f"{field}.png", "mimeType": "image/png", "buffer": content}
+        page.locator(f"#{field} input[type=file]").set_input_files(file)
+        page.locator(shown).wait_for()
+    page.locator(".xrays").evaluate("images => images.scrollIntoView({ block: 'center' })")
     return page
 
 

@@ -1,6 +1,7 @@
 """The attribute predictor: region features -> attribute logits, with one linear head per region."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.rows import Rows
@@ -35,7 +36,8 @@ class AttributePredictor(nn.Module):
         """region_features [B, R, C] -> logits [B, R, A], zeros in padding slots."""
         weight = self.weight
         if self.name_weight is not None:
-            weight = weight + self.name_weight[self.name_of_slot]
+            # Not `name_weight[...]`: on several threads, its backward adds in an order that varies.
+            weight = weight + F.embedding(self.name_of_slot, self.name_weight)
         # With the weights as left factor, their gradient has their own layout and is not copied.
         logits = torch.matmul(weight, region_features.permute(1, 2, 0)).permute(2, 0, 1) + self.bias
         return logits.masked_fill(~self.slots, 0.0)

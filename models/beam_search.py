@@ -184,13 +184,17 @@ def greedy_search(step: Step, state: ReorderableState, decoding: Decoding) -> Hy
 
 def sample(
     step: Step, state: ReorderableState, decoding: Decoding, temperature: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None, is_greedy: Tensor | None = None,
 ) -> Hypotheses:
-    """Return one report per study, each token sampled from the model's distribution at `temperature` (> 0)."""
+    """Return one report per study, each token sampled from the model's distribution at `temperature` (> 0).
+
+    is_greedy   [B] bool, the reports of which each token is the most probable one; None: no report
+    """
     assert temperature > 0, f"temperature {temperature} is not positive"
 
     def draw(log_probs: Tensor) -> Tensor:
-        return torch.multinomial(F.softmax(log_probs / temperature, -1), 1, generator=generator).squeeze(1)
+        drawn = torch.multinomial(F.softmax(log_probs / temperature, -1), 1, generator=generator).squeeze(1)
+        return drawn if is_greedy is None else torch.where(is_greedy, log_probs.argmax(-1), drawn)
 
     return _write_one_by_one(step, state, decoding, draw)
 

@@ -1,8 +1,10 @@
 """The image encoder: patches -> the memory that the decoder attends to. Shapes as in `models/outputs.py`."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.family.shared_memory import BoundMemory
 from models.graph_attention import GraphAttention
 from models.layers.embeddings import sinusoidal_positions
 from models.layers.masking import AttentionMask
@@ -57,11 +59,23 @@ class ImageEncoder(nn.Module):
         )
         self.norm = style.norm(width)
 
-    def forward(self, patches: Tensor, mask: Tensor, graph: SceneGraph | None = None) -> Tensor:
-        """patches [B, N, C], mask [B, N] -> memory [B, N, D]; rows of masked patches are undefined."""
+    def forward(
+        self, patches: Tensor, mask: Tensor, graph: SceneGraph | None = None,
+        shared_memory: BoundMemory | None = None, foreground: Tensor | None = None,
+    ) -> Tensor:
+        """patches [B, N, C], mask [B, N] -> memory [B, N, D]; rows of masked patches are undefined.
+
+        shared_memory   what the projected patches are combined with, before their positions are added
+        foreground      [B, 1, C], a row that the layers see before the patches: the result is then [B, 1 + N, D]
+        """
         rows = self.dropout(self._project(patches, mask))
+        if shared_memory is not None:
+            rows = shared_memory.to_patches(rows)
         if self.positions:
             rows = rows + sinusoidal_positions(rows.shape[1], rows.shape[2], rows.device)
+        if foreground is not None:
+            mask = F.pad(mask, (1, 0), value=True)
+            rows = torch.cat([self.dropout(self._project(foreground, mask[:, :1])), rows], 1)
         patch_mask = AttentionMask.of(mask.unsqueeze(1), rows.dtype, may_be_empty=False)  # every study has a view
         for layer in self.layers:
             rows = layer(rows, patch_mask, graph)

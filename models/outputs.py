@@ -9,6 +9,7 @@ Shape legend (a letter has one meaning everywhere):
     C  channels of a patch                W  words: ids of the tokenizer
     D  model width                        K  observations
     Q  queries, M  memory rows, h  heads, d = D / h channels per head: in attention
+    Q  tokens of the longest indication or previous report
     L  slots of a padded sequence, P  packed rows: in `models/layers/packing.py`
 Masks are boolean, True = keep. Boxes are xyxy in 0..1 of the frontal image.
 """
@@ -16,8 +17,10 @@ Masks are boolean, True = keep. Boxes are xyxy in 0..1 of the frontal image.
 from dataclasses import dataclass
 from enum import StrEnum
 
+import torch
 from torch import Tensor
 
+from models.family.shared_memory import BoundMemory
 from models.layers.packing import Packing
 
 
@@ -25,7 +28,7 @@ class GraphSource(StrEnum):
     """Where the decoder's scene graph comes from."""
 
     PREDICTED = "predicted"  # the image alone
-    ORACLE = "oracle"        # regions and attributes annotated from the reference report
+    ORACLE = "oracle"        # regions, attributes and observations annotated from the reference report
     MIXED = "mixed"          # training only: annotated, but predicted for studies drawn at random
     NONE = "none"            # the decoder gets no scene graph
 
@@ -47,6 +50,7 @@ class GraphAnnotation:
     graph_known [B] bool   the study has region and attribute labels
     boxes_known [B] bool   the study has boxes
     visibility_known [B, R] bool   whether the region is visible is annotated; None: in all studies that have boxes
+    change [B, R] long     index of the change since the prior, -1 where unknown; None: unknown everywhere
     """
 
     boxes: Tensor
@@ -57,6 +61,7 @@ class GraphAnnotation:
     graph_known: Tensor
     boxes_known: Tensor
     visibility_known: Tensor | None = None
+    change: Tensor | None = None
 
 
 @dataclass
@@ -84,11 +89,13 @@ class GraphSizes:
     subgraphs    S, sub-graphs of all studies
     nodes        nodes of all sub-graphs, objects and attributes
     attributes   E - 1, attributes of the largest sub-graph
+    changes      further nodes with the change of a region, for a model that reads priors
     """
 
     subgraphs: int
     nodes: int
     attributes: int
+    changes: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,30 @@ class BatchSizes:
     views       views of all studies
     tokens      tokens to predict, without padding
     annotated   of the annotated graphs
+    priors      previous images of all studies
     """
 
     views: int
     tokens: int
     annotated: GraphSizes
+    priors: int = 0
+
+
+@dataclass
+class ContextInputs:
+    """The context of a batch of studies. What is None is absent in all of them, like what is masked in one.
+
+    has_prior [B] bool, prior_image [B, 3, H, H]       the patient's previous frontal image
+    indication [B, Q] long, indication_mask [B, Q]     token ids without BOS and EOS
+    prior_report [B, Q] long, prior_report_mask [B, Q] the same of the previous report
+    """
+
+    has_prior: Tensor | None = None
+    prior_image: Tensor | None = None
+    indication: Tensor | None = None
+    indication_mask: Tensor | None = None
+    prior_report: Tensor | None = None
+    prior_report_mask: Tensor | None = None
 
 
 @dataclass
@@ -114,8 +140,11 @@ class ModelInputs:
     frontal           [B] bool: images[:, 0] is a frontal view
     detector_boxes    [B, R, 4] boxes from a detector's file; detector_visible [B, R] bool
     annotation        the annotated graph; None in `predicted` mode
+    observations      [B, K] bool, the positive labels, for models whose memory is chosen by them; None in `predicted`
+                      mode
     overrides         user edits of the predicted graph
     sizes             sizes of the batch, counted on the CPU; None: counted by the model
+    context           indication and previous study; models without `context` parts ignore it
     """
 
     images: Tensor
@@ -124,8 +153,10 @@ class ModelInputs:
     detector_boxes: Tensor | None = None
     detector_visible: Tensor | None = None
     annotation: GraphAnnotation | None = None
+    observations: Tensor | None = None
     overrides: GraphOverrides | None = None
     sizes: BatchSizes | None = None
+    context: ContextInputs | None = None
 
 
 @dataclass
@@ -138,6 +169,8 @@ class SceneGraph:
     embeddings  [B, R, D]        sub-graph vectors; zeros if not selected
     nodes       [B, R, E, D]     encoded nodes, the object first, then its attributes; zeros where masked
     node_mask   [B, R, E] bool
+    changes     [B, R] long      the change of each region, an attribute node like the others; -1 for none, which is
+                                 the default
     """
 
     selected: Tensor
@@ -146,19 +179,31 @@ class SceneGraph:
     embeddings: Tensor
     nodes: Tensor
     node_mask: Tensor
+    changes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.changes is None:
+            self.changes = torch.full_like(self.selected, -1, dtype=torch.long)
 
 
 @dataclass
 class Encoded:
     """Everything that is computed before the first word. A field is None if the model lacks the part.
 
-    memory              [B, N, D]  encoded patches for the decoder, [B, N, C] without a decoder; memory_mask [B, N] bool
+    memory              [B, N, D]  encoded patches for the decoder, [B, N, C] without a decoder; memory_mask [B, N],
+                                   followed by the `context_rows` states of the context, if the model reads any
     graph               the decoder's scene graph
     annotated_graph     the annotated scene graph, for the contrastive loss; None without an annotation
     attribute_logits    [B, R, A]  of the regions of `attribute_regions` [B, R] bool; 0 in padding slots
     region_logits       [B, R]     of "the report mentions this region"
     boxes               [B, R, 4]  of the localizer; visible_logits [B, R]
     observation_logits  [B, K]
+    change_logits       [B, R, changes]  of the regions of `change_regions` [B, R] bool, which have a prior;
+                        prior_boxes [B, R, 4]  where they are in the previous image
+    evidence            [B, C]     what the indication adds to the mean patch and to the features of regions
+    shared_memory       the memory that patches have read and words will
+    discriminative_map  [B, N]  in 0..1: how much each patch speaks for the predicted observations; without gradient
+    foreground          [B, D]  the encoded sum of the patches, weighted with the map
     """
 
     memory: Tensor
@@ -171,6 +216,24 @@ class Encoded:
     boxes: Tensor | None = None
     visible_logits: Tensor | None = None
     observation_logits: Tensor | None = None
+    change_logits: Tensor | None = None
+    change_regions: Tensor | None = None
+    evidence: Tensor | None = None
+    prior_boxes: Tensor | None = None
+    shared_memory: BoundMemory | None = None
+    discriminative_map: Tensor | None = None
+    foreground: Tensor | None = None
+    context_rows: int = 0
+
+    @property
+    def patch_mask(self) -> Tensor:
+        """[B, N] bool: the part of `memory_mask` for the patches of the study itself."""
+        return self.memory_mask[:, : self.memory_mask.shape[1] - self.context_rows]
+
+    @property
+    def predictions(self) -> tuple[Tensor | None, ...]:
+        """What the model predicts before the first word."""
+        return self.boxes, self.visible_logits, self.region_logits, self.attribute_logits, self.observation_logits
 
 
 @dataclass
@@ -181,12 +244,17 @@ class SGRRGOutput:
     packing               of these tokens, from [B, T - 1]; None without a decoder
     region_log_attention  [B, T - 1, R]  logarithm of `Generation.region_attention` for the same tokens, `EXCLUDED` for
                           regions without a sub-graph; None unless requested, or without a graph
+    words                 [B, T - 1, D]  embeddings of the tokens 0 .. T - 2; None unless image attention is requested
+    image_attention       [B, T - 1, N]  attention of these tokens to patches in one layer, averaged over heads, without
+                          dropout; zeros for tokens whose next one is padding; None unless requested
     """
 
     encoded: Encoded
     packed_logits: Tensor | None = None
     packing: Packing | None = None
     region_log_attention: Tensor | None = None
+    words: Tensor | None = None
+    image_attention: Tensor | None = None
 
     @property
     def word_logits(self) -> Tensor:

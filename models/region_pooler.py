@@ -30,13 +30,13 @@ class RegionPooler(nn.Module):
 
         count: how many `regions` there are, if known.
         """
-        packing = Packing.from_mask(regions, count)
+        packing = Packing.from_mask(regions, count).aligned()
+        boxes = boxes.masked_fill(~regions.unsqueeze(-1), 0.0)  # others may be undefined
         # torchvision's kernels need fp32 under autocast on CPUs, and fp32 keeps means exact.
         with torch.autocast(grid.device.type, enabled=False):
             if self.roi == "pool":
                 pooled = pool_maximum(grid.float(), packing.pack(boxes), study=packing.sequence)
             else:
-                boxes = boxes.masked_fill(~regions.unsqueeze(-1), 0.0)  # others may be undefined
                 pooled = packing.pack(pool_mean(grid.float(), boxes))
         return packing.unpack(self.dropout(F.gelu(self.norm(self.project(pooled)))))
 

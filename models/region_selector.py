@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.top_attention import attend_to_best
 from models.rows import Rows
 
 
@@ -32,10 +33,7 @@ class RegionMemory(nn.Module):
         queries = self.query(feature).unflatten(-1, (self.heads, -1))  # [B, h, d]
         keys = self.key(memory).unflatten(-1, (self.heads, -1))  # [M, h, d], one row per slot
         values = self.value(memory).unflatten(-1, (self.heads, -1))
-        scores = torch.einsum("bhd,mhd->bhm", queries, keys) / queries.shape[-1] ** 0.5
-        best, index = scores.topk(self.top, dim=-1)  # [B, h, top]
-        weights = torch.zeros_like(scores).scatter(-1, index, F.softmax(best, -1).to(scores.dtype))
-        return self.output(torch.einsum("bhm,mhd->bhd", weights, values).flatten(1))
+        return self.output(attend_to_best(queries, keys, values, self.top))
 
 
 class RegionSelector(nn.Module):

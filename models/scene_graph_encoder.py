@@ -39,7 +39,7 @@ class SceneGraphEncoderLayer(nn.Module):
             objects = subgraphs.unpack(packing.unpack(nodes)[:, 0])  # [B, R, D]
             objects = self.object_attention(objects, subgraphs.mask.unsqueeze(1))
             is_object = (packing.slot == 0).unsqueeze(1)
-            nodes = torch.where(is_object, subgraphs.pack(objects)[packing.sequence], nodes)
+            nodes = torch.where(is_object, subgraphs.pack(objects).index_select(0, packing.sequence), nodes)
         return self.feed_forward(nodes)
 
 
@@ -57,6 +57,8 @@ class SceneGraphEncoder(nn.Module):
                             oa-pm  one sequence per study: an attribute attends to its sub-graph, an object also to
                                    the other objects
     pooling                 max or mean over the nodes of a sub-graph
+    changes                 number of changes since a previous study; a region with a known change has one more
+                            attribute node for it. 0: none has
     """
 
     rows = {
@@ -67,7 +69,7 @@ class SceneGraphEncoder(nn.Module):
     def __init__(
         self, channels: int, width: int, heads: int, feedforward: int, layers: int, attributes_per_region: list[int],
         dropout: float = 0.0, encode: str = "oa-c", pooling: str = "max", names: list[list[int]] | None = None,
-        style: LayerStyle = OUR_STYLE,
+        style: LayerStyle = OUR_STYLE, changes: int = 0,
     ):
         super().__init__()
         regions = len(attributes_per_region)
@@ -81,6 +83,7 @@ class SceneGraphEncoder(nn.Module):
             name_of_attribute = torch.tensor([name for of_region in names for name in of_region] or [0])
             self.register_buffer("name_of_attribute", name_of_attribute, persistent=False)
             self.name_embedding = nn.Embedding(1 + int(name_of_attribute.max()), width)
+        self.change_embedding = nn.Embedding(changes, width) if changes else None
         self.attribute_norm = style.norm(width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -92,42 +95,50 @@ class SceneGraphEncoder(nn.Module):
 
     def forward(
         self, region_features: Tensor, boxes: Tensor, attributes: Tensor, selected: Tensor,
-        sizes: GraphSizes | None = None,
+        sizes: GraphSizes | None = None, changes: Tensor | None = None,
     ) -> SceneGraph:
         """The scene graphs of the `selected` [B, R] regions.
 
-        region_features [B, R, C], boxes [B, R, 4] (stored in the result), attributes [B, R, A] bool; sizes: if known.
+        region_features [B, R, C], boxes [B, R, 4] (stored in the result), attributes [B, R, A] bool; sizes: if known;
+        changes [B, R] long, -1 for no change node; None if no region has one.
         """
         subgraphs = Packing.from_mask(selected, sizes and sizes.subgraphs)
-        features, attribute_mask = subgraphs.pack(region_features), subgraphs.pack(attributes)
+        rows = subgraphs.aligned()
+        objects = rows.without_padding(self.project(rows.pack(region_features)))
+        attribute_mask = subgraphs.pack(attributes)
         largest = largest_count(attribute_mask) if sizes is None else sizes.attributes
-        nodes, node_mask = self._embed_nodes(features, attribute_mask, subgraphs.slot, largest)
+        nodes, node_mask = self._embed_nodes(objects, attribute_mask, subgraphs.slot, largest)
+        count = sizes and sizes.nodes
+        if changes is not None:
+            changes = changes.masked_fill(~selected, -1)
+            nodes, node_mask = self._add_change_nodes(nodes, node_mask, subgraphs.pack(changes))
+            count = sizes and sizes.nodes + sizes.changes
         # Most sub-graphs are far smaller than the largest.
-        packing = Packing.from_mask(node_mask, sizes and sizes.nodes)
-        rows = packing.pack(nodes)
+        packing = Packing.from_mask(node_mask, count)
         if self.encode == "oa-pm":
-            sequences, attended = _sequences_of_studies(subgraphs, node_mask, sizes)
-            mask = AttentionMask.of(attended, rows.dtype)
+            sequences, attended = _sequences_of_studies(subgraphs, node_mask, count)
+            mask = AttentionMask.of(attended, nodes.dtype)
         else:
-            sequences = packing
-            mask = AttentionMask.of(node_mask.unsqueeze(1), rows.dtype, may_be_empty=False)  # every one has an object
+            sequences = packing = packing.aligned()
+            mask = AttentionMask.of(node_mask.unsqueeze(1), nodes.dtype, may_be_empty=False)  # every one has an object
+        rows = packing.pack(nodes)
         for layer in self.layers:
             rows = layer(rows, mask, sequences, subgraphs)
         encoded = packing.unpack(self.norm(rows))
         return SceneGraph(
             selected=selected, boxes=boxes, attributes=attributes & selected.unsqueeze(-1),
             embeddings=subgraphs.unpack(self._pool(encoded, node_mask)), nodes=subgraphs.unpack(encoded),
-            node_mask=subgraphs.unpack(node_mask),
+            node_mask=subgraphs.unpack(node_mask), changes=changes,
         )
 
     def _embed_nodes(
-        self, features: Tensor, attributes: Tensor, region: Tensor, largest: int
+        self, objects: Tensor, attributes: Tensor, region: Tensor, largest: int
     ) -> tuple[Tensor, Tensor]:
         """Nodes [S, E, D] and their mask [S, E], attributes in ascending order of id; E = 1 + largest.
 
-        features [S, C], attributes [S, A] bool, region [S]: the number of each sub-graph's region.
+        objects [S, D]: projected region features; attributes [S, A] bool; region [S]: the number of each sub-graph
         """
-        objects = self.project(features) + self.type_embedding(region)
+        objects = objects + self.type_embedding(region)
         # The slots of a region's attributes come first, in their order; the rest of the row is masked.
         slots = torch.argsort(attributes.to(torch.uint8), dim=-1, descending=True, stable=True)
         slots = slots[:, :largest]
@@ -140,6 +151,12 @@ class SceneGraphEncoder(nn.Module):
         nodes = torch.cat([objects.unsqueeze(1).to(embedded.dtype), embedded], 1)
         return nodes, F.pad(attribute_mask, (1, 0), value=True)
 
+    def _add_change_nodes(self, nodes: Tensor, mask: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+        """Append a node for the change [S] of each sub-graph, masked where that is -1: [S, E + 1, D], [S, E + 1]."""
+        embedded = self.change_embedding(changes.clamp(min=0)) + self.type_embedding.weight[-1]
+        embedded = self.dropout(self.attribute_norm(embedded)).unsqueeze(1)
+        return torch.cat([nodes, embedded.to(nodes.dtype)], 1), torch.cat([mask, (changes >= 0).unsqueeze(1)], 1)
+
     def _pool(self, nodes: Tensor, mask: Tensor) -> Tensor:
         """nodes [S, E, D], mask [S, E] -> [S, D]."""
         if self.pooling == "max":
@@ -149,9 +166,12 @@ class SceneGraphEncoder(nn.Module):
 
 
 def _sequences_of_studies(
-    subgraphs: Packing, node_mask: Tensor, sizes: GraphSizes | None
+    subgraphs: Packing, node_mask: Tensor, count: int | None
 ) -> tuple[Packing, Tensor]:
-    """`oa-pm`: the same packed nodes as B sequences of L = R * E slots, and what each attends to [B, L, L]."""
+    """`oa-pm`: the same packed nodes as B sequences of L = R * E slots, and what each attends to [B, L, L].
+
+    count: how many nodes there are, if known.
+    """
     valid = subgraphs.unpack(node_mask)  # [B, R, E]
     regions, nodes = valid.shape[1:]
     valid = valid.flatten(1)
@@ -159,4 +179,4 @@ def _sequences_of_studies(
     owner, is_object = slots // nodes, slots % nodes == 0
     same_subgraph = owner.unsqueeze(1) == owner.unsqueeze(0)
     attended = (same_subgraph | (is_object.unsqueeze(1) & is_object.unsqueeze(0))) & valid.unsqueeze(1)
-    return Packing.from_mask(valid, sizes and sizes.nodes), attended
+    return Packing.from_mask(valid, count), attended

@@ -1,0 +1,2 @@
+# First: it handles Ctrl-C, also during the other imports.
+import data  # noqa: F401

@@ -11,12 +11,16 @@ from torch import nn
 
 from data import vocabulary_builder
 from data.attribute_counts import count_attributes
+from data.context.counts import count_changes
+from data.context.settings import INDICATION, PRIOR
 from data.dataset import StudyDataset
 from data.errors import UserError, truncate_list, wrong_value
 from data.images.transforms import Augmentation
 from data.mixture.dataset import MixedDataset
 from data.mixture.statistics import joined_statistics
+from data.ontology import CHANGES
 from data.records import count_studies
+from data.sections.marked_text import MARKERS
 from data.text.tokenizer import UNKNOWN_WORD
 from data.vocabulary import Vocabularies
 from models.attribute_predictor import AttributePredictor
@@ -33,12 +37,23 @@ from models.report_decoder import ReportDecoder
 from models.scene_graph_encoder import SceneGraphEncoder
 from models.sgrrg import SGRRG, GraphParts
 from models.trunks.build import build_patch_encoder, exact_trunk
+from modules.building.context import build_context_parts, context_settings
+from modules.building.family import (
+    build_discriminative_map,
+    build_relational_memory,
+    build_shared_memory,
+    decoder_layer_style,
+)
+from modules.building.initial_weights import initialise
 from modules.checkpoint import Checkpoint
-from modules.config import Config, ModelConfig, Precision
+from modules.config import Config, Precision
 from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.validation import SplitValidator
 from modules.runtime import choose_precision, is_rank_zero, seed_everything, select_device
-from modules.training.loss_terms import positive_weights
+from modules.settings.model import ModelConfig
+from modules.settings.reward import REWARD
+from modules.stages.building import build_stage
+from modules.training.loss_terms import class_weights, positive_weights
 from modules.training.losses import ReportCriterion
 from modules.training.trainer import Trainer
 from modules.weights import load_thresholds, load_weights
@@ -55,7 +70,7 @@ def build_vocabularies(config: Config) -> Vocabularies:
     return vocabulary_builder.build_vocabularies(
         root=data.roots, cleaning=data.cleaning, min_word_count=data.min_word_count,
         min_attribute_count=data.min_attribute_count, distinct_special_tokens=data.distinct_special_tokens,
-        atlas_file=data.atlas_file,
+        atlas_file=data.atlas_file, indications=INDICATION in config.model.context, sections=data.sections,
     )
 
 
@@ -74,7 +89,8 @@ def build_dataset(
     augmentation = None
     if train:
         augmentation = Augmentation(
-            rotate=data.rotate, translate=data.translate, scale=data.scale, intensity=data.intensity, crop=data.crop
+            rotate=data.rotate, translate=data.translate, scale=data.scale, intensity=data.intensity, crop=data.crop,
+            squash=data.squash, domain_randomisation=data.domain_randomisation,
         )
     roots = [root for root in data.roots if len(data.roots) == 1 or count_studies(root)[split]] or data.roots[:1]
     data_sets = [
@@ -83,7 +99,8 @@ def build_dataset(
             max_tokens=data.max_tokens, views=data.views, uncertain=data.uncertain, augmentation=augmentation,
             boxes_file=data.boxes_file, limit=data.train_limit if train else data.eval_limit, seed=config.seed,
             cache_images=data.cache_images, token_regions=train and config.loss.grounding > 0,
-            stage_dir=data.stage_dir, number=number,
+            stage_dir=data.stage_dir, number=number, context=context_settings(config, train),
+            sections=data.sections,
         )
         for number, root in enumerate(roots)
     ]
@@ -140,19 +157,23 @@ def build_model(config: Config, vocabularies: Vocabularies) -> SGRRG:
         settings.image_dropout, _graph_attentions(settings, "encoder", settings.image_layers, style),
         settings.patch_projection, settings.patch_positions, style,
     )
-    tokenizer = vocabularies.tokenizer
+    tokenizer, decoder_style = vocabularies.tokenizer, decoder_layer_style(settings, style)
     decoder = ReportDecoder(
         len(tokenizer), settings.width, settings.heads, settings.feedforward, settings.decoder_layers,
         config.data.max_tokens, settings.dropout,
-        _graph_attentions(settings, "decoder", settings.decoder_layers, style), style,
+        _graph_attentions(settings, "decoder", settings.decoder_layers, decoder_style), style,
+        build_relational_memory(settings), decoder_style,
     )
     observation_head = _build_observation_head(settings, channels, vocabularies)
     graph = _build_graph_parts(settings, channels, vocabularies) if settings.graph_in != "none" else None
     model = SGRRG(
         patch_encoder, image_encoder, decoder, graph, observation_head,
         bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+        shared_memory=build_shared_memory(settings, vocabularies),
+        discriminative_map=build_discriminative_map(settings, channels, style),
+        context=build_context_parts(settings, channels, vocabularies, style),
     )
-    _initialise(model, settings.initial_std)
+    initialise(model, settings.initial_std)
     return model
 
 
@@ -171,7 +192,7 @@ def _build_image_side(settings: ModelConfig, patch_encoder: PatchEncoder, vocabu
         observation_head=_build_observation_head(settings, channels, vocabularies),
         bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
     )
-    _initialise(model, settings.initial_std)
+    initialise(model, settings.initial_std)
     return model
 
 
@@ -222,6 +243,8 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
     """
     loss = config.loss
     weights = {term: getattr(loss, term) for term in ReportCriterion.TERMS}
+    if config.train.stage == REWARD:
+        weights["report"] *= 1 - config.reward.share
     attribute_weights = None
     if loss.attribute_pos_weight is not None and loss.attributes > 0:
         positives, annotated = count_attributes(
@@ -230,7 +253,13 @@ def build_criterion(config: Config, vocabularies: Vocabularies) -> ReportCriteri
         attribute_weights = positive_weights(
             torch.from_numpy(positives), torch.from_numpy(annotated), loss.attribute_pos_weight
         )
-    return ReportCriterion(weights, vocabularies.attributes.slots(), loss.contrast_margin, attribute_weights)
+    change_weights = None
+    if PRIOR in config.model.context and loss.change > 0:
+        change_weights = class_weights(count_changes(config.data.roots))
+    return ReportCriterion(
+        weights, vocabularies.attributes.slots(), loss.contrast_margin, attribute_weights, loss.consistency_words,
+        change_weights,
+    )
 
 
 def build_trainer(config: Config, device: torch.device) -> Trainer:
@@ -240,19 +269,24 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
     if config.model.report:
         check_words(config, vocabularies)
     train_dataset = build_dataset(config, vocabularies, "train", train=True)
+    validator = build_validator(config, vocabularies, train_dataset)
+    criterion = build_criterion(config, vocabularies)
+    criterion, stage = build_stage(config, vocabularies, criterion, validator, train_dataset)
     return Trainer(
-        config=config, vocabularies=vocabularies, model=build_model(config, vocabularies),
-        criterion=build_criterion(config, vocabularies),
-        evaluator=build_validator(config, vocabularies, train_dataset), train_dataset=train_dataset,
-        validation_dataset=build_validation_dataset(config, vocabularies), device=device,
+        config=config, vocabularies=vocabularies, model=build_model(config, vocabularies), criterion=criterion,
+        evaluator=validator, train_dataset=train_dataset,
+        validation_dataset=build_validation_dataset(config, vocabularies), device=device, stage=stage,
     )
 
 
 def check_words(config: Config, vocabularies: Vocabularies) -> None:
     """Raise UserError if no word is frequent enough to be learned; warn if the training reports have no words."""
-    if set(vocabularies.tokenizer.words) != {UNKNOWN_WORD}:
+    data = config.data
+    if set(vocabularies.tokenizer.words) - set(MARKERS.values()) != {UNKNOWN_WORD}:
         return
-    counts = joined_statistics(config.data.roots, config.data.cleaning).words
+    counts = vocabulary_builder.count_report_words(
+        joined_statistics(data.roots, data.cleaning), data.roots, data.cleaning, data.sections
+    )
     if counts:
         raise wrong_value(
             "data.min_word_count", config.data.min_word_count,
@@ -281,6 +315,7 @@ def build_evaluator(config: Config, vocabularies: Vocabularies, beam_size: int) 
         graph_source=graph_source, box_source=box_source, beam_size=beam_size,
         precision=Precision.FP32 if config.eval.int8 else precision,
         visible_threshold=config.model.visible_threshold, writes_reports=config.model.report,
+        context=config.eval.context,
     )
 
 
@@ -325,6 +360,7 @@ def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocab
         encoder=SceneGraphEncoder(
             channels, settings.width, settings.heads, settings.feedforward, settings.graph_layers, sizes,
             settings.dropout, settings.encode, settings.pooling, names, _layer_style(settings),
+            changes=len(CHANGES) if PRIOR in settings.context else 0,
         ),
         localizer=RegionLocalizer(channels, atlas, dropout=settings.dropout) if settings.localizer else None,
         atlas=atlas,
@@ -332,30 +368,6 @@ def _build_graph_parts(settings: ModelConfig, channels: int, vocabularies: Vocab
         attribute_threshold=settings.attribute_threshold,
         visible_threshold=settings.visible_threshold,
     )
-
-
-def _initialise(model: SGRRG, std: float) -> None:
-    """Initialise as the release does, except in the trunk: normal(0, std), zero biases, memory normal(0, 1 / C).
-
-    The localizer's last layer is zero, so that its initial boxes are the mean boxes.
-    """
-    for name, module in model.named_modules():
-        if name.startswith("patch_encoder"):
-            continue
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
-        elif isinstance(module, AttributePredictor):
-            nn.init.normal_(module.weight, std=std)
-            if module.name_weight is not None:
-                nn.init.normal_(module.name_weight, std=std)
-        elif isinstance(module, RegionMemory):
-            nn.init.normal_(module.slots, std=1 / module.slots.shape[1])
-    if model.graph is not None and model.graph.localizer is not None:
-        torch.nn.init.zeros_(model.graph.localizer.shift.weight)
 
 
 def _as_user_error(build: Callable[[], Built]) -> Built:

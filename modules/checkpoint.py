@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from data.errors import UserError, cannot_read, cannot_write, damaged, missing, reason, wrong_format
+from data.errors import UserError, cannot_read, cannot_write, damaged, missing, reason, wrong_format, wrong_value
+from data.storage.lines import LARGEST_LINE
 from data.vocabulary import Vocabularies
 from modules.config import Config, config_to_yaml, load_config
 from modules.saving.manifest import MANIFEST, MARK, build_manifest, check_manifest, open_save
@@ -36,6 +38,7 @@ from modules.saving.torch_files import load_dictionary
 WEIGHTS, CONFIG, VOCABULARIES, TRAINING_STATE = "weights.pt", "config.yaml", "vocabularies.json", "training_state.pt"
 THRESHOLDS = "thresholds.json"
 EXPORTED_WEIGHTS = "model.safetensors"
+_PARTIAL_THRESHOLDS = f".{THRESHOLDS}.partial"
 
 # What to do about a checkpoint that cannot be loaded.
 _FIX = "use another checkpoint"
@@ -75,8 +78,19 @@ class Checkpoint:
     thresholds: Thresholds | None = None
 
     def load_config(self, overrides: list[str]) -> Config:
-        """Return the configuration with `key=value` overrides. Raises UserError as `modules.config.load_config`."""
-        return load_config(self.directory / CONFIG, overrides, self.config_text)
+        """Return the configuration with `key=value` overrides.
+
+        Raises UserError as `modules.config.load_config`, and for another value of what only training can change, but
+        the weights do not tell: the section that the model writes, and whether it reads the previous report.
+        """
+        config = load_config(self.directory / CONFIG, overrides, self.config_text)
+        for key, value, trained in (
+            ("data.sections", config.data.sections, self.config.data.sections),
+            ("model.prior_report", config.model.prior_report, self.config.model.prior_report),
+        ):
+            if value != trained:
+                raise wrong_value(key, value, f"must be {str(trained).lower()}, as the model was trained")
+        return config
 
     def check_writes_reports(self) -> None:
         """Raise UserError if the model is an image side alone."""
@@ -100,7 +114,8 @@ def check_replaceable(directory: Path, training: bool = False) -> None:
         present = {path.name for path in directory.iterdir()} if directory.exists() else set()
     except OSError as error:
         raise cannot_write(f"a checkpoint to {directory}", error, "choose another folder") from error
-    foreign = sorted(present - required - {THRESHOLDS, MANIFEST} - ({TRAINING_STATE} if training else set()))
+    ours = required | {THRESHOLDS, MANIFEST, _PARTIAL_THRESHOLDS} | ({TRAINING_STATE} if training else set())
+    foreign = sorted(present - ours)
     if foreign:
         raise UserError(f"{directory} holds {foreign[0]}, which a checkpoint there would replace: move it, or choose "
                         "another folder")
@@ -156,7 +171,7 @@ def save_checkpoint(
 
 def save_thresholds(directory: Path, thresholds: Thresholds) -> None:
     """Write the thresholds into the checkpoint `directory`. Raises UserError if that fails."""
-    path, partial = directory / THRESHOLDS, directory / f".{THRESHOLDS}.partial"
+    path, partial = directory / THRESHOLDS, directory / _PARTIAL_THRESHOLDS
     try:
         partial.write_text(thresholds_to_json(thresholds), encoding="utf-8")
         os.replace(partial, path)
@@ -208,6 +223,15 @@ def _finish_interrupted_save(directory: Path) -> None:
             time.sleep(0.02)
 
 
+def remove_unfinished_saves(directory: Path) -> None:
+    """Remove what killed saves left beside the checkpoint `directory` and in it. No other process may save there."""
+    _finish_interrupted_save(directory)
+    for leftover in (_partial(directory), _previous(directory)):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with suppress(OSError):
+        (directory / _PARTIAL_THRESHOLDS).unlink()
+
+
 def _sync(directory: Path) -> None:
     """Flush the entries of `directory` to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -250,12 +274,12 @@ def _read(directory: Path, files: dict[str, BinaryIO], training: bool) -> Checkp
     thresholds = _load_thresholds(files.pop(THRESHOLDS), directory / THRESHOLDS) if THRESHOLDS in files else None
     check_manifest(directory, files, CONFIG, _FIX)
     try:
-        config_text = files[CONFIG].read().decode()
+        config_text = files[CONFIG].read(LARGEST_LINE).decode()
     except UnicodeDecodeError as error:
         raise _damaged_by(directory / CONFIG, error) from error
     config = load_config(directory / CONFIG, checkpoint=config_text)
     try:
-        vocabularies = Vocabularies.from_dict(json.loads(files[VOCABULARIES].read()))
+        vocabularies = Vocabularies.from_dict(_read_json(files[VOCABULARIES]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged_by(directory / VOCABULARIES, error) from error
     weights = _load_weights(files[weights_name], directory / weights_name)
@@ -282,7 +306,7 @@ def _find(path: Path) -> Path:
 def _load_thresholds(file: BinaryIO, path: Path) -> Thresholds:
     """Load the tuned thresholds of a checkpoint; those of earlier versions have no digest."""
     try:
-        content = json.loads(file.read())
+        content = _read_json(file)
         digest = content.pop("sha256", None)
         regions = {name: _probability(value) for name, value in content["regions"].items()}
         attributes = {
@@ -292,9 +316,19 @@ def _load_thresholds(file: BinaryIO, path: Path) -> Thresholds:
         if digest is not None and digest != _thresholds_digest(content):
             raise ValueError("its content is not the one of its sha256")
         return Thresholds(regions, attributes, dict(content["origin"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise damaged(path, f"{type(error).__name__}: {reason(error)}", "run modules.calibrate again, or delete it") \
             from error
+
+
+def _read_json(file: BinaryIO) -> Any:
+    """Return the content of a JSON file. Raises ValueError, also if it is too large or has half of a surrogate pair."""
+    content = file.read(LARGEST_LINE + 1)
+    if len(content) > LARGEST_LINE:
+        raise ValueError(f"it has more than {LARGEST_LINE >> 20} MiB")
+    parsed = json.loads(content)
+    json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
 
 
 def _probability(value: float) -> float:

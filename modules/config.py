@@ -16,12 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data.errors import UserError, cannot_read, missing, reason, wrong_value
+from data.sections.marked_text import SECTION_CHOICES
 from models.outputs import BoxSource, GraphSource
-from modules.settings.data import DataConfig, check_roots
+from modules.settings.context import ContextUse, check_context
+from modules.settings.data import DataConfig, check_roots, check_sections
 from modules.settings.earlier import complete_earlier, convert_earlier
 from modules.settings.limits import check_limits
+from modules.settings.model import MODEL_CHOICES, MODEL_MINIMA, ModelConfig, check_sizes
+from modules.settings.reward import CROSS_ENTROPY, REWARD_CHOICES, REWARD_MINIMA, RewardConfig, check_reward
 from modules.settings.tracking import TENSORBOARD, check_trackers
-from modules.settings.trunk import PatchEncoderConfig
 from modules.settings.yaml_check import check_yaml, read_text
 
 
@@ -49,74 +52,17 @@ class Precision(StrEnum):
 
 
 @dataclass
-class ModelConfig:
-    """Sizes and options of SGRRG; names as in the paper's ablations.
-
-    report                            the model writes reports; false: it is its image side alone, the trunk with the
-                                      observation head and the localizer
-    width, heads, feedforward         D, attention heads and feed-forward width of every transformer layer
-    image_layers, graph_layers, decoder_layers   depths
-    dropout, image_dropout            dropout everywhere; after the projection of the patches
-    norm                              of transformer layers: layer (LayerNorm), or std, which divides by the unbiased
-                                      standard deviation plus 1e-6 as the R2Gen family does
-    activation                        of feed-forward layers: gelu or relu (the R2Gen family's)
-    patch_projection                  norm_gelu: Linear, LayerNorm, GELU; relu: Linear, ReLU (the R2Gen family's)
-    patch_positions                   add sinusoidal positions to the patches (R2GenCMN, XProNet)
-    encode                            oa-c, oa-d or oa-pm: which nodes of the graph attend to each other
-    sentence_attention                subgraph, hierarchical or node: what a token attends to
-    pooling                           max or mean: pools the nodes of a sub-graph into its vector
-    graph_in                          decoder, encoder, both or none: where the graph is attended to
-    fuse                              attention, concat or add: combines the attended graph with the state
-    gate                              learned gate between the attended graph and the state
-    memory, memory_slots, memory_heads, memory_top   the region selector's memory
-    roi                               pool (maximum, as in the release) or align (mean over the area of the box)
-    share_attribute_names             attributes of the same name share weights across regions
-    initial_std                       standard deviation of initial weights, except in the trunk
-    observation_head                  proxy task 1
-    localizer                         the model predicts boxes itself
-    region_threshold, attribute_threshold, visible_threshold   probability thresholds in inference; the first two are
-                                      the defaults of those that `modules/calibrate.py` tunes
-    """
-
-    patch_encoder: PatchEncoderConfig = field(default_factory=PatchEncoderConfig)
-    report: bool = True
-    width: int = 512
-    heads: int = 8
-    feedforward: int = 512
-    image_layers: int = 3
-    graph_layers: int = 3
-    decoder_layers: int = 3
-    dropout: float = 0.1
-    image_dropout: float = 0.2
-    norm: str = "layer"
-    activation: str = "gelu"
-    patch_projection: str = "norm_gelu"
-    patch_positions: bool = False
-    encode: str = "oa-c"
-    sentence_attention: str = "subgraph"
-    pooling: str = "max"
-    graph_in: str = "decoder"
-    fuse: str = "attention"
-    gate: bool = False
-    memory: bool = True
-    memory_slots: int = 512
-    memory_heads: int = 32
-    memory_top: int = 32
-    roi: str = "pool"
-    share_attribute_names: bool = False
-    initial_std: float = 0.02
-    observation_head: bool = True
-    localizer: bool = True
-    region_threshold: float = 0.2
-    attribute_threshold: float = 0.5
-    visible_threshold: float = 0.5
-
-
-@dataclass
 class LossConfig:
     """Weights of the loss terms; 0 disables a term. Defaults from the paper, except for boxes, visibility, grounding.
 
     grounding         tokens attend to the sub-graphs of the regions that their sentence is about (`data/text_graph.py`)
+    change            the change of regions since the previous study, for a model that reads it
+    attention_consistency   CAMANet's: the attention of words to patches resembles the discriminative map, which
+                      model.discriminative_map makes
+    consistency_words the share of a report's words that it aggregates
+    consistency_layer the decoder layer whose attention it takes, from 1; null: the last
+    image_contrast, text_contrast   XProNet's: responses of model.prototypes to the patches, or to the words, of studies
+                      with common observations attract each other, others repel
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
     attribute_pos_weight   largest weight of a positive attribute in the loss; the weight is the number of negatives per
                       positive in the training split, at least 1. null: positives weigh as much as negatives
@@ -130,6 +76,12 @@ class LossConfig:
     boxes: float = 1.0
     visibility: float = 0.25
     grounding: float = 0.0
+    change: float = 0.25
+    attention_consistency: float = 0.0
+    image_contrast: float = 0.0
+    text_contrast: float = 0.0
+    consistency_words: float = 0.25
+    consistency_layer: int | None = None
     contrast_margin: float = 0.4
     attribute_pos_weight: float | None = None
 
@@ -170,16 +122,22 @@ class OptimConfig:
 class TrainConfig:
     """Training.
 
+    stage                  cross_entropy, or reward: continues from train.init_from on the scores of sampled reports
+                           (`RewardConfig`, docs/training.md)
     epochs                 passes over the training split
     graph_source           oracle (the paper), mixed, predicted or none: the graph that the decoder is trained on
     mix_to, mix_epochs     `mixed`: the share of studies with a predicted graph rises from 0 to mix_to over mix_epochs
     validate_every         epochs between validations; validate_from: the first epoch that is validated (from 1)
+    validate_steps         optimiser steps between further validations; null: only at the end of epochs
     monitor                validation score that selects the best checkpoint, or a weighted sum: "bleu_4 + 0.5 * meteor"
+                           (with data.sections=both also of one section: "impression_bleu_4")
     patience               validations without improvement before stopping early; null: never
     least_epochs           epochs before which a run is not stopped early
     log_every              optimiser steps between lines of the log
     max_steps              optimiser steps after which training stops and the schedule ends; null: no limit
     save_every             optimiser steps between checkpoints inside an epoch; null: at the end of epochs only
+    context_dropout        probability to hide the indication, and independently the previous study, from a model that
+                           reads them, so that it serves without them too
     precision, compile     see `Precision`; torch.compile
     channels_last          memory format of images and convolutions; null: for CNNs on GPUs
     deterministic          only deterministic GPU operations, at some cost in speed (see docs/training.md)
@@ -193,18 +151,21 @@ class TrainConfig:
     device                 auto, cpu or cuda
     """
 
+    stage: str = CROSS_ENTROPY
     epochs: int = 30
     graph_source: GraphSource = GraphSource.ORACLE
     mix_to: float = 0.5
     mix_epochs: float = 10.0
     validate_every: int = 1
     validate_from: int = 1
+    validate_steps: int | None = None
     monitor: str = "bleu_4 + 0.5 * meteor"
     patience: int | None = 7
     least_epochs: int = 10
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int = 20
+    context_dropout: float = 0.3
     precision: Precision = Precision.AUTO
     compile: bool = False
     channels_last: bool | None = None
@@ -222,6 +183,7 @@ class EvalConfig:
     """Validation and test.
 
     split                      split used instead of val and test, for data sets without them; null: val and test
+    context                    none, indication, prior or all: what a model that reads the context is shown of it
     graph_source, box_source   where graph and boxes come from; printed with every score
     beam_size                  beam size of the test; validation_beam_size that of validations (1: greedy)
     protocol                   r2gen: references truncated to max_tokens, rare words as <unk>; full: complete, cleaned
@@ -238,6 +200,7 @@ class EvalConfig:
     split: str | None = None
     graph_source: GraphSource = GraphSource.PREDICTED
     box_source: BoxSource = BoxSource.LOCALIZER
+    context: ContextUse = ContextUse.ALL
     beam_size: int = 3
     validation_beam_size: int = 1
     protocol: str = "r2gen"
@@ -260,6 +223,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     @property
@@ -269,20 +233,11 @@ class Config:
 
 
 # Settings with a few allowed values, checked here once instead of at every use.
-_CHOICES = {
+_CHOICES = MODEL_CHOICES | REWARD_CHOICES | {
     "data.cleaning": ("iu_xray", "mimic_cxr", "corrected"),
+    "data.sections": SECTION_CHOICES,
     "data.uncertain": ("positive", "negative", "ignored"),
     "data.views": (1, 2),
-    "model.patch_encoder.stride": (None, 16, 32),
-    "model.norm": ("layer", "std"),
-    "model.activation": ("gelu", "relu"),
-    "model.patch_projection": ("norm_gelu", "relu"),
-    "model.encode": ("oa-c", "oa-d", "oa-pm"),
-    "model.sentence_attention": ("subgraph", "hierarchical", "node"),
-    "model.pooling": ("max", "mean"),
-    "model.graph_in": ("decoder", "encoder", "both", "none"),
-    "model.fuse": ("attention", "concat", "add"),
-    "model.roi": ("pool", "align"),
     "train.device": ("auto", "cpu", "cuda"),
     "eval.split": (None, "train", "val", "test"),
     "eval.protocol": ("r2gen", "full"),
@@ -291,19 +246,18 @@ _CHOICES = {
 }
 
 # Lower bounds of numbers; null is not checked.
-_MINIMA = {
+_MINIMA = MODEL_MINIMA | REWARD_MINIMA | {
     "seed": 0,
     "data.image_size": 1, "data.micro_batch_size": 1, "data.workers": 0, "data.shuffle_window": 2048,
     "data.most_skipped": 0, "data.train_limit": 1, "data.eval_limit": 1,
     "data.max_tokens": 3,  # BOS, a word, EOS
-    "model.width": 1, "model.heads": 1, "model.feedforward": 1, "model.image_layers": 0, "model.graph_layers": 0,
-    "model.decoder_layers": 1, "model.dropout": 0, "model.image_dropout": 0, "model.memory_slots": 1,
-    "model.memory_heads": 1, "model.memory_top": 1, "model.initial_std": 0,
     "optim.batch_size": 1, "optim.lr_patch_encoder": 0, "optim.lr": 0, "optim.weight_decay": 0, "optim.warmup_steps": 0,
-    "optim.decay_steps": 1, "optim.beta2": 0, "optim.epsilon": 0, "model.patch_encoder.stochastic_depth": 0,
-    "loss.attribute_pos_weight": 1,
+    "optim.decay_steps": 1, "optim.beta2": 0, "optim.epsilon": 0,
+    "loss.attribute_pos_weight": 1, "loss.attention_consistency": 0, "loss.image_contrast": 0, "loss.text_contrast": 0,
+    "loss.consistency_words": 0,
+    "loss.consistency_layer": 1,
     "train.epochs": 1, "train.validate_every": 1, "train.log_every": 1, "train.save_every": 1, "train.max_steps": 1,
-    "train.least_epochs": 1,
+    "train.least_epochs": 1, "train.validate_steps": 1,
     "eval.beam_size": 1, "eval.validation_beam_size": 1, "eval.validation_limit": 1,
     "eval.batch_size": 1,
 }
@@ -333,12 +287,12 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None, che
             check_yaml(override.partition("=")[2], f"The argument {override[:80]}")
             merged = _merge(merged, OmegaConf.from_dotlist([override]), f"The argument {override}")
         config = OmegaConf.to_object(merged)
+        check_limits(config_to_dict(config))  # converts lists again, and checks their items
     except OSError as error:
         raise cannot_read(path, error) from error
     except (OmegaConfBaseException, YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
         where = f" (key {error.full_key})" if getattr(error, "full_key", None) else ""
         raise UserError(f"Configuration {path or ''} {overrides or ''}: {reason(error)}{where}") from error
-    check_limits(config_to_dict(config))
     _check(config)
     return config
 
@@ -393,7 +347,13 @@ def _value(config: Config, key: str) -> object:
 def _check(config: Config) -> None:
     """Raise UserError if a value is out of range or contradicts another one."""
     check_roots(config.data)
+    check_sections(config.data)
+    check_context(config.model)
+    if not 0 <= config.train.context_dropout < 1:
+        raise wrong_value("train.context_dropout", config.train.context_dropout, "must be from 0 to below 1")
     check_trackers(config.train.track)
+    train = config.train
+    check_reward(config.reward, train.stage, config.model.report, train.init_from, train.graph_source)
     for key, allowed in _CHOICES.items():
         value = _value(config, key)
         if value not in allowed:
@@ -409,18 +369,22 @@ def _check(config: Config) -> None:
             raise wrong_value(key, value, "must be below 1")
     if config.optim.decay_epochs is not None and config.optim.decay_epochs <= 0:
         raise wrong_value("optim.decay_epochs", config.optim.decay_epochs, "must be above 0")
-    if model.width % model.heads:
-        raise wrong_value("model.width", model.width, f"must be a multiple of model.heads={model.heads}")
-    if model.width % 2:
-        raise wrong_value("model.width", model.width, "sine and cosine positions need an even width")
-    if model.memory_top > model.memory_slots:
-        rule = f"must be at most model.memory_slots={model.memory_slots}"
-        raise wrong_value("model.memory_top", model.memory_top, rule)
+    check_sizes(model)
     has_graph = model.report and model.graph_in != "none"
     if not model.report and not (model.observation_head or model.localizer):
         raise UserError("model.report=false leaves nothing to train: set model.observation_head or model.localizer")
     if not model.report and config.eval.int8:
         raise UserError("eval.int8=true concerns the report decoder, which a model with model.report=false lacks")
+    if config.loss.attention_consistency > 0 and not (model.report and model.discriminative_map):
+        raise UserError("loss.attention_consistency compares attention with a map: set model.discriminative_map=true")
+    for name in ("image_contrast", "text_contrast"):
+        if getattr(config.loss, name) > 0 and model.prototypes.per_observation is None:
+            raise UserError(f"loss.{name} compares what prototypes respond: set model.prototypes.per_observation")
+    if config.loss.consistency_words > 1:
+        raise wrong_value("loss.consistency_words", config.loss.consistency_words, "must be at most 1")
+    if config.loss.consistency_layer is not None and config.loss.consistency_layer > model.decoder_layers:
+        rule = f"must be at most model.decoder_layers={model.decoder_layers}"
+        raise wrong_value("loss.consistency_layer", config.loss.consistency_layer, rule)
     if config.train.deterministic and has_graph and model.roi == "pool":
         raise UserError("train.deterministic=true needs model.roi=align: the gradient of RoI pooling varies on GPUs")
     if config.eval.box_source == BoxSource.FILE and config.data.boxes_file is None:

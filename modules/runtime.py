@@ -7,6 +7,8 @@ also work in a single process, where there is nothing to communicate.
 import os
 import random
 import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +21,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data.errors import UserError
+from models.family.relational_memory import RelationalMemory
 from models.sgrrg import SGRRG
 from modules.config import Precision
 from modules.processes.failure_watch import FailureWatch
 
 Item = TypeVar("Item")
 
+# How long processes wait for each other at the start: those of several machines, and those of one.
+_MEETING, _MEETING_ON_ONE_MACHINE = timedelta(minutes=5), timedelta(minutes=1)
 # How long processes wait for work that only rank zero does, such as scoring. The default group gives up after minutes.
 _PATIENCE = timedelta(days=7)
 # Default group -> the group that waits so long (`_patient_group`).
@@ -124,7 +129,8 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 def quantise_decoder(model: SGRRG, device: torch.device) -> None:
     """Quantise the decoder's linear layers to int8, dynamically: activations are quantised at run time.
 
-    For inference only, with fp32 in the rest of the model. Raises UserError if the device is not a CPU.
+    R2Gen's memory stays in fp32: it is advanced by every word, so that its errors would accumulate. For inference only,
+    with fp32 in the rest of the model. Raises UserError if the device is not a CPU.
     """
     if device.type != "cpu":
         raise UserError(f"eval.int8=true needs a CPU, but the device is {device.type}: use train.device=cpu")
@@ -132,7 +138,19 @@ def quantise_decoder(model: SGRRG, device: torch.device) -> None:
         # Deprecated in favour of the package torchao, but present in the pinned version of PyTorch.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"torch\.ao\.quantization is deprecated")
         warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.quantize_per_")
-        model.decoder = torch.ao.quantization.quantize_dynamic(model.decoder, {nn.Linear}, dtype=torch.qint8)
+        config = torch.ao.quantization.default_dynamic_qconfig
+        model.decoder = torch.ao.quantization.quantize_dynamic(
+            model.decoder, dict.fromkeys(_names_of_int8(model.decoder), config), dtype=torch.qint8
+        )
+
+
+def _names_of_int8(decoder: nn.Module) -> list[str]:
+    """Return the names of the linear layers that are quantised."""
+    memories = [name for name, part in decoder.named_modules() if isinstance(part, RelationalMemory)]
+    return [
+        name for name, part in decoder.named_modules()
+        if type(part) is nn.Linear and not any(name.startswith(f"{memory}.") for memory in memories)
+    ]
 
 
 def arrange_for_batches(model: SGRRG, device: torch.device) -> None:
@@ -149,6 +167,18 @@ def arrange_for_batches(model: SGRRG, device: torch.device) -> None:
             part.weight.data = part.weight.data.t().contiguous().t()
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for all submodules; restores the mode of each on exit."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 # Distributed helpers
 
 
@@ -157,15 +187,12 @@ def distributed(device: torch.device) -> Iterator[None]:
     """Set up the process group of torchrun (nccl on GPUs, gloo on CPUs) for the block; a no-op without torchrun.
 
     An exception in the block ends all processes within seconds. The first one that fails prints a line with its rank
-    and the error; the block raises SystemExit.
+    and the error; the block raises SystemExit. Raises UserError if not all processes start within a few minutes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    store, own_rank, processes = next(dist.rendezvous("env://"))
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
-    watch = FailureWatch(store, own_rank, processes)
+    watch = _join_others("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     except (SystemExit, GeneratorExit):  # the others leave as well, or one of them has said why
@@ -179,6 +206,37 @@ def distributed(device: torch.device) -> Iterator[None]:
         raise SystemExit(1) from error
     watch.stop()
     dist.destroy_process_group()
+
+
+def _join_others(backend: str) -> FailureWatch:
+    """Create the process group of torchrun. Raises UserError if not all processes join."""
+    processes, address = os.environ["WORLD_SIZE"], f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    limit = _MEETING_ON_ONE_MACHINE if os.environ.get("LOCAL_WORLD_SIZE") == processes else _MEETING
+
+    def describe(why: str) -> str:
+        return (
+            f"Rank {os.environ['RANK']}: not all of the {processes} processes have met at {address} within "
+            f"{limit.total_seconds():.0f} s ({why}): start all of them, or end the others"
+        )
+
+    def end() -> None:
+        print(describe("one has ended while they connected"), file=sys.stderr, flush=True)
+        os._exit(1)
+
+    try:
+        store, own_rank, count = next(dist.rendezvous("env://", timeout=limit))
+        # Gloo waits half an hour for a process that has ended after it had published its address.
+        timer = threading.Timer(limit.total_seconds(), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            dist.init_process_group(backend, store=store, rank=own_rank, world_size=count)
+        finally:
+            timer.cancel()
+    except RuntimeError as error:
+        raise UserError(describe(str(error).splitlines()[0])) from error
+    store.set_timeout(_MEETING)
+    return FailureWatch(store, own_rank, count)
 
 
 def is_distributed() -> bool:

@@ -23,7 +23,7 @@ def test_continuous_integration_goes_on_without_what_it_cannot_install(with_pyth
     assert result.returncode == 0
     assert "default-jre-headless chromium" in result.stderr
     assert [command.split("] [")[1].rstrip("]") for command in with_python.commands()] == [
-        "pytest", "data.prepare", "--config", "--checkpoint",
+        "pytest", "benchmarks", "data.prepare", "--config", "--checkpoint",
     ]
 
 

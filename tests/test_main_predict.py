@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 import main_predict
+import main_test
+from data.ontology import CHANGES
 from modules.evaluation.display import format_report
 from modules.inference.prediction_files import NOTICE
 from modules.inference.predictor import Predictor
+from tests.support.context.tiny_context import save_context_run
 from tests.support.images.dicom_files import dicom
 from tests.support.tiny_run import write_tiny_run
 
@@ -155,3 +158,65 @@ def test_names_from_hell(command, folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert len(list(out.glob("*.json"))) == len(list(out.glob("*.png"))) == 6
     assert {path.parent for path in out.rglob("*")} == {out}
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory):
+    """The run folder of a model that reads the context, and two of the images of its data set."""
+    run, root = save_context_run(tmp_path_factory.mktemp("reading"))
+    return run, root / "images/test0_0.png", root / "images/test1_0.png"
+
+
+def predicted(tmp_path, run, image, *arguments):
+    """The JSON of one study."""
+    out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+    assert main_predict.main(["--checkpoint", str(run), str(image), "--out", str(out), *map(str, arguments)]) == 0
+    (path,) = out.glob("*.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_context_changes_the_report_and_regions_have_a_change(reading, tmp_path):
+    run, earlier, image = reading
+    report = tmp_path / "earlier.txt"
+    report.write_text("The heart is clear.", encoding="utf-8")
+    alone = predicted(tmp_path, run, image)
+    assert not any("change" in region for region in alone["regions"].values())
+    contexts = (["--indication", "Chronic cough."], ["--prior", earlier], ["--prior-report", report])
+    found = [predicted(tmp_path, run, image, *arguments) for arguments in contexts]
+    assert all(each["sentences"] != alone["sentences"] for each in found)
+    changes = {region["change"] for region in found[1]["regions"].values() if "change" in region}
+    assert changes and changes <= set(CHANGES)
+    assert not any("change" in region for region in found[0]["regions"].values())
+
+
+def test_the_report_is_that_of_main_test(reading, tmp_path):
+    run, earlier, image = reading
+    report = tmp_path / "earlier.txt"
+    records = [json.loads(line) for line in (image.parents[1] / "records.jsonl").read_text().splitlines()]
+    by_id = {record["id"]: record for record in records}
+    report.write_text(by_id["test0"]["report"], encoding="utf-8")
+    indication = by_id["test1"]["indication"]
+    given = predicted(tmp_path, run, image, "--prior", earlier, "--prior-report", report, "--indication", indication)
+    assert main_test.main(["--checkpoint", str(run), "--out", str(tmp_path / "tested"), "--baselines", "none",
+                           "eval.protocol=full"]) == 0
+    lines = (tmp_path / "tested/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    tested = {line["id"]: line for line in map(json.loads, lines)}["test1"]
+    assert given["report"] == tested["generated"]
+    assert {name: region["change"] for name, region in given["regions"].items() if "change" in region} == (
+        tested["changes"]
+    )
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--indication", "Cough."], "This model does not read an indication"),
+    (["--prior", "IMAGE"], "This model does not read a previous image"),
+    (["--prior-report", "nowhere.txt"], "Cannot read nowhere.txt"),
+    (["--prior-report", "/dev/zero"], "/dev/zero is not a report (it has more than 1,048,576 characters)"),
+    (["IMAGE", "--indication", "Cough."], "need a single study, not 2"),
+])
+def test_a_context_that_cannot_be_used_is_one_line(reading, tmp_path, capsys, arguments, message):
+    run, root = write_tiny_run(tmp_path)
+    image = str(root / "images/test0_0.png")
+    arguments = [image if argument == "IMAGE" else argument for argument in arguments]
+    assert main_predict.main(["--checkpoint", str(run), image, *arguments, "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -49,6 +49,7 @@ def test_a_run_folder_is_scored_with_the_predicted_graph(run_folder, capsys):
     assert metrics["applied"]["CIDEr's document frequencies"] == "of the 3 references"
     assert metrics["applied"]["rare words"] == "<unk> for those outside the checkpoint's vocabulary"
     assert metrics["applied"]["references"].startswith("cut to ") and "'corrected'" in metrics["applied"]["cleaning"]
+    assert metrics["cleaning"] == "corrected"
     assert set(metrics["scores"]) == set(SCORE_NAMES)
     assert "Java" in metrics["absent"]["meteor"]
     assert set(metrics["absent"]) == {name for name, value in metrics["scores"].items() if value is None}
@@ -164,11 +165,55 @@ def test_a_model_without_graph_has_no_gap_and_says_so(trained, tmp_path, monkeyp
     assert [path.name for path in (tmp_path / "run").glob("metrics*")] == ["metrics.json"]
 
 
+def test_reference_observations_that_choose_prototypes_are_named(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    prototypes = "model.prototypes={per_observation: 2, channels: 8, heads: 2}"
+    save_tiny_run(tmp_path / "run", trained[1], "model.graph_in=none", prototypes)
+    assert main_test.main(["--checkpoint", str(tmp_path / "run"), "--graph", "predicted,oracle"]) == 0
+    assert read_metrics(tmp_path / "run" / "metrics.json")["graph_source"] == "predicted"
+    assert read_metrics(tmp_path / "run" / "metrics_oracle.json")["graph_source"] == "oracle"
+
+
 def test_the_page_draws_the_course_of_the_run(run_folder):
     entry = {"kind": "train", "step": 1, "loss": 2.0, "terms": {"report": 1.5}}
     (run_folder / "log.jsonl").write_text(json.dumps(entry) + "\n")
     assert main_test.main(["--checkpoint", str(run_folder), "--out", str(run_folder / "out")]) == 0
     assert "Training curves" in (run_folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("log", [
+    b"\xff\n", b'{"kind": "train", "step": 1, "loss": 1, "terms": {"x": %s}}\n' % (b"9" * 400),
+    b'{"kind": "train", "step": %s, "loss": 1, "terms": {}}\n' % (b"9" * 400), b'{"kind": "train", "step": "one"}\n',
+], ids=["byte", "value", "step", "type"])
+def test_odd_files_beside_the_results_cost_no_result(trained, run_folder, log, tmp_path, capsys):
+    root = Path(shutil.copytree(trained[1], tmp_path / "odd"))
+    (root / "dataset.yaml").write_text("name: [1, {2: 3}]\nlist: 2024-01-01\ncounts: {test: 3}\n")
+    (run_folder / "log.jsonl").write_bytes(log)
+    (run_folder / "tracking.json").write_bytes(b"\xff")
+    arguments = ["--checkpoint", str(run_folder), "--data", str(root), "--baselines", "none", "--out"]
+    assert main_test.main([*arguments, str(run_folder / "out")]) == 0
+    assert read_metrics(run_folder / "out/metrics.json")["list"] == "2024-01-01"
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and "Warning: the results were not recorded." in printed.out
+
+
+def test_a_page_that_fails_costs_no_result(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr("modules.evaluation.results_writer.choose_studies", lambda *_: 1 / 0)
+    assert main_test.main(["--checkpoint", str(run_folder), "--baselines", "none"]) == 0
+    assert (run_folder / "metrics.json").exists() and (run_folder / "predictions.jsonl").exists()
+    assert "report.html was not written. ZeroDivisionError: division by zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("graph", ["predicted", "none"])
+def test_weights_that_give_nan_end_with_one_line(run_folder, graph, capsys):
+    weights = torch.load(run_folder / "best" / "weights.pt", weights_only=True)
+    name = "decoder.word_head.bias" if graph == "none" else "patch_encoder.trunk.0.weight"
+    torch.save(weights | {name: weights[name] * torch.nan}, run_folder / "best" / "weights.pt")
+    update_manifest(run_folder / "best")
+    assert main_test.main(["--checkpoint", str(run_folder), "--graph", graph, "--baselines", "none"]) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "run folder" not in line)
+    assert line.startswith("The model gives numbers that are not finite for study test0: its weights are damaged")
+    assert not (run_folder / "metrics.json").exists()
 
 
 def test_another_data_set_is_scored_with_the_checkpoints_vocabularies(trained, run_folder, tmp_path, capsys):
@@ -341,3 +386,15 @@ def test_weights_of_the_trunk_are_not_fetched(trained, run_folder):
 def test_unknown_choices_are_refused(run_folder, argument):
     with pytest.raises(SystemExit):
         main_test.main(["--checkpoint", str(run_folder), argument])
+
+
+def test_a_model_without_context_is_tested_once_and_says_so(run_folder, capsys):
+    assert main_test.main(["--checkpoint", str(run_folder), "--baselines", "none", "--context", "none,all"]) == 0
+    assert "This model reads no context" in capsys.readouterr().out
+    assert "context" not in read_metrics(run_folder / "metrics.json")
+    assert not list(run_folder.glob("context_*"))
+
+
+def test_an_unknown_context_is_refused(run_folder):
+    with pytest.raises(SystemExit):
+        main_test.main(["--checkpoint", str(run_folder), "--context", "history"])

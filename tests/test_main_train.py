@@ -42,7 +42,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     yaml.write_text("optim: {lr: 3.0e-4}\n")
     assert main(["--config", str(yaml), *settings(tmp_path, "train.monitor=bleu_4 + box_iou")]) == 0
     run = tmp_path / "results/run"
-    assert sorted(os.listdir(run)) == ["best", "config.yaml", "last", "log.jsonl", "tensorboard"]
+    assert sorted(os.listdir(run)) == [".lock", "best", "config.yaml", "last", "log.jsonl", "tensorboard"]
     assert sorted(os.listdir(run / "best")) == ["config.yaml", "manifest.json", "vocabularies.json", "weights.pt"]
     assert sorted(os.listdir(run / "last")) == [
         "config.yaml", "manifest.json", "training_state.pt", "vocabularies.json", "weights.pt",

@@ -114,8 +114,12 @@ def flatten(values: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def test_the_five_experiments_are_there():
-    assert [config.stem for config in CONFIGS] == ["chest_imagenome", "demo", "iu_xray", "mimic_cxr", "nih_cxr14"]
+def test_the_experiments_are_there():
+    family = {f"{data}_{system}" for data in ("iu_xray", "mimic_cxr")
+              for system in ("r2gen", "cmn", "camanet", "xpronet")}
+    assert {config.stem for config in CONFIGS} == {
+        "chest_imagenome", "demo", "iu_xray", "mimic_cxr", "nih_cxr14", *family
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -129,7 +133,7 @@ def test_configuration_parses_and_holds_only_what_differs_from_the_defaults(path
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configuration_header_says_command_time_and_score(path):
     header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    script = re.search(r"^# Command: +bash (\w+\.sh)$", header, re.MULTILINE).group(1)
+    script = re.search(r"^# Command: +bash (\w+\.sh)( \S+)*$", header, re.MULTILINE).group(1)
     assert (ROOT / script).is_file()
     assert re.search(r"^# Time: +\S", header, re.MULTILINE)
     assert re.search(r"^# Score: +\S", header, re.MULTILINE)

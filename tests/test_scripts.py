@@ -239,6 +239,24 @@ def test_quick_demo_keeps_to_folders_of_its_own(with_python):
     assert "[elsewhere/demo_quick]" in test
 
 
+@pytest.mark.parametrize(
+    ("flags", "gpus", "precision"),
+    [
+        ("avx512f avx512_bf16 clzero", 0, "bf16"),
+        ("amx_bf16 avx512_fp16 amx_tile", 0, "bf16"),
+        ("avx512f amx_tile", 0, None),
+        ("avx512_bf16", 1, None),
+    ],
+)
+def test_demo_trains_in_bf16_where_the_cpu_computes_in_it(with_python, flags, gpus, precision):
+    with_python.add_tool("lscpu", f"echo 'Model name: a CPU'; echo 'Flags:    fpu {flags}'")
+    with_python.add_tool("nvidia-smi", "echo 'GPU 0: a card (UUID: GPU-0)'" if gpus else "exit 9")
+    with_python.run("run_demo.sh", "train.epochs=2")
+    _, train, _ = with_python.commands()
+    chosen = "" if precision is None else f" [train.precision={precision}]"
+    assert train.endswith(f"[train.resume=true]{chosen} [train.epochs=2]")
+
+
 def test_run_tests_hands_arguments_to_pytest(with_python):
     with_python.run("run_tests.sh", "tests/models", "-k", "beam search")
     assert with_python.commands() == ["stub [-m] [pytest] [-r] [s] [tests/models] [-k] [beam search]"]

@@ -6,6 +6,7 @@ Each arm is the demo's experiment (configs/demo.yaml) with fewer epochs and a fe
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -92,17 +93,29 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Run:
-    """An arm with a seed. results: parent of its run folder; overrides: the user's settings for all runs."""
+    """An arm with a seed.
+
+    results     parent of its run folder
+    overrides   the user's settings for all runs
+    continued   the run whose best checkpoint it starts from; None for one that starts from the trunk
+    """
 
     arm: Arm
     seed: int
     results: Path
     overrides: tuple[str, ...] = ()
+    continued: "Run | None" = None
 
     @property
     def settings(self) -> list[str]:
-        """All settings except the seed and the demo's own."""
-        return [*BUDGET, *self.arm.settings, *self.overrides, f"noise={self.arm.noise}"]
+        """All settings except the seed and the demo's own, and what says which data and which start it has."""
+        start = [] if self.continued is None else [f"after={self.continued.experiment}"]
+        return [*self.settings_of_training, f"noise={self.arm.noise}", *start]
+
+    @property
+    def settings_of_training(self) -> list[str]:
+        """All settings except the seed and the demo's own, as `main_train.py` takes them."""
+        return [*BUDGET, *self.arm.settings, *self.overrides]
 
     @property
     def experiment(self) -> str:
@@ -132,8 +145,14 @@ class Run:
 
 def fingerprint(settings: Sequence[str]) -> str:
     """Return a fingerprint, six hexadecimal digits, of the demo's settings (without comments) and of `settings`."""
-    demo = yaml.safe_dump(yaml.safe_load(DEMO.read_text(encoding="utf-8")))
+    demo = _without_comments(DEMO.read_text(encoding="utf-8"))
     return hashlib.sha256("\n".join([demo, *settings]).encode()).hexdigest()[:6]
+
+
+@cache
+def _without_comments(text: str) -> str:
+    """Return YAML without comments and with sorted keys."""
+    return yaml.safe_dump(yaml.safe_load(text))
 
 
 def order_runs(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:

@@ -1,7 +1,7 @@
 """The report of the ablation study: a Markdown page generated from the finished runs.
 
 The score of the study is the micro-F1 of observations: labels that `data/labeler.py` reads in generated reports
-(uncertain ones count as positive) against the simulated truth. Arrays are [seeds, studies, ...] and [resamples, ...].
+(uncertain ones count as positive) against the simulated truth.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from benchmarks.ablation.arms import ARMS, FULL, NO_GRAPH
 from benchmarks.ablation.ledger import FinishedRun
+from benchmarks.ablation.statistics import RESAMPLES, difference, format_estimate, micro_f1
 from data.errors import UserError
 from modules.evaluation.results import write_atomically
 from modules.evaluation.score_tables import format_score
 
-RESAMPLES = 2000
 # Further columns of the table: title -> name in metrics.json.
 COLUMNS = {
     "F1 against the references' labels": "report_14_micro_f1", "BLEU-4": "bleu_4",
@@ -36,30 +36,22 @@ class ArmResult:
     seeds         of its runs
     counts        [seeds, studies, 3]: `FinishedRun.counts` of every run
     parameters    of its model
+    trunks        fingerprint of the trunk that each run started from
+    validation    best BLEU-4 of each run on the validation split, None where it was not recorded
     scores        title of a column -> value per seed, None if absent
     """
 
     seeds: list[int]
     counts: NDArray
     parameters: int
+    trunks: list[str]
+    validation: list[float | None]
     scores: dict[str, list[float | None]]
 
     @property
     def f1(self) -> NDArray:
         """The micro-F1 of every seed, [seeds]."""
         return micro_f1(self.counts.sum(1))
-
-    def resample(self, weights: NDArray, generator: np.random.Generator) -> NDArray:
-        """Return the F1 [resamples] with study weights [resamples, studies], averaged over resampled seeds."""
-        by_seed = micro_f1(np.einsum("bn,snc->sbc", weights, self.counts))  # [seeds, resamples]
-        seeds = generator.integers(len(self.seeds), size=(len(self.seeds), len(weights)))
-        return np.take_along_axis(by_seed, seeds, 0).mean(0)
-
-
-def micro_f1(counts: NDArray) -> NDArray:
-    """Return the F1 [...] of counts [..., 3]; 0 if nothing is positive on either side."""
-    both, generated, simulated = np.moveaxis(counts, -1, 0).astype(np.float64)
-    return 2 * both / np.maximum(2 * both + generated + simulated, 1e-12)
 
 
 def results_by_arm(runs: Sequence[FinishedRun]) -> dict[str, ArmResult]:
@@ -73,27 +65,17 @@ def results_by_arm(runs: Sequence[FinishedRun]) -> dict[str, ArmResult]:
             scores = {column: [run.scores.get(score) for run in runs_of_arm] for column, score in COLUMNS.items()}
             scores[NEAREST] = [run.nearest for run in runs_of_arm]
             counts = np.array([run.counts for run in runs_of_arm])
-            results[name] = ArmResult([run.seed for run in runs_of_arm], counts, runs_of_arm[0].parameters, scores)
+            results[name] = ArmResult(
+                [run.seed for run in runs_of_arm], counts, runs_of_arm[0].parameters,
+                [run.trunk for run in runs_of_arm], [run.validation_bleu_4 for run in runs_of_arm], scores,
+            )
     return results
-
-
-def difference(first: ArmResult, second: ArmResult, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean F1 of `first` minus that of `second`, with its 95 % interval over resampled studies and seeds.
-
-    Both arms were tested on the same studies, so each resample of studies is used for both.
-    """
-    generator = np.random.default_rng(seed)
-    studies = first.counts.shape[1]
-    weights = generator.multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
-    differences = first.resample(weights, generator) - second.resample(weights, generator)
-    low, high = np.percentile(differences, (2.5, 97.5))
-    return float(first.f1.mean() - second.f1.mean()), float(low), float(high)
 
 
 def write_report(
     path: Path, runs: Sequence[FinishedRun], overrides: Sequence[str] = (), earlier: Sequence[FinishedRun] = ()
 ) -> None:
-    """Write the page of the finished `runs`; arms are compared with the full model and the best one without graph.
+    """Write the page of the finished `runs`. Arms are compared with the full model and one without graph.
 
     overrides   settings of all runs that differ from those of the study
     earlier     runs of an earlier version, which have a section of their own
@@ -111,7 +93,7 @@ def write_report(
             studies=len(references), labeler=float(micro_f1(references.sum(0))), runs=len(runs),
             resamples=RESAMPLES, planned=3 * len(ARMS),
             trunks="the same trunk" if trunks == 1 else f"one of {trunks} trunks, trained on different machines",
-            sizes=_parameter_counts(shown, _best_baseline(shown)),
+            sizes=_parameter_counts(shown, best_baseline(shown)),
             overrides=f" These runs differ from them in {', '.join(overrides)}." if overrides else "",
         ),
         *_section(results, earlier_results),
@@ -119,27 +101,35 @@ def write_report(
     ])
 
 
-def _best_baseline(results: dict[str, ArmResult]) -> str | None:
-    """Return the arm without graph that has the highest F1; None if there is none."""
+def best_baseline(results: dict[str, ArmResult]) -> str | None:
+    """Return the arm without graph with the highest BLEU-4 on the validation split; None if there is no such arm.
+
+    The runs of the earlier version have no scores of the validation split. There, it is the arm with the highest F1.
+    """
     baselines = {name: result for name, result in results.items() if name.startswith(NO_GRAPH)}
-    return max(baselines, key=lambda name: baselines[name].f1.mean(), default=None)
+    recorded = all(None not in result.validation for result in baselines.values())
+    return max(
+        baselines, key=lambda name: np.mean(baselines[name].validation if recorded else baselines[name].f1),
+        default=None,
+    )
 
 
 def _section(results: dict[str, ArmResult], earlier: dict[str, ArmResult]) -> list[str]:
     """Return table, findings and list of runs of one version; `earlier` are the results to state beside them."""
     if not results:
         return []
-    baseline = _best_baseline(results)
+    baseline = best_baseline(results)
     return [
         _table(results, baseline, earlier),
         "\n### Findings\n\n",
         *_target_sentence(results, baseline),
         *_comparison_sentences(results, baseline),
         _CAUTION,
-        "\n### Every run\n\n| arm | seed | F1 of generated reports |\n|---|---|---|\n",
+        "\n### Every run\n\n| arm | seed | F1 of generated reports | trunk |\n|---|---|---|---|\n",
         *(
-            f"| {name} | {seed} | {value:.3f} |\n"
-            for name, result in results.items() for seed, value in zip(result.seeds, result.f1, strict=True)
+            f"| {name} | {seed} | {value:.3f} | {trunk} |\n"
+            for name, result in results.items()
+            for seed, value, trunk in zip(result.seeds, result.f1, result.trunks, strict=True)
         ),
     ]
 
@@ -176,7 +166,7 @@ def _target_sentence(results: dict[str, ArmResult], baseline: str | None) -> lis
     """Say whether the full model reaches `TARGET`."""
     if baseline is None or FULL.name not in results:
         return []
-    value, low, _ = difference(results[FULL.name], results[baseline])
+    value, low, _ = difference(results[FULL.name].counts, results[baseline].counts)
     verdict = "The target is met." if value >= TARGET and low > 0 else (
         f"The target is missed by {TARGET - value:.3f}: see [tried.md](tried.md)." if value < TARGET
         else "The interval does not exclude 0: the target is missed."
@@ -190,8 +180,7 @@ def _target_sentence(results: dict[str, ArmResult], baseline: str | None) -> lis
 def _format_difference(results: dict[str, ArmResult], name: str, other: str | None) -> str:
     if other is None or other not in results or other == name:
         return "–"
-    value, low, high = difference(results[name], results[other])
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return format_estimate(difference(results[name].counts, results[other].counts))
 
 
 def _format_mean(values: list[float | None]) -> str:
@@ -221,7 +210,7 @@ def _comparison_sentences(results: dict[str, ArmResult], baseline: str | None) -
     sentences = []
     for first, second, change in pairs:
         if first in results and second in results:
-            value, low, high = difference(results[first], results[second])
+            value, low, high = difference(results[first].counts, results[second].counts)
             verdict = "raises" if low > 0 else "lowers" if high < 0 else "does not measurably change"
             sentences.append(
                 f"* {change} {verdict} the F1 of generated reports: {value:+.3f}, interval {low:+.3f} to {high:+.3f} "
@@ -239,7 +228,8 @@ limits the score, see [tried.md](tried.md).
 Every run is the demo's experiment (`configs/demo.yaml`) with 4 epochs: 2,400 phantom studies for training, 600 steps
 with batches of 16, in bf16. `benchmarks/ablation/arms.py` lists all settings.{overrides}
 All start from {trunks}, as those of the paper start from one trained on ImageNet:
-it was trained for 10 epochs to classify the observations of 2,400 other phantoms. Scores are those of the test split,
+it was trained for 10 epochs to classify the observations of 2,400 other phantoms
+(`files/phantom_trunk.safetensors`). Scores are those of the test split,
 {studies} studies, with the graph that the model predicts from the image (if it has one), boxes of its localizer, beam 3
 and protocol `r2gen`.
 
@@ -251,10 +241,10 @@ the upper limit. The usual score, with labels read from the reference reports as
 "No graph" is the model without the parts of the graph. It keeps the observation head, with the demo's weight of 3 or,
 in a separate arm, with the weight of 20 of the arms with a graph. It is trained for the same number of steps and is
 wider, to have about as many parameters{sizes}. Its learning rates are a quarter, half, one and two
-times that of the other arms; comparisons are with the arm that is best on the test split itself. Noise is the share of
-attributes that are dropped from the training split's graphs; half as many are invented, and boxes are moved by a fifth
-of it. "Annotated graphs only" trains the decoder on annotated graphs, as the published system does; all other arms mix
-in predicted ones.
+times that of the other arms; comparisons are with the arm that has the highest BLEU-4 on the validation split. Noise
+is the share of attributes that are dropped from the training split's graphs; half as many are invented, and boxes are
+moved by a fifth of it. "Annotated graphs only" trains the decoder on annotated graphs, as the published system does;
+all other arms mix in predicted ones.
 
 F1 is the mean over seeds ± the standard deviation. Intervals are 95 % intervals from {resamples:,} resamples of studies
 and seeds. The last column needs no decoder: it is the same score for the reports of the nearest training images, by the
@@ -267,7 +257,8 @@ _EARLIER = """
 
 {runs} runs of an earlier version of this program, with the same settings. Its RoI align sampled four points of each
 box, its beam search could lose finished reports, and its augmentation resampled images twice. Arms that are not above
-have not been trained again. Only arms of one version can be compared.
+have not been trained again. Only arms of one version can be compared. Scores of the validation split were not recorded:
+comparisons are with the arm without graph that is best on the test split itself.
 
 """
 

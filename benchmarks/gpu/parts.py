@@ -5,6 +5,7 @@ time. A part that is stopped keeps the values that it has published.
 """
 
 import multiprocessing
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -99,6 +100,7 @@ def _collect(connection: Connection, values: Values, deadline: float, limit: flo
 
 def _serve(connection: Connection, measure: Callable[[Publish], None]) -> None:
     """Main function of a part's process. Sends ("values", ...) any number of times, then ("ended", reason or None)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, but the parent ends this one
     reason = None
     try:
         measure(lambda values: connection.send(("values", values)))

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import statistics
 import sys
 import threading
@@ -159,9 +160,9 @@ def compare(name: str, contenders: list[Contender], repeats: int, threads: int) 
                 case.results[contender_name] = result
     finally:
         for connection, process, _ in running.values():
-            connection.close()
-            process.join(timeout=10)
             process.kill()
+            process.join()
+            connection.close()
     return case
 
 
@@ -189,6 +190,7 @@ def _receive(connection: Connection, name: str) -> tuple[str, Any]:
 
 def _serve_contender(connection: Connection, build: Callable[[], Callable[[], Any]], threads: int) -> None:
     """Main function of a contender's process: prepare, then run on request until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, but the parent ends this one
     torch.set_num_threads(threads)
     try:
         try:
@@ -204,7 +206,7 @@ def _serve_contender(connection: Connection, build: Callable[[], Callable[[], An
                 result = timed()
                 seconds = time.perf_counter() - start
             connection.send(("ran", (seconds, peak_mib() + sum(descendants.values()), result)))
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # the parent has ended
         return
     except Exception:  # any error is reported to the parent process
         connection.send(("failed", traceback.format_exc()))
@@ -218,6 +220,16 @@ def peak_mib() -> float:
         return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def private_mib() -> float:
+    """Return the resident memory that this process shares with no other: without the pages of mapped files.
+
+    Where the system does not say (no /proc), the peak resident memory.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), peak_mib())
 
 
 @contextmanager

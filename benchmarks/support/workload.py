@@ -5,6 +5,7 @@ There is no trunk: patch features are given.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,14 @@ from benchmarks.cost import RELEASE_ATTRIBUTES
 from benchmarks.support.published import GRID, PublishedBatch, PublishedModel, to_published_batch
 from data.batch import Batch, RegionAnnotation
 from models.attribute_predictor import AttributePredictor
+from models.family.cross_modal_memory import CrossModalMemory
+from models.family.discriminative_map import DiscriminativeMap
+from models.family.prototypes import Prototypes
+from models.family.relational_memory import ConditionalNorm, RelationalMemory
+from models.family.shared_memory import SharedMemory
 from models.graph_attention import GraphAttention
 from models.image_encoder import ImageEncoder
+from models.layers.norms import OUR_STYLE, LayerStyle
 from models.outputs import BoxSource, GraphAnnotation, GraphSource, ModelInputs
 from models.patch_encoder import Patches
 from models.proxy_heads import ObservationHead
@@ -29,6 +36,8 @@ from modules.training.losses import ReportCriterion
 LOSS_WEIGHTS = {"report": 1.0, "observations": 0.25, "regions": 0.25, "attributes": 0.1, "contrast": 0.1}
 CONTRAST_MARGIN = 0.4
 OBSERVATIONS = 14
+TECHNIQUES = ("r2gen", "cmn", "camanet", "xpronet")
+R2GEN_SLOTS = 3
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Workload:
         regions = self.batch.regions
         return ModelInputs(
             self.batch.images, self.batch.view_mask, self.batch.frontal, regions.boxes, regions.visible,
-            GraphAnnotation(**vars(regions)),
+            GraphAnnotation(**vars(regions)), self.batch.observations > 0,
         )
 
     def loss(self) -> Tensor:
@@ -125,17 +134,25 @@ class Workload:
         return model, to_published_batch(self.batch, patches, list(sizes.attributes_per_region))
 
 
-def build(sizes: Sizes, seed: int = 0, longest: int = 201, endless: bool = False) -> Workload:
+def build(
+    sizes: Sizes, seed: int = 0, longest: int = 201, endless: bool = False, technique: str | None = None
+) -> Workload:
     """Build a workload of `sizes` with random weights. BOS, EOS and padding share id 0, as in the release.
 
-    longest   maximum length of a report
-    endless   make EOS so improbable that every report has maximum length
+    longest    maximum length of a report
+    endless    make EOS so improbable that every report has maximum length
+    technique  one of `TECHNIQUES`, added to the model with its published sizes; None: none
     """
     torch.manual_seed(seed)
     patches = torch.randn(sizes.batch, GRID * GRID, sizes.channels)
     attributes = list(sizes.attributes_per_region)
     layer = (sizes.width, sizes.heads, sizes.hidden, sizes.layers)
-    attentions = [GraphAttention(sizes.width, sizes.heads) for _ in range(sizes.layers)]
+    decoder_style, relational_memory = OUR_STYLE, None
+    if technique == "r2gen":
+        relational_memory = RelationalMemory(sizes.width, R2GEN_SLOTS, sizes.heads)
+        norm = partial(ConditionalNorm, condition_width=R2GEN_SLOTS * sizes.width)
+        decoder_style = LayerStyle(norm)
+    attentions = [GraphAttention(sizes.width, sizes.heads, style=decoder_style) for _ in range(sizes.layers)]
     memory = RegionMemory(sizes.channels, sizes.memory_slots, sizes.memory_heads, sizes.memory_top)
     graph = GraphParts(
         RegionSelector(sizes.channels, len(attributes), memory=memory), RegionPooler(sizes.channels),
@@ -144,8 +161,13 @@ def build(sizes: Sizes, seed: int = 0, longest: int = 201, endless: bool = False
     )
     model = SGRRG(
         FixedPatches(patches), ImageEncoder(sizes.channels, *layer),
-        ReportDecoder(sizes.words, *layer, longest, graph_attentions=attentions),
+        ReportDecoder(
+            sizes.words, *layer, longest, graph_attentions=attentions, relational_memory=relational_memory,
+            layer_style=decoder_style,
+        ),
         graph, ObservationHead(sizes.channels, OBSERVATIONS), bos_id=0, eos_id=0, pad_id=0,
+        shared_memory=_build_shared_memory(sizes, technique),
+        discriminative_map=DiscriminativeMap(sizes.channels) if technique == "camanet" else None,
     )
     for parameter in model.parameters():
         if parameter.dim() > 1:  # large enough for clear differences between words, as after training
@@ -154,6 +176,15 @@ def build(sizes: Sizes, seed: int = 0, longest: int = 201, endless: bool = False
         nn.init.constant_(model.decoder.word_head.bias[:1], -60.0)
     criterion = ReportCriterion(LOSS_WEIGHTS, graph.attribute_predictor.slots, CONTRAST_MARGIN)
     return Workload(sizes, model, _build_batch(sizes, seed), criterion)
+
+
+def _build_shared_memory(sizes: Sizes, technique: str | None) -> SharedMemory | None:
+    """The memory of R2GenCMN or XProNet with its published number of rows."""
+    if technique == "cmn":
+        return CrossModalMemory(sizes.width, rows=2048, heads=sizes.heads, responding=32)
+    if technique == "xpronet":
+        return Prototypes(sizes.width, OBSERVATIONS, 20, channels=2816, heads=sizes.heads, responding=15)
+    return None
 
 
 def _build_batch(sizes: Sizes, seed: int) -> Batch:

@@ -1,6 +1,7 @@
 """Files of region boxes: JSON lines {"id": study, "boxes": {region: [x1, y1, x2, y2]}}."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import numpy as np
 from data.errors import UserError, cannot_read, reason
 from data.ontology import Anatomy
 from data.records import MALFORMED_GRAPH
+from data.storage.lines import bounded_lines
+
+# Detectors may draw a box a little beyond the image. Coordinates far beyond it are pixels, which would be clipped away.
+_LARGEST_EXCESS = 0.5
 
 
 def read_boxes(path: Path, option: str, anatomy: Anatomy) -> dict[str, np.ndarray]:
@@ -20,9 +25,11 @@ def read_boxes(path: Path, option: str, anatomy: Anatomy) -> dict[str, np.ndarra
     studies = {}
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(bounded_lines(file, f"{option}={path}"), start=1):
                 try:
                     entry = json.loads(line)
+                    for corners in entry["boxes"].values():
+                        _check_corners(corners)
                     studies[entry["id"]] = boxes_array(entry["boxes"], anatomy)
                 except (*MALFORMED_GRAPH, RecursionError) as error:
                     raise UserError(
@@ -32,6 +39,15 @@ def read_boxes(path: Path, option: str, anatomy: Anatomy) -> dict[str, np.ndarra
     except OSError as error:
         raise cannot_read(f"{option}={path}", error, "give a file of boxes") from error
     return studies
+
+
+def _check_corners(corners: Sequence[float]) -> None:
+    """Raise ValueError unless all coordinates are finite numbers, and fractions of the image."""
+    for value in corners:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"the coordinate {value!r} is not a finite number")
+        if not -_LARGEST_EXCESS <= value <= 1 + _LARGEST_EXCESS:
+            raise ValueError(f"the coordinate {value:g} is not a fraction of the image, from 0 to 1")
 
 
 def boxes_array(boxes: Mapping[str, Sequence[float]], anatomy: Anatomy) -> np.ndarray:

@@ -101,6 +101,7 @@ def _from_array(pixels: NDArray, name: str) -> Image.Image:
             f"{name} is an array of {pixels.dtype} {list(pixels.shape)}: use numbers [height, width], or uint8 "
             "[height, width, 3]"
         )
+    check_size(pixels.shape[1::-1], name)  # converting copies the pixels
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     return Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))

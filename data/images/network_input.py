@@ -26,15 +26,28 @@ def to_network_input(batch: Batch, memory_format: torch.memory_format = torch.co
 
     memory_format  of the [B V, 3, H, H] images
     """
-    pixels = to_unit_range(batch.images.flatten(0, 1))  # [B V, S, S]
-    if batch.intensities is not None:
-        gain, offset = batch.intensities.flatten(0, 1)[..., None, None].unbind(1)
-        pixels = (pixels * gain + offset).clamp_(0, 1)
-    if batch.warps is not None:
-        pixels = warp(pixels, batch.warps.flatten(0, 1), batch.image_size)
-    images = _mask_views(normalise(pixels), batch.view_mask)
+    images, intensities, warps = (
+        None if each is None else each.flatten(0, 1) for each in (batch.images, batch.intensities, batch.warps)
+    )  # [B V, ...]
+    images = _mask_views(_change_pixels(images, intensities, warps, batch.image_size), batch.view_mask)
     images = images.contiguous(memory_format=memory_format).unflatten(0, batch.view_mask.shape)
-    return replace(batch, images=images, intensities=None, warps=None, image_size=None)
+    context = batch.context
+    if context is not None and context.prior_image is not None:
+        prior = _change_pixels(context.prior_image, context.prior_intensities, context.prior_warp, batch.image_size)
+        prior = prior.masked_fill(~context.has_prior[:, None, None, None], 0)
+        context = replace(context, prior_image=prior, prior_intensities=None, prior_warp=None)
+    return replace(batch, images=images, intensities=None, warps=None, image_size=None, context=context)
+
+
+def _change_pixels(images: Tensor, intensities: Tensor | None, warps: Tensor | None, image_size: int | None) -> Tensor:
+    """Return images [images, S, S] uint8 as the network sees them, [images, 3, H, H]."""
+    pixels = to_unit_range(images)
+    if intensities is not None:
+        gain, offset = intensities[..., None, None].unbind(1)
+        pixels = (pixels * gain + offset).clamp_(0, 1)
+    if warps is not None:
+        pixels = warp(pixels, warps, image_size)
+    return normalise(pixels)
 
 
 def normalise_views(pixels: Tensor, view_mask: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def read_radiograph(
                 check_scans(file.read(), name)
                 file.seek(0)
             return _read_with_pillow(file, name, min_side)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise cannot_read(name, error) from error
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import wrong_value
+from data.images.domain_randomisation import randomise_domain
 from data.images.grey import to_grey
 
 # A region is no longer visible if less than this share of its box is inside the augmented image.
@@ -84,6 +85,8 @@ class Augmentation:
     scale      largest relative zoom: 0.1 means 0.9 to 1.1
     intensity  largest relative change of contrast (about the image's mean) and of brightness
     crop       side of a randomly placed crop that is enlarged to the whole image, as a share of each side
+    squash     largest relative change of the width, the height changing inversely: 0.2 means 0.8 to 1.2 times as wide
+    domain_randomisation   share of images that `data.images.domain_randomisation` changes
     """
 
     rotate: float
@@ -91,10 +94,13 @@ class Augmentation:
     scale: float
     intensity: float
     crop: float = 1.0
+    squash: float = 0.0
+    domain_randomisation: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {
             "rotate": (0, 180.0), "translate": (0, 0.5), "scale": (0, 0.9), "intensity": (0, 0.9), "crop": (0.1, 1.0),
+            "squash": (0, 0.5), "domain_randomisation": (0, 1.0),
         }
         for field in fields(self):
             value, (low, high) = getattr(self, field.name), limits[field.name]
@@ -104,7 +110,7 @@ class Augmentation:
     @property
     def is_geometric(self) -> bool:
         """Whether it moves anything, beyond changing intensities."""
-        return self.rotate > 0 or self.translate > 0 or self.scale > 0 or self.crop < 1
+        return self.rotate > 0 or self.translate > 0 or self.scale > 0 or self.crop < 1 or self.squash > 0
 
     def draw(self, generator: np.random.Generator) -> "Perturbation":
         """Draw the change of one image."""
@@ -117,18 +123,28 @@ class Augmentation:
             shift=(shift_x / self.crop, shift_y / self.crop),
             contrast=1 + self.intensity * contrast,
             brightness=1 + self.intensity * brightness,
+            # Without it nothing is drawn: the draws of earlier versions stay the same.
+            squash=1 + self.squash * generator.uniform(-1, 1) if self.squash > 0 else 1.0,
         )
+
+    def randomise(self, image: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return an image [S, S] uint8, or with the probability `domain_randomisation` a randomised copy."""
+        if self.domain_randomisation == 0 or generator.random() >= self.domain_randomisation:
+            return image
+        randomised = randomise_domain(image.numpy().astype(np.float32) / 255, generator)
+        return torch.from_numpy((randomised * 255 + 0.5).astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A change of an image and its boxes: rotation and zoom about the centre, then a shift; contrast and brightness.
+    """A change of an image and its boxes: rotation and zoom about the centre, squashing, a shift; contrast, brightness.
 
     angle       in radians, from the x axis (right) towards the y axis (down)
     zoom        factor
     shift       along x and y, as a share of the image side
     contrast    factor of the differences from the image's mean
     brightness  factor of all pixels
+    squash      factor of the width; the height is divided by it
     """
 
     angle: float
@@ -136,15 +152,16 @@ class Perturbation:
     shift: tuple[float, float]
     contrast: float
     brightness: float
+    squash: float = 1.0
 
     def matrix(self) -> NDArray:
         """Return the inverse map that `grid_sample` needs, float32 [2, 3]: new position -> source, in -1..1 each."""
         cosine, sine = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
-        shift_x, shift_y = 2 * self.shift[0], 2 * self.shift[1]
+        shift_x, shift_y = 2 * self.shift[0] / self.squash, 2 * self.shift[1] * self.squash
         return np.array(
             [
-                [cosine, sine, -cosine * shift_x - sine * shift_y],
-                [-sine, cosine, sine * shift_x - cosine * shift_y],
+                [cosine / self.squash, sine * self.squash, -cosine * shift_x - sine * shift_y],
+                [-sine / self.squash, cosine * self.squash, sine * shift_x - cosine * shift_y],
             ],
             dtype=np.float32,
         )
@@ -162,11 +179,12 @@ class Perturbation:
         its box: the new box is the one around the rotated corners. If less than a quarter of it is inside the image,
         the region is no longer visible and its box becomes zeros.
         """
-        if self.angle == 0 and self.zoom == 1 and self.shift == (0, 0):
+        if self.angle == 0 and self.zoom == self.squash == 1 and self.shift == (0, 0):
             return boxes, visible
         centre, half = (boxes[:, 2:] + boxes[:, :2]) / 2 - 0.5, (boxes[:, 2:] - boxes[:, :2]) / 2  # [R, 2]
         cosine, sine = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
         rotation = np.array([[cosine, -sine], [sine, cosine]], dtype=np.float32)
+        rotation *= np.array([[self.squash], [1 / self.squash]], dtype=np.float32)
         # The support function of a superellipse of exponent p has the dual exponent p / (p - 1).
         is_cut = ((boxes <= 0) | (boxes >= 1)).any(axis=1)
         dual = np.where(is_cut, 1.0, _BOX_EXPONENT / (_BOX_EXPONENT - 1))[:, None]

@@ -57,6 +57,11 @@ class MixedDataset(Dataset):
         data_set, own_index = self._locate(index)
         return data_set[epoch, own_index]
 
+    def check_files(self) -> None:
+        """See `StudyDataset`."""
+        for each in self.data_sets:
+            each.check_files()
+
     def study_id(self, index: int) -> str:
         """See `StudyDataset`."""
         data_set, own_index = self._locate(index)

@@ -1,6 +1,5 @@
 """What training on several data sets starts from: the sums of their counts, and the means of all their boxes."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -12,6 +11,7 @@ from data.console import Progress
 from data.images.atlas import MeanBox
 from data.records import MALFORMED_GRAPH, count_studies, is_frontal, malformed_graph, read_records
 from data.storage.atomic_files import atomic_file
+from data.storage.manifest import MALFORMED_MANIFEST, seal, unseal
 from data.storage.statistics import TrainingStatistics, training_statistics
 
 # Increase when the same records give other numbers than before.
@@ -48,8 +48,8 @@ def count_boxes(root: str | Path) -> dict[str, int]:
     records = read_records(root, "train")
     file = None if records.offsets_file is None else records.offsets_file.parent / f"boxes.v{VERSION}.json"
     if file is not None:
-        with suppress(OSError, ValueError, TypeError, AttributeError):
-            return {name: int(count) for name, count in json.loads(file.read_text(encoding="utf-8")).items()}
+        with suppress(OSError, *MALFORMED_MANIFEST):
+            return {name: int(count) for name, count in unseal(file.read_bytes())["counts"].items()}
     boxes: dict[str, MeanBox] = {}
     with closing(Progress(f"Counting boxes of {root}", "records", len(records))) as progress:
         for record in records:
@@ -64,7 +64,7 @@ def count_boxes(root: str | Path) -> dict[str, int]:
     counts = {name: box.count for name, box in boxes.items() if box.count}
     if file is not None:
         with suppress(OSError), atomic_file(file) as output:  # counted again at the next start
-            output.write(json.dumps(counts).encode() + b"\n")
+            output.write(seal({"counts": counts}))
     return counts
 
 

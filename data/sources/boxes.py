@@ -6,6 +6,7 @@ dataset.yaml records where they come from: `boxes` (source and fingerprint) and 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import yaml
@@ -14,7 +15,8 @@ from data.errors import UserError, cannot_read, cannot_write
 from data.ontology import Anatomy
 from data.records import is_frontal
 from data.sources.fingerprints import path_fingerprint
-from data.storage.atomic_files import atomic_file, write_yaml
+from data.storage.lines import bounded_lines
+from data.storage.prepared_files import RECORDS, replace_records
 from data.storage.statistics import write_derived_files
 
 
@@ -38,7 +40,7 @@ def replace_boxes(dataset: Path, boxes: Mapping[str, np.ndarray], origin: dict, 
 
     A graph gets exactly the boxes given for its study; its other regions then have none. Studies without a graph,
     without a frontal image or without an entry in `boxes` stay as they are. Both files are replaced atomically, the
-    records first: after a crash in between, repeating the call completes it. The index follows the new records.
+    records first: after a crash in between, repeating the call completes it. Manifest and index follow.
 
     Returns the number of graphs with new boxes. Raises UserError if there are none, leaving the data set unchanged,
     and if the data set cannot be read or written.
@@ -46,11 +48,17 @@ def replace_boxes(dataset: Path, boxes: Mapping[str, np.ndarray], origin: dict, 
     path = dataset / "dataset.yaml"
     try:
         description = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise cannot_read(path, error, "prepare the data set again") from error
+    changed = 0
+
+    def write(file: BinaryIO) -> dict:
+        nonlocal changed
+        changed = _write_records(dataset / RECORDS, file, boxes, origin["source"], given_by)
+        return description | {"boxes": origin, "graphs_with_given_boxes": changed}
+
     try:
-        changed = _replace_in_records(dataset / "records.jsonl", boxes, origin["source"], given_by)
-        write_yaml(path, description | {"boxes": origin, "graphs_with_given_boxes": changed})
+        replace_records(dataset, write)
     except OSError as error:
         raise cannot_write(dataset, error, "free space, then run the same command again") from error
     write_derived_files(dataset)
@@ -71,21 +79,23 @@ def describe_extra_boxes(found: dict, settings: dict) -> str:
     return f"with boxes from {origin} (graphs_with_given_boxes: {found.get('graphs_with_given_boxes')})"
 
 
-def _replace_in_records(path: Path, boxes: Mapping[str, np.ndarray], source: str, given_by: str) -> int:
-    """Replace the boxes in a records.jsonl; return the number of graphs with new boxes."""
+def _write_records(
+    path: Path, output: BinaryIO, boxes: Mapping[str, np.ndarray], source: str, given_by: str
+) -> int:
+    """Copy a records.jsonl with other boxes to `output`; return the number of graphs with new boxes."""
     anatomy = Anatomy.load()
     changed = 0
-    with path.open("rb") as file, atomic_file(path) as output:
-        for line in file:
+    with path.open("rb") as file:
+        for line in bounded_lines(file, path):
             record = json.loads(line)
             if record["graph"] is not None and record["id"] in boxes and is_frontal(record):
                 record["graph"] = _with_boxes(record["graph"], boxes[record["id"]], anatomy, source)
                 changed += 1
             output.write(json.dumps(record).encode() + b"\n")
-        if not changed:
-            raise UserError(
-                f"{given_by} has no boxes for any graph of this data set: give boxes of studies that have a graph"
-            )
+    if not changed:
+        raise UserError(
+            f"{given_by} has no boxes for any graph of this data set: give boxes of studies that have a graph"
+        )
     return changed
 
 

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from data.errors import UserError, cannot_read, missing
+from data.storage.lines import bounded_lines
 
 # Deep enough for a folder with several downloads, laid out as the download tools of the sites do.
 _DEPTH = 4
@@ -90,11 +91,12 @@ def _has_patient_groups(folder: Path) -> bool:
 
 
 def read_table(
-    path: Path, columns: Sequence[str], fix: str = "download the file again"
+    path: Path, columns: Sequence[str], fix: str = "download the file again", optional: Sequence[str] = ()
 ) -> Iterator[tuple[str, ...]]:
     """Yield the values of the named `columns` for every row of a CSV table, plain or gzipped; blank rows are left out.
 
-    fix   what a user can do about a table that is not as expected
+    fix        what a user can do about a table that is not as expected
+    optional   further columns, whose values follow those of `columns`; "" if the table lacks them
 
     Cells may be separated by commas, semicolons or tabs, in UTF-8 or UTF-16, as spreadsheets save tables. Raises
     UserError if the file cannot be read, a column is missing, or a row is too short.
@@ -104,18 +106,19 @@ def read_table(
         with open_text(path, "rt", encoding=_encoding(path), newline="") as file:
             first = file.readline(_LONGEST_HEADER)
             separator = next((each for each in ",;\t" if each in first), ",")
-            rows = csv.reader(chain([first], file), delimiter=separator)
+            rows = csv.reader(chain([first], bounded_lines(file, path, first=2)), delimiter=separator)
             header = [name.strip() for name in next(rows, [])]
             absent = [column for column in columns if column not in header]
             if absent:
                 raise UserError(f"{path} has no column '{absent[0]}': {fix}")
             positions = [header.index(column) for column in columns]
+            others = [header.index(column) if column in header else None for column in optional]
             for row in rows:
                 if not any(map(str.strip, row)):
                     continue
-                if len(row) <= max(positions):
+                if len(row) <= max(positions + [position for position in others if position is not None]):
                     raise UserError(f"{path} line {rows.line_num} has {len(row)} columns: {fix}")
-                yield tuple(row[position].strip() for position in positions)
+                yield tuple("" if at is None else row[at].strip() for at in (*positions, *others))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise cannot_read(path, error, fix) from error
 

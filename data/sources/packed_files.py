@@ -2,18 +2,22 @@
 
 import gzip
 import os
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from data.errors import UserError, cannot_read, missing
 from data.sources.fingerprints import path_fingerprint
-from data.sources.zip_members import ZipMember, list_members, read_member
+from data.sources.zip_members import LARGEST_MEMBER, ZipMember, list_members, read_member
+from data.storage.bounded_tar import open_tar
 
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
+# Reports compress to a tenth, images hardly; a file made to fill the disk, to a thousandth.
+_LARGEST_RATIO = 100
+_CHUNK = 1 << 20
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
@@ -32,6 +36,8 @@ class PackedFile:
             return read_member(self.path, self.member)
         if self.offset is None:
             return self.path
+        if self.size > LARGEST_MEMBER:
+            raise _damaged(self.path, ValueError(f"a member has {self.size} bytes"))
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -81,7 +87,7 @@ def list_archive(archive: Path, scratch: Path) -> Iterator[tuple[str, PackedFile
 def _list_tar(archive: Path, scratch: Path) -> Iterator[tuple[str, PackedFile]]:
     try:
         plain = _uncompress(archive, scratch) if _is_compressed(archive) else archive
-        with tarfile.open(plain, "r:") as members:
+        with open_tar(plain, "r:") as members:
             for member in members:
                 if member.isreg() and not member.issparse():
                     yield member.name, PackedFile(plain, member.offset_data, member.size)
@@ -100,9 +106,23 @@ def _uncompress(archive: Path, scratch: Path) -> Path:
         scratch.mkdir(parents=True, exist_ok=True)
         unfinished = plain.with_suffix(".unfinished")
         with gzip.open(archive) as packed, unfinished.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
+            try:
+                _copy(packed, file, _LARGEST_RATIO * archive.stat().st_size + _CHUNK)
+            except BaseException:
+                unfinished.unlink()
+                raise
         unfinished.replace(plain)
     return plain
+
+
+def _copy(source: BinaryIO, target: BinaryIO, limit: int) -> None:
+    """Copy all bytes. Raises ValueError if they are more than `limit`."""
+    copied = 0
+    while chunk := source.read(_CHUNK):
+        copied += len(chunk)
+        if copied > limit:
+            raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size")
+        target.write(chunk)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -6,12 +6,15 @@ not change a byte.
 
     dataset/images/00003.tar   images of the fourth part
     parts/00003.jsonl          its records
-    parts/00003.json           its counts, written last
+    parts/00003.json           its counts, with size and SHA-256 of both files, written last
+
+A resumed preparation builds again a part that is not the one of its state, and one of an earlier version without them.
 """
 
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import closing
@@ -22,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from data.console import Progress
-from data.errors import UserError
+from data.errors import UserError, reason
 from data.images.image_store import ShardWriter, encode_image
+from data.processes.worker_pool import ordered_map
+from data.records import CONTEXT_KEYS
 from data.sources.source import Dropped, Plan, Source
 from data.storage.atomic_files import atomic_file
-from data.worker_pool import ordered_map
+from data.storage.manifest import MALFORMED_MANIFEST, FileEntry, file_entry, seal, unseal
 
 # About 60 MiB of images with a short side of 256 pixels. A kill loses at most this much work.
 STUDIES_PER_SHARD = 2048
@@ -63,8 +68,12 @@ class _Part:
 
     @property
     def state(self) -> Path:
-        """Its counts; the part is finished if this file exists."""
+        """Its counts and digests; the part is finished if this file exists."""
         return self.folder / f"parts/{self.number:05d}.json"
+
+    def files(self) -> dict[str, Path]:
+        """Its images and records, by their names in the state."""
+        return {"shard": self.folder / "dataset" / self.shard, "records": self.records}
 
 
 def write_parts(source: Source, folder: Path, image_size: int, workers: int) -> None:
@@ -78,8 +87,14 @@ def write_parts(source: Source, folder: Path, image_size: int, workers: int) -> 
 
 def read_totals(folder: Path) -> dict[str, Counter]:
     """Return "counts" (split or "images" -> number), "dropped" and "warnings" (reason -> number) over all parts."""
-    states = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("parts/*.json"))]
+    states = [_read_state(path) for path in sorted(folder.glob("parts/*.json"))]
     return {key: sum((Counter(state[key]) for state in states), Counter()) for key in ("counts", "dropped", "warnings")}
+
+
+def read_shard_entries(folder: Path) -> dict[str, FileEntry]:
+    """Return size and digest of every shard, by its path relative to the data set."""
+    states = {int(path.stem): _read_state(path) for path in folder.glob("parts/*.json")}
+    return {_Part(folder, number).shard: FileEntry(**state["files"]["shard"]) for number, state in states.items()}
 
 
 def join_records(folder: Path) -> None:
@@ -93,16 +108,36 @@ def join_records(folder: Path) -> None:
 def _unfinished_jobs(source: Source, folder: Path, progress: Progress) -> Iterator[tuple[int, list[Plan | Dropped]]]:
     """Yield a part's number and a few of its plans, for all parts that are not finished."""
     for number, plans in enumerate(_batched(_drop_repeated(source.plans()), STUDIES_PER_SHARD)):
-        state = _Part(folder, number).state
-        if not state.exists():
+        part = _Part(folder, number)
+        if not part.state.exists() or not _is_intact(part):
             yield from ((number, job) for job in _batched(plans, _STUDIES_PER_JOB))
-        elif json.loads(state.read_text(encoding="utf-8"))["plans"] == _digest(plan.id for plan in plans):
+        elif _read_state(part.state)["plans"] == _digest(plan.id for plan in plans):
             progress.skip(len(plans))
         else:
             raise UserError(
                 f"The source lists different studies than when {folder} was started: delete that folder, "
                 "then run the same command again"
             )
+
+
+def _is_intact(part: _Part) -> bool:
+    """Whether the files of a finished part are those of its state; if not, a line on stderr says so."""
+    try:
+        expected = _read_state(part.state)["files"]
+        for name, path in part.files().items():
+            with path.open("rb") as file:
+                if file_entry(file)._asdict() != expected[name]:
+                    raise ValueError(f"{path} has another content")
+    except (OSError, *MALFORMED_MANIFEST) as error:
+        print(f"Part {part.state} cannot be used ({reason(error)}): its studies are built again", file=sys.stderr)
+        part.state.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _read_state(path: Path) -> dict:
+    """Return the state of a part. Raises one of MALFORMED_MANIFEST if it is not the one that was written."""
+    return unseal(path.read_bytes())
 
 
 def _drop_repeated(plans: Iterable[Plan | Dropped]) -> Iterator[Plan | Dropped]:
@@ -146,6 +181,7 @@ def _build_study(source: Source, image_size: int, plan: Plan | Dropped) -> _Buil
         "report": study.report,
         "observations": study.observations,
         "graph": study.graph,
+        **{key: getattr(study, key) for key in CONTEXT_KEYS},
     }
     if study.finding_boxes:
         record["finding_boxes"] = list(study.finding_boxes)
@@ -174,6 +210,10 @@ def _write_part(part: _Part, studies: Iterable[_Built], progress: Progress) -> N
                 records_file.write(json.dumps(study.record).encode() + b"\n")
             progress.advance(1)
         shard.close()
-    state = {"plans": _digest(ids), "counts": counts, "dropped": dropped, "warnings": warnings}
+    files = {}
+    for name, path in part.files().items():
+        with path.open("rb") as file:
+            files[name] = file_entry(file)._asdict()
+    state = {"plans": _digest(ids), "files": files, "counts": counts, "dropped": dropped, "warnings": warnings}
     with atomic_file(part.state) as file:
-        file.write(json.dumps(state).encode())
+        file.write(seal(state))

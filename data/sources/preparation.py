@@ -15,15 +15,16 @@ from data.errors import UserError, reason, wrong_value
 from data.images.boxes import read_boxes
 from data.images.image_store import IMAGE_SIDE, JPEG_QUALITY
 from data.ontology import Anatomy
+from data.processes.worker_pool import available_cores
 from data.records import SPLITS
 from data.sources.boxes import describe_boxes, describe_extra_boxes, replace_boxes
 from data.sources.fingerprints import vocabulary_fingerprints
-from data.sources.parts import join_records, read_totals, write_parts
+from data.sources.parts import join_records, read_shard_entries, read_totals, write_parts
+from data.sources.priors import link_priors
 from data.sources.source import Source
 from data.sources.work_folder import differing_settings, lock, start_or_resume, work_folder
-from data.storage.atomic_files import write_yaml
+from data.storage.prepared_files import write_description, write_manifest
 from data.storage.statistics import write_derived_files
-from data.worker_pool import available_cores
 
 # Increase when the same sources and options give a different data set than before.
 VERSION = 1
@@ -88,7 +89,8 @@ def prepare(
 
     An interrupted call with the same settings is resumed; a finished data set is left as it is. Raises UserError if
     `out` is inside a source, contains something else, is being prepared by another process or cannot be written, if
-    the settings differ from those of the interrupted call, and if no study is usable.
+    the settings differ from those of the interrupted call, if no study is usable, and if the source states a prior that
+    is not an earlier study of the same patient in the same split.
     """
     out = Path(out)
     boxes = None if boxes is None else Path(boxes)
@@ -129,7 +131,7 @@ def find_prepared(out: Path, name: str) -> dict | None:
         return None
     try:
         found = yaml.safe_load((out / "dataset.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{out} exists and is not a prepared data set: {_OTHER_OUT}") from error
     if not isinstance(found, dict) or found.get("name") != name:
         raise UserError(f"{out} holds another data set: {_OTHER_OUT}")
@@ -185,7 +187,7 @@ def _settings(source: Source, image_size: int, boxes: Path | None) -> dict:
 
 
 def _complete(source: Source, folder: Path, out: Path, settings: dict, boxes: Path | None) -> dict:
-    """Join the parts, write dataset.yaml, replace the boxes, index, and move the data set to its place."""
+    """Join the parts, write dataset.yaml and manifest, replace the boxes, index, and move the data set to its place."""
     dataset = folder / "dataset"
     totals = read_totals(folder)
     counts = {split: totals["counts"][split] for split in SPLITS}
@@ -196,6 +198,7 @@ def _complete(source: Source, folder: Path, out: Path, settings: dict, boxes: Pa
             f"check --source, and delete {folder}"
         )
     join_records(folder)
+    priors = link_priors(dataset, totals["warnings"])
     described = source.describe()
     listed = {"list": described["list"]} if "list" in described else {}
     description = settings | listed | {
@@ -205,7 +208,10 @@ def _complete(source: Source, folder: Path, out: Path, settings: dict, boxes: Pa
         "warnings": dict(sorted(totals["warnings"].items())),
         **_compare_expected(described, counts),
     }
-    write_yaml(dataset / "dataset.yaml", description)
+    if priors:
+        description["studies_with_prior"] = priors
+    write_description(dataset, description)
+    write_manifest(dataset, read_shard_entries(folder))
     if boxes is not None:
         given = read_boxes(boxes, "--boxes", Anatomy.load())
         description["graphs_with_given_boxes"] = replace_boxes(dataset, given, settings["boxes"], f"--boxes {boxes}")
@@ -228,6 +234,8 @@ def _print_summary(out: Path, description: dict) -> None:
     by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
     listed = f", list {description['list']}" if "list" in description else ""
     print(f"{out}: {sum(counts.values())} studies ({by_split}), {description['images']} images{listed}")
+    if "studies_with_prior" in description:
+        print(f"  studies with a prior: {description['studies_with_prior']}")
     for title in ("dropped", "warnings"):
         for why, count in description[title].items():
             print(f"  {title}: {why}: {count}")

@@ -4,7 +4,6 @@ IU X-Ray has one sample per study, with its images in a folder named after the s
 image, with the image's id.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from data.errors import UserError, cannot_read, unknown_name, wrong_format
 from data.records import SPLITS
 from data.sources.missing_texts import text_or_empty
+from data.storage.parse import parse_json
 
 # The names of the splits in annotation files.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -60,11 +60,12 @@ def read_annotation(path: Path) -> list[R2GenSample]:
 def _read_splits(path: Path) -> dict[str, list[tuple[str, Any]]]:
     """Return split -> its entries, each with its position in the file for messages."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise cannot_read(path, error, "give an existing file") from error
-    except (ValueError, RecursionError) as error:
-        raise wrong_format(path, "JSON", _FIX) from error
+    except UnicodeDecodeError as error:
+        raise wrong_format(path, "JSON in UTF-8", _FIX) from error
+    document = parse_json(text, str(path), _FIX)
     if not isinstance(document, dict):
         raise wrong_format(path, "a JSON object with the keys train, val and test", _FIX)
     splits: dict[str, list[tuple[str, Any]]] = {split: [] for split in SPLITS}

@@ -1,8 +1,8 @@
-"""Scene graphs for data sets without annotated ones: regions and attributes from the report, boxes from the atlas."""
+"""Scene graphs for data sets without annotated ones: regions and attributes from the report, boxes by the localizer."""
 
 import numpy as np
 
-from data.images.atlas import atlas_boxes
+from data.localizer.shipped import describe_localizer, find_boxes
 from data.text.report_graph import read_report, scene_graph
 
 _NOT_MENTIONED = {"mentioned": False, "abnormal": False, "attributes": []}
@@ -17,6 +17,11 @@ def build_report_graph(report: str, frontal: np.ndarray | None) -> dict:
     regions = scene_graph(read_report(report))["regions"]
     if frontal is not None:
         regions = {
-            name: _NOT_MENTIONED | regions.get(name, {}) | {"box": box} for name, box in atlas_boxes(frontal).items()
+            name: _NOT_MENTIONED | regions.get(name, {}) | {"box": box} for name, box in find_boxes(frontal).items()
         }
-    return {"box_source": "atlas", "regions": regions}
+    return {"box_source": "localizer", "regions": regions}
+
+
+def describe_report_graphs() -> str:
+    """Return where the graphs of `build_report_graph` come from, with the version of the localizer."""
+    return f"text of the report, boxes of {describe_localizer()}"

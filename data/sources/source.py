@@ -41,6 +41,12 @@ class Study:
     graph          {"box_source": ..., "regions": ...}, and "complete": False if only boxes of these regions are known;
                    None if absent
     finding_boxes  {"finding": name, "box": [x1, y1, x2, y2] in 0..1 of the first image} of each drawn finding
+    patient        identifier of the patient; None if unknown
+    taken          time of the study, so that strings of earlier times sort first; None if unknown
+    indication     raw text of why the study was requested; None if unknown
+    comparison     the report's own section on what it was compared with, for reading only
+    impression     raw text of the report's impression; None if absent
+    prior          id of the study's prior if the source states it; otherwise it follows from patient and time
     warnings       short reasons why parts of the study were left out, for counting: no report text, no paths
     """
 
@@ -52,6 +58,12 @@ class Study:
     graph: dict | None
     warnings: tuple[str, ...] = ()
     finding_boxes: tuple[dict, ...] = ()
+    patient: str | None = None
+    taken: str | None = None
+    indication: str | None = None
+    comparison: str | None = None
+    impression: str | None = None
+    prior: str | None = None
 
 
 @dataclass

@@ -54,7 +54,7 @@ def start_or_resume(folder: Path, settings: dict) -> None:
         write_yaml(path, settings)
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise damaged(path, "not a YAML mapping", f"delete the folder {folder}")

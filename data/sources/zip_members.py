@@ -13,6 +13,8 @@ from pathlib import Path
 
 from data.errors import cannot_read
 
+# Members are read into memory. The images of the data sets have up to 40 MiB.
+LARGEST_MEMBER = 1 << 28
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -55,6 +57,8 @@ def list_members(path: Path) -> Iterator[ZipMember]:
 def read_member(path: Path, member: ZipMember) -> bytes:
     """Return the uncompressed bytes of a member of the archive at `path`. Raises UserError if they are damaged."""
     try:
+        if max(member.compressed, member.size) > LARGEST_MEMBER:
+            raise ValueError(f"it has {member.size} bytes")
         with path.open("rb") as file:
             file.seek(member.offset)
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))

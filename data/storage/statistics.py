@@ -26,6 +26,7 @@ from data.records import (
     read_records,
 )
 from data.storage.atomic_files import atomic_file, folder_lock
+from data.storage.manifest import seal, unseal
 from data.text.cleaning import CLEANING_RULES, clean
 
 # Increase when the same records give other numbers than before: when cleaning, counting or averaging changes.
@@ -90,7 +91,7 @@ def _load_or_count(root: str | Path, rules: Sequence[str]) -> dict[str, Training
         try:
             for rule, statistics in counted.items():
                 with atomic_file(_file(folder, rule)) as file:
-                    file.write(json.dumps(asdict(statistics)).encode() + b"\n")
+                    file.write(seal(asdict(statistics)))
         except OSError as error:
             print(
                 f"{folder} cannot be written ({reason(error)}): words and attributes are counted again at every start",
@@ -104,11 +105,14 @@ def _file(folder: Path, rule: str) -> Path:
 
 
 def _load(folder: Path, rules: Sequence[str]) -> dict[str, TrainingStatistics]:
-    """Return the stored numbers for those of the `rules` that have a readable file."""
+    """Return the stored numbers for those of the `rules` that have an undamaged file."""
     found = {}
     for rule in rules:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            stored = json.loads(_file(folder, rule).read_text(encoding="utf-8"))
+            content = _file(folder, rule).read_bytes()
+            stored = json.loads(content)
+            if "sha256" in stored:  # earlier versions wrote none
+                stored = unseal(content)
             boxes = {name: tuple(box) for name, box in stored.pop("mean_boxes").items()}
             found[rule] = TrainingStatistics(**stored, mean_boxes=boxes)
     return found

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from data.ontology import RESOLVED
 from data.text.negation import ABSENT, FINDING_KINDS, PRESENT, UNCERTAIN
 
 # Terms that state something by themselves: a finding, or that a place is normal.
@@ -19,7 +20,7 @@ class Finding:
     side        "left", "right" or "both" if the sentence states a side; else None
     polarity    "present", "absent" or "uncertain"
     severity    "mild", "moderate", "severe" or None
-    comparison  with an earlier study: "improved", "worsened", "no change" or None
+    change      since an earlier study: one of `data.ontology.CHANGES`, or None
     temporal    "acute", "chronic" or None
     located     False for a one-sided finding without a stated side: it is in one of `regions`
     """
@@ -30,7 +31,7 @@ class Finding:
     side: str | None
     polarity: str
     severity: str | None = None
-    comparison: str | None = None
+    change: str | None = None
     temporal: str | None = None
     located: bool = True
 
@@ -57,12 +58,14 @@ class Sentence:
     findings        in order of mention, absent ones included
     normal_regions  the regions that it calls normal
     regions         all regions that it is about
+    region_changes  region and change, where it says so without a finding ("the heart is stable")
     """
 
     text: str
     findings: tuple[Finding, ...]
     normal_regions: tuple[str, ...]
     regions: tuple[str, ...]
+    region_changes: tuple[tuple[str, str], ...] = ()
 
     @property
     def polarity(self) -> str | None:
@@ -95,6 +98,19 @@ class Sentence:
         elif findings or region in self.normal_regions:
             attributes.append("nlp|yes|normal")
         return unique(attributes)
+
+    def changes_of(self, region: str) -> list[str]:
+        """Return the changes since an earlier study that the sentence states of `region`.
+
+        What is denied has not changed, unless it was there before: "no new effusion" states nothing.
+        """
+        found = [
+            finding.change
+            for finding in self.findings
+            if region in finding.regions and finding.located
+            and finding.change is not None and (finding.polarity != ABSENT or finding.change == RESOLVED)
+        ]
+        return unique(found + [change for name, change in self.region_changes if name == region])
 
 
 def unique(names: Iterable[str]) -> list[str]:

@@ -15,7 +15,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import math
 import re
 import zlib
@@ -27,11 +26,15 @@ from typing import Any, TextIO
 
 from data.errors import UserError, cannot_read, damaged, readable, wrong_format
 from data.ontology import observation_names
+from data.storage.lines import bounded_lines
+from data.storage.parse import parse_json
 
 _ID_COLUMNS = ("study_id", "id")
 _REPORT_COLUMNS = ("Report Impression", "Reports")
 _SPLITS = {"train", "val", "valid", "validate", "test"}
 _MAX_NAME_LENGTH = 60
+# In characters; the labels of all studies of MIMIC-CXR by name take a third of it. Archives may unpack to far more.
+_LARGEST_JSON = 1 << 28
 
 # "No Finding" excludes all other observations but support devices, so contradictions reveal lists in another order. In
 # CheXbert's labels, one normal study in fifty contradicts itself; fewer studies than the minimum are not checked.
@@ -120,7 +123,7 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 def _read_csv(file: TextIO, path: Path) -> LabelTable:
     """Read a CSV file with a header."""
-    reader = csv.reader(file, strict=True)
+    reader = csv.reader(bounded_lines(file, path), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         key_column, by_report = _key_column(header, path)
@@ -178,12 +181,10 @@ def _parse_cell(text: str, where: str) -> int | None:
 
 def _read_json(file: TextIO, path: Path) -> LabelTable:
     """Read a JSON file."""
-    try:
-        content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
-        raise wrong_format(path, "JSON", "fix it") from error
+    text = file.read(_LARGEST_JSON + 1)
+    if len(text) > _LARGEST_JSON:
+        raise damaged(path, f"longer than {_LARGEST_JSON >> 20} MiB", "give one file for each split")
+    content = parse_json(text, str(path), "fix it")
     if not isinstance(content, dict):
         raise wrong_format(path, "a JSON object {study id: labels}", "fix it")
     order = observation_names()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -97,8 +97,7 @@ class Quality:
         return self.default.name if self.default is not None and self.default.can_be_at(place) else None
 
 
-@dataclass(frozen=True)
-class Mention:
+class Mention(NamedTuple):
     """A term of the lexicon at the words `start` to `end` (exclusive) of a sentence.
 
     kind  "place", "finding", "quality", "abnormality", "side", "landmark word", "locative word"; "own statement"
@@ -121,6 +120,7 @@ class Lexicon:
     continuing_words             first words of a line that continue the sentence of the line before
     incomplete_words             last words of a line whose sentence continues on the next line
     opening_words                words with which statements begin
+    resolving_words              words of denials of what was there before ("resolved")
     """
 
     def __init__(self, folder: Path = _FOLDER):
@@ -234,8 +234,9 @@ class Lexicon:
         for about_images, kind in ((False, "headings to skip"), (True, "headings to read")):
             for heading in content[kind]:
                 self.headings.update({" ".join(words): about_images for words in _expand(heading)})
-        self.continuing_words, self.incomplete_words, self.opening_words = (
-            frozenset(content[kind]) for kind in ("words that continue", "incomplete after", "words that open")
+        self.continuing_words, self.incomplete_words, self.opening_words, self.resolving_words = (
+            frozenset(content[kind])
+            for kind in ("words that continue", "incomplete after", "words that open", "words that resolve")
         )
         for kind, terms in content.items():
             if kind.startswith(("headings", "words that")) or kind == "incomplete after":

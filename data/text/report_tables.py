@@ -3,11 +3,11 @@
 import csv
 import io
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data.errors import UserError, cannot_read, cannot_write, wrong_format
+from data.storage.lines import LARGEST_LINE, bounded_lines
 
 _COLUMNS = ("id", "report")
 # How formulas begin, also in full-width characters, and the numbers that begin likewise.
@@ -28,10 +28,10 @@ def read_table(path: Path, columns: Sequence[str], separator: str = ",") -> Iter
     unbalanced quotes.
     """
     # By default, Python rejects cells of more than 131,072 characters.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LARGEST_LINE)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True, delimiter=separator)
+            rows = csv.DictReader(bounded_lines(file, path), strict=True, delimiter=separator)
             for column in columns:
                 if column not in (rows.fieldnames or ()):
                     raise UserError(f"{path} has no column '{column}': it needs {', '.join(columns)}")

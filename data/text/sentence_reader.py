@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from data.ontology import RESOLVED, UNCHANGED
 from data.text.findings import STATEMENT_KINDS, Finding, Sentence, unique
 from data.text.lexicon import FindingKind, Lexicon, Mention, Place
 from data.text.negation import ABSENT, HYPOTHETICAL, find_polarities
 
+_DENIALS = ("negation before", "negation after")
 _CLAUSE_ENDS = frozenset(("comma", "colon", "dash", "scope ends"))
 # Largest number of words between a landmark or locative word ("overlying", "in") and its place.
 _PLACE_REACH = 3
@@ -29,8 +31,9 @@ def read_sentence(words: tuple[str, ...]) -> Sentence:
     Results are cached, because reports repeat sentences.
     """
     lexicon = Lexicon.load()
-    mentions = lexicon.find(lexicon.repeat_shared_nouns(lexicon.correct(words)))
-    reader = _SentenceReader(lexicon, find_polarities(mentions))
+    words = lexicon.repeat_shared_nouns(lexicon.correct(words))
+    mentions = lexicon.find(words)
+    reader = _SentenceReader(lexicon, words, find_polarities(mentions))
     for clause in _split_clauses(mentions):
         reader.read(clause)
     return reader.sentence()
@@ -89,20 +92,25 @@ class _LocatedFinding:
 class _SentenceReader:
     """Reads the clauses of a sentence one by one."""
 
-    def __init__(self, lexicon: Lexicon, polarities: dict[Mention, str]):
+    def __init__(self, lexicon: Lexicon, words: Sequence[str], polarities: dict[Mention, str]):
         self._lexicon = lexicon
+        self._words = words
         self._polarities = polarities
         self._findings: list[_LocatedFinding] = []
         self._denied_by_normal: list[Finding] = []
         self._normal_regions: list[str] = []
         self._other_regions: list[str] = []
+        self._region_changes: list[tuple[str, str]] = []
 
     def sentence(self) -> Sentence:
         """Return what the clauses read so far state."""
         findings = (*self._denied_by_normal, *(located.finding for located in self._findings))
         regions = [region for finding in findings for region in finding.regions]
         regions += self._normal_regions + self._other_regions
-        return Sentence("", findings, tuple(unique(self._normal_regions)), tuple(unique(regions)))
+        return Sentence(
+            "", findings, tuple(unique(self._normal_regions)), tuple(unique(regions)),
+            tuple(dict.fromkeys(self._region_changes)),
+        )
 
     def read(self, clause: Sequence[Mention]) -> None:
         """Read the next clause."""
@@ -113,6 +121,8 @@ class _SentenceReader:
         for statement, places in places_of.items():
             if statement.kind == "normal":
                 self._add_normal(places)
+                if _nearest_cue(clause, statement, "comparison") == UNCHANGED:
+                    self._add_changes(places, UNCHANGED)
                 continue
             places = places or self._take_place(statement, places_of)
             for name, finding_places in self._resolve(statement, places, affirmed).items():
@@ -146,6 +156,8 @@ class _SentenceReader:
                 places_of[nearest].append(named)
             elif not is_landmark:
                 self._other_regions.extend(named.regions)
+                if (change := _nearest_cue(clause, mention, "comparison")) is not None:
+                    self._add_changes([named], change)
         return places_of
 
     def _can_be_at(self, statement: Mention, place: Place, is_landmark: bool) -> bool:
@@ -198,6 +210,18 @@ class _SentenceReader:
             places_of[quality.default.name] = []
         return places_of
 
+    def _add_changes(self, places: Sequence[_NamedPlace], change: str) -> None:
+        self._region_changes.extend((region, change) for named in places for region in named.regions)
+
+    def _find_change(self, clause: Sequence[Mention], statement: Mention) -> str | None:
+        """Return the change that a clause states of a finding; what is denied as no longer there has resolved."""
+        if self._polarities[statement] == ABSENT:
+            denial = _nearest([cue for cue in clause if cue.kind in _DENIALS], statement)
+            words = () if denial is None else self._words[denial.start : denial.end]
+            if self._lexicon.resolving_words.intersection(words):
+                return RESOLVED
+        return _nearest_cue(clause, statement, "comparison")
+
     def _add_normal(self, places: Sequence[_NamedPlace]) -> None:
         """Add places that are called normal, and the findings that are therefore absent."""
         for named in places:
@@ -234,7 +258,7 @@ class _SentenceReader:
             side=side,
             polarity=polarity,
             severity=_nearest_cue(clause, statement, "severity"),
-            comparison=_nearest_cue(clause, statement, "comparison"),
+            change=self._find_change(clause, statement),
             temporal=_nearest_cue(clause, statement, "temporal"),
             located=side is not None or not kind.focal or polarity == ABSENT,
         )

@@ -1,14 +1,17 @@
-"""The regions that each word of a cleaned report is about: those of its sentence.
+"""The regions that each word of a cleaned report is about, and whether it compares: those of its sentence.
 
 A finding in a zone of the lung is also a finding of the lung. Here only the zone counts.
 """
 
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.ontology import Anatomy
+from data.sections.marked_text import MARKERS
 from data.text.report_graph import read_report
 
 SENTENCE_END = "."
@@ -26,21 +29,60 @@ _PARTS = {
     )),
 }
 
+_EARLIER = r"(?:prior|previous|earlier|preceding|last|most recent|yesterday)"
+_STUDY = r"(?:studies|study|(?:examination|exam|radiograph|film|image|prior)s?|x-rays?)"
+# General remarks: what the images were compared with, and that nothing has changed, without naming a region.
+_REMARK = re.compile(
+    rf"\bcompar(?:ed|ison) (?:(?:is|was) )?(?:made )?(?:with|to) (?:\w+ ){{0,3}}?(?:{_EARLIER}|{_STUDY})\b"
+    rf"|^(?!.*\b(?:no|not)\b).*\b{_EARLIER} (?:\w+ ){{0,2}}?{_STUDY} (?:is|are|was|were) available\b"
+    r"|\binterval (?:change|development|progression|improvement|worsening)\b"
+)
+
 
 def word_regions(report: str, anatomy: Anatomy) -> NDArray:
     """Return the regions that each word is about, [words, R] bool.
 
-    report  cleaned: full stops are separate words and end sentences
+    report  cleaned: full stops are separate words and end sentences; markers of sections are about no region
     """
     words = report.split()
     regions = np.zeros((len(words), len(anatomy.regions)), dtype=bool)
+    for span in _sentence_spans(words):
+        names = _regions_of(" ".join(words[span]))
+        regions[span] = [name in names for name in anatomy.names]
+    return regions
+
+
+def word_comparisons(report: str) -> NDArray:
+    """Return whether the sentence of each word compares with an earlier study, [words] bool.
+
+    It states the change of a region, or remarks in general that there is an earlier study.
+
+    report  cleaned, as for `word_regions`
+    """
+    words = report.split()
+    compares = np.zeros(len(words), dtype=bool)
+    for span in _sentence_spans(words):
+        compares[span] = _compares(" ".join(words[span]))
+    return compares
+
+
+def _sentence_spans(words: list[str]) -> Iterator[slice]:
+    """Yield the positions of each sentence; markers of sections belong to none."""
     start = 0
     for position, word in enumerate(words):
-        if word == SENTENCE_END or position == len(words) - 1:
-            names = _regions_of(" ".join(words[start : position + 1]))
-            regions[start : position + 1] = [name in names for name in anatomy.names]
+        if word in MARKERS.values():
+            if start < position:
+                yield slice(start, position)
             start = position + 1
-    return regions
+        elif word == SENTENCE_END or position == len(words) - 1:
+            yield slice(start, position + 1)
+            start = position + 1
+
+
+@lru_cache(maxsize=1 << 16)
+def _compares(sentence: str) -> bool:
+    states_change = any(part.changes_of(region) for part in read_report(sentence) for region in part.regions)
+    return states_change or _REMARK.search(sentence) is not None
 
 
 @lru_cache(maxsize=1 << 16)  # reports repeat sentences, and every epoch repeats the reports

@@ -6,6 +6,7 @@ full stops visibly starts again: at a line break that no wrapping explains, or a
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from data.text.findings import STATEMENT_KINDS
 from data.text.lexicon import Lexicon, Mention
@@ -38,11 +39,13 @@ _FIRST_WORD = re.compile(r"[A-Za-z]+")
 _ANSWER = re.compile(r"\s*(?:no|none|negative|absent|nil|yes|present|positive)\b\s*(?:[.,;\n]|\Z)", re.IGNORECASE)
 # A longer sentence lacks full stops; it is cut where a statement begins.
 _MAX_WORDS = 100
+# Reports repeat their sentences and headings, so what was made of the latest lines is kept.
+KEPT_LINES = 1 << 14
 # Number of characters before a break that say whether it ends a statement.
 _CONTEXT = 300
 
 
-def split_sentences(text: str) -> Iterator[tuple[str, list[str]]]:
+def split_sentences(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield every sentence of `text` that has a word: its text in one line, and its normalised words.
 
     Headings such as "FINDINGS:" and list marks are removed. Sections that do not describe the images (history,
@@ -63,6 +66,7 @@ def split_sentences(text: str) -> Iterator[tuple[str, list[str]]]:
             yield from _split_long(line[start:])
 
 
+@lru_cache(KEPT_LINES)
 def _read_heading(line: str) -> tuple[bool | None, int]:
     """Return whether the section that `line` begins describes the images, and where the text behind the heading starts.
 
@@ -206,16 +210,18 @@ def _first_word(text: str) -> str:
     return word[0].lower() if word else ""
 
 
-def _split_long(line: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the line with its normalised words, in pieces if it is too long for a sentence."""
+@lru_cache(KEPT_LINES)
+def _split_long(line: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the line with its normalised words, in pieces if it is too long for a sentence."""
     words = normalise_words(line)
     if len(words) <= _MAX_WORDS:
         pieces = [(line, words)]
     else:
         pieces = [(piece, normalise_words(piece)[: 2 * _MAX_WORDS]) for piece in _cut(line.split())]
-    for piece, piece_words in pieces:
-        if _FIRST_WORD.search(piece):
-            yield " ".join(piece.replace(COLUMN_SIGN, " ").split()), piece_words
+    return tuple(
+        (" ".join(piece.replace(COLUMN_SIGN, " ").split()), tuple(piece_words))
+        for piece, piece_words in pieces if _FIRST_WORD.search(piece)
+    )
 
 
 def _cut(words: list[str]) -> Iterator[str]:

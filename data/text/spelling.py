@@ -36,12 +36,14 @@ class Spelling:
         """Find the correction of a word, and remember it."""
         best = word
         if len(word) >= _SHORTEST and word.isalpha():
-            distance = _allowed_errors(word) + 1
+            distance, letters = _allowed_errors(word) + 1, set(word)
             for name in self._candidates(word):
                 limit = min(_allowed_errors(name), distance - 1)
                 if name[0] != word[0]:
                     limit = min(limit, 1)  # an error in the first letter is rare
-                if abs(len(name) - len(word)) <= limit and (errors := typing_errors(word, name)) <= limit:
+                if abs(len(name) - len(word)) > limit or len(letters.symmetric_difference(name)) > 2 * limit:
+                    continue  # an error changes the length by at most 1, and the set of letters by at most 2
+                if (errors := typing_errors(word, name, limit)) <= limit:
                     best, distance = name, errors
         self._corrections[word] = best
         return best
@@ -56,8 +58,11 @@ def _allowed_errors(word: str) -> int:
     return 2 if len(word) >= _LONG else 1
 
 
-def typing_errors(first: str, second: str) -> int:
-    """Return how many letters to insert, delete, replace or swap with a neighbour turn one word into another."""
+def typing_errors(first: str, second: str, limit: int) -> int:
+    """Return how many letters to insert, delete, replace or swap with a neighbour turn one word into another.
+
+    Above `limit`, any number above `limit` is returned.
+    """
     before: list[int] = []
     previous = list(range(len(second) + 1))
     for row, letter in enumerate(first, 1):
@@ -67,5 +72,7 @@ def typing_errors(first: str, second: str) -> int:
             if row > 1 and column > 1 and letter == second[column - 2] and first[row - 2] == other:
                 errors = min(errors, before[column - 2] + 1)
             current.append(errors)
+        if min(current) > limit and min(previous) >= limit:  # a swap continues from the row before
+            return limit + 1
         before, previous = previous, current
     return previous[-1]

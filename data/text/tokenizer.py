@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from data.sections.marked_text import MARKERS
+
 UNKNOWN_WORD = "<unk>"
 
 
@@ -62,6 +64,11 @@ class Tokenizer:
     def to_dict(self) -> dict:
         """Return plain JSON for `from_dict`."""
         return {"words": list(self.words), "distinct_special_tokens": self.distinct_special_tokens}
+
+    @property
+    def marks_sections(self) -> bool:
+        """Whether it has the words that mark the sections of reports, which reports then have."""
+        return all(marker in self._ids for marker in MARKERS.values())
 
     @property
     def fingerprint(self) -> str:

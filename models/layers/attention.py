@@ -1,5 +1,6 @@
 """Multi-head attention, the only one in the project. Shapes as in `models/outputs.py`."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,10 +50,9 @@ class MultiHeadAttention(nn.Module):
         """`forward` with projected memory; the layout is that of the queries."""
         if isinstance(mask, Tensor):
             mask = AttentionMask.of(mask, keys.dtype)
-        attended = F.scaled_dot_product_attention(
-            self._split_heads(self.query(queries), layout), keys, values,
-            attn_mask=None if mask is None else mask.bias.to(keys.dtype),
-            is_causal=causal, dropout_p=self.dropout if self.training else 0.0,
+        attended = _attention(
+            self._split_heads(self.query(queries), layout), keys, values, None if mask is None else mask.bias, causal,
+            self.dropout if self.training else 0.0,
         )
         output = self.output(layout.pack(attended.transpose(-3, -2)).flatten(-2))
         if mask is None or mask.is_empty is None:
@@ -71,3 +71,17 @@ class MultiHeadAttention(nn.Module):
     def _split_heads(self, rows: Tensor, layout: Layout) -> Tensor:
         """Rows [..., D] in `layout` -> [..., h, L, d]."""
         return layout.unpack(rows).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+
+def _attention(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    """Scaled dot-product attention: [..., h, Q, d]. On CPUs in fp32, because its backward pass in bf16 is slower."""
+    if queries.device.type == "cpu" and queries.dtype != torch.float32:
+        with torch.autocast("cpu", enabled=False):
+            attended = _attention(queries.float(), keys.float(), values.float(), bias, causal, dropout)
+        return attended.to(queries.dtype)
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=None if bias is None else bias.to(keys.dtype), is_causal=causal,
+        dropout_p=dropout,
+    )

@@ -34,7 +34,7 @@ class StandardDeviationNorm(nn.Module):
 class LayerStyle:
     """What transformer layers are made of.
 
-    norm         width -> norm; takes `elementwise_affine`
+    norm         width -> norm; takes `elementwise_affine`, except for a conditional norm
     activation   of feed-forward layers
     """
 

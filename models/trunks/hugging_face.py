@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from models.trunks.grids import tokens_to_grid
 from models.trunks.hub import WEIGHT_FILES, damaged_in_cache, find_downloaded, hub_answers, out_of_reach
 from models.trunks.normalisation import IMAGENET_MEAN, IMAGENET_STD, InputNormalisation
+from models.trunks.torch_archive import check_torch_file
 from models.trunks.weight_files import load_trunk_file
 
 PREFIX = "hf:"
@@ -153,10 +155,13 @@ def _load_pretrained(backbone: str, model_class: type, config: Any) -> tuple[nn.
     """The model with the repository's weights, and the names of those that it has no use for."""
     where = _where(backbone)
     try:
+        for path in Path(_repository(backbone)[0]).glob("*.bin"):  # of a folder
+            with path.open("rb") as file:
+                check_torch_file(file)
         network, report = model_class.from_pretrained(
             _repository(backbone)[0], config=config, dtype=torch.float32, output_loading_info=True, **where
         )
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError, BadZipFile) as error:
         raise _unreadable(backbone, "the weights", where, error, WEIGHT_FILES) from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
     if missing:

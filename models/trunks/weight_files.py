@@ -1,18 +1,17 @@
 """Files with the weights of a trunk, in the forms that they are published in. Reading executes no code from them."""
 
 import argparse
-import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.trunks.swin_names import MICROSOFT_SWIN, microsoft_swin_name
+from models.trunks.torch_archive import check_torch_file
 
 State = dict[str, Tensor]
 
@@ -23,6 +22,7 @@ _DOWNLOADS = {
 }
 # Keys under which training programs save the state dict.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_MOST_WRAPPERS = 3
 # Entries that older files lack, or that are constants of the architecture.
 _OPTIONAL = ("num_batches_tracked", "relative_position_index")
 
@@ -83,23 +83,36 @@ def read_weights(path: Path, classes: Collection[type] = ()) -> State:
             content = load_file(path)
         else:
             # Many training programs save their options, a plain container of values, beside the weights.
-            with torch.serialization.safe_globals([argparse.Namespace, *classes]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+            with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace, *classes]):
+                check_torch_file(file)
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file may raise anything
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         holds = f" (it holds {refused[1]}, which is not loaded: it could run code)" if refused else ""
+        holds = f" ({error})" if not refused and type(error) is ValueError else holds
         raise ValueError(
             f"{path} is not a file of weights{holds}: give a state dict written by torch.save or safetensors"
         ) from error
     if isinstance(content, nn.Module):
-        content = content.state_dict()
-    while wrapper := _wrapped(content):
-        content = wrapper
+        content = _tensors_of(content, path)
+    for _ in range(_MOST_WRAPPERS):
+        content = _wrapped(content) or content
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)} \
         if isinstance(content, dict) else {}
     if not state:
         raise ValueError(f"{path} contains no weights: give a state dict, alone or under 'state_dict' or 'model'")
     return state
+
+
+def _tensors_of(module: nn.Module, path: Path) -> State:
+    """The weights and buffers of a module that was saved as a whole.
+
+    Raises ValueError for one that is not made of modules; `state_dict` would visit parts that are shared many times.
+    """
+    try:
+        return dict(module.named_parameters()) | dict(module.named_buffers())
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a file of weights (its module is malformed): give a state dict") from error
 
 
 def _wrapped(content: object) -> dict | None:

@@ -1,6 +1,7 @@
 """Formats reports for readers."""
 
 import re
+from collections.abc import Mapping
 
 # In capitals in clinical reports. Those that are also words ("or", "us", "aids", "tips") are left out.
 _ABBREVIATIONS = frozenset(
@@ -31,6 +32,11 @@ def format_report(text: str) -> str:
     text = _LOWER_CASE_WORD.sub(_capitalise_abbreviation, text)
     text = _SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
     return _SPACE_BEFORE_PUNCTUATION.sub(r"\1", text)
+
+
+def format_sections(sections: Mapping[str, str]) -> str:
+    """Format the texts of a report's sections for display: each in a line, behind its name."""
+    return "\n".join(f"{section.capitalize()}: {format_report(text)}" for section, text in sections.items())
 
 
 def _capitalise_abbreviation(match: re.Match[str]) -> str:

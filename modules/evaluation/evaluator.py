@@ -7,7 +7,7 @@ Shapes: B studies of a batch, R regions, T tokens.
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.batch import Batch
+from data.errors import UserError
 from data.images.network_input import to_network_input
 from data.loaders import SkippedStudy, StudyLoader
 from data.vocabulary import Vocabularies
@@ -32,11 +33,14 @@ from modules.evaluation.records import (
     Prediction,
     StudyRecord,
     annotations_from_batch,
+    text_fields,
 )
 from modules.evaluation.scoring import score_records
+from modules.evaluation.sections.scores import score_sections
 from modules.evaluation.sentences import GeneratedSentence, split_into_sentences, subgraph_certainty
 from modules.model_inputs import model_inputs
-from modules.runtime import autocast, gather_objects, gather_to_rank_zero, is_rank_zero
+from modules.runtime import autocast, evaluation_mode, gather_objects, gather_to_rank_zero, is_rank_zero
+from modules.settings.context import ContextUse
 from modules.training.validation import EvaluationStopped
 
 Item = TypeVar("Item")
@@ -54,6 +58,7 @@ class Evaluator:
     max_tokens   longest generated report in ids, including BOS and EOS
     visible_threshold   the model's: a region with a higher probability is visible
     writes_reports      the model's: one without a decoder gets no scores of texts
+    context      what is shown of the context of studies, to a model that reads it
     skipped      studies that the last `generate` could not read, of all processes; known on rank zero
     """
 
@@ -66,6 +71,7 @@ class Evaluator:
     precision: Precision = Precision.FP32
     visible_threshold: float = 0.5
     writes_reports: bool = True
+    context: ContextUse = ContextUse.ALL
     skipped: list[SkippedStudy] = field(default_factory=list, init=False)
 
     def evaluate(
@@ -113,12 +119,16 @@ class Evaluator:
         return [record for record in records if record is not None]
 
     def apply_protocol(self, reference: str) -> str:
-        """Return the part of a complete cleaned reference that generated reports are compared with."""
+        """Return the part of a complete cleaned reference that generated reports are compared with.
+
+        Markers stay, and count as words, as they do in the model's output.
+        """
         if self.protocol == "full":
             return reference
         return self.vocabularies.tokenizer.protocol_reference(reference, self.max_tokens)
 
-    def _excluded_ids(self) -> tuple[int, ...]:
+    @property
+    def excluded_ids(self) -> tuple[int, ...]:
         """The tokens that are never generated: <unk>, unless the protocol's references have it too, as in r2gen."""
         return (self.vocabularies.tokenizer.unk_id,) if self.protocol == "full" else ()
 
@@ -135,47 +145,57 @@ class Evaluator:
             records |= dict(zip(reported, generated, strict=True))
         return [records[study] for study in range(len(batch))]
 
+    def _inputs(self, batch: Batch, device: torch.device) -> ModelInputs:
+        return model_inputs(
+            to_network_input(batch.to(device)), self.graph_source, self.box_source, context=self.context
+        )
+
     def _records_without_reports(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
-        inputs = model_inputs(to_network_input(batch.to(device)), self.graph_source, self.box_source)
+        inputs = self._inputs(batch, device)
         with autocast(self.precision, device):
             encoded = model.encode(inputs, self.graph_source, self.box_source)
+        check_finite(batch.study_ids, *encoded.predictions)
         abnormal_slots = self.vocabularies.attributes.abnormal_slots().numpy()
         return [
             StudyRecord(
                 study_id=study_id, reference="", scored_reference="", annotation=annotation, generated="",
                 log_probability=None, prediction=prediction, abnormal_slots=abnormal_slots, has_report=False,
+                prior_shown=prior_shown,
             )
-            for study_id, annotation, prediction in zip(
+            for study_id, annotation, prediction, prior_shown in zip(
                 batch.study_ids, annotations_from_batch(batch), self._predictions(inputs, encoded, model.graph),
-                strict=True,
+                _priors_shown(model, inputs), strict=True,
             )
         ]
 
     def _records_with_reports(self, model: nn.Module, batch: Batch, device: torch.device) -> list[StudyRecord]:
-        inputs = model_inputs(to_network_input(batch.to(device)), self.graph_source, self.box_source)
+        inputs = self._inputs(batch, device)
         with autocast(self.precision, device):
             generation: Generation = model.generate(
                 inputs, graph_source=self.graph_source, box_source=self.box_source, beam_size=self.beam_size,
-                max_tokens=self.max_tokens, with_region_attention=True, excluded_ids=self._excluded_ids(),
+                max_tokens=self.max_tokens, with_region_attention=True, excluded_ids=self.excluded_ids,
             )
+        check_finite(batch.study_ids, generation.scores, *generation.encoded.predictions)
         predictions = self._predictions(inputs, generation.encoded, model.graph)
         tokenizer = self.vocabularies.tokenizer
         abnormal_slots = self.vocabularies.attributes.abnormal_slots().numpy()
         return [
             StudyRecord(
                 study_id=study_id,
-                reference=reference,
-                scored_reference=self.apply_protocol(reference),
                 annotation=annotation,
-                generated=tokenizer.decode(token_ids),
+                **text_fields(
+                    reference, self.apply_protocol(reference), tokenizer.decode(token_ids), sentences,
+                    tokenizer.marks_sections,
+                ),
                 log_probability=log_probability,
                 prediction=prediction,
-                sentences=sentences,
                 abnormal_slots=abnormal_slots,
+                prior_shown=prior_shown,
             )
-            for study_id, reference, annotation, token_ids, log_probability, prediction, sentences in zip(
+            for study_id, reference, annotation, token_ids, log_probability, prediction, sentences, prior_shown in zip(
                 batch.study_ids, batch.references, annotations_from_batch(batch), generation.token_ids.tolist(),
-                generation.scores.tolist(), predictions, self._sentences(generation, predictions), strict=True,
+                generation.scores.tolist(), predictions, self._sentences(generation, predictions),
+                _priors_shown(model, inputs), strict=True,
             )
         ]
 
@@ -227,6 +247,11 @@ class Evaluator:
             tensors |= {
                 "observation_probabilities": probabilities, "observations": probabilities > OBSERVATION_THRESHOLD,
             }
+        if encoded.change_logits is not None:
+            likeliest = encoded.change_logits.float().argmax(-1)
+            tensors |= {"change": likeliest.masked_fill(~encoded.change_regions, -1)}
+            if encoded.graph is not None:
+                tensors |= {"stated_change": encoded.graph.changes}
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         return [
             Prediction(**{name: array[study] for name, array in arrays.items()}) for study in range(len(inputs.images))
@@ -250,21 +275,38 @@ def evaluation_of(
 ) -> Evaluation:
     """Score the `records` that an evaluator generated with `model`; arguments as in `score_records`."""
     results = score_records(records, meteor, resamples, workers=workers, parser=parser)
+    sections = score_sections(records, meteor, resamples, workers, parser)
     tuned = model.graph is not None and model.graph.tuned_thresholds
-    return Evaluation(**vars(results), records=records, tuned_thresholds=tuned)
+    return Evaluation(**vars(results), records=records, tuned_thresholds=tuned, sections=sections)
+
+
+def check_finite(study_ids: Sequence[str], *outputs: Tensor | None) -> None:
+    """Raise UserError, naming the first study, if one of the `outputs` of a model, [B, ...], is NaN or infinite.
+
+    Beam search gives NaN log-probabilities the score of no report, minus infinity.
+    """
+    for output in outputs:
+        if output is not None and not output.isfinite().all():
+            study = int((~output.isfinite()).nonzero()[0, 0])
+            raise UserError(
+                f"The model gives numbers that are not finite for study {study_ids[study]}: its weights are damaged, "
+                "or its training diverged; use another checkpoint"
+            )
+
+
+def _priors_shown(model: nn.Module, inputs: ModelInputs) -> list[bool]:
+    """Whether the model sees the previous study, of every study of a batch."""
+    context = getattr(model, "context", None)
+    if context is None or not context.reads_prior or inputs.context is None or inputs.context.has_prior is None:
+        return [False] * len(inputs.images)
+    return inputs.context.has_prior.tolist()
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for all submodules, without gradients; restores the mode of each submodule on exit."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), torch.inference_mode():
+        yield
 
 
 def progress(batches: Iterable[Item], title: str) -> Iterator[Item]:

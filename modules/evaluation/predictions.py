@@ -14,6 +14,7 @@ from data.errors import UserError, cannot_read, wrong_format
 from data.ontology import observation_names
 from data.text.label_tables import LabelTable, parse_named_labels, read_label_table
 from modules.evaluation.formats.reading import FormatOptions, add_format_options, read_reports
+from modules.evaluation.formats.sections import REPORT
 
 _TEXT_COLUMNS = ("reference", "generated")
 _COLUMNS = ("id", *_TEXT_COLUMNS)
@@ -30,6 +31,7 @@ class Predictions:
     studies            [reports] int, the study of each report, numbered from 0; None if no column names it
     evaluation         content of metrics.json beside predictions.jsonl; empty if absent
     taken              what the ids and texts were taken from, in words; empty for our own predictions.jsonl
+    section            the section that its texts were cut to; "report" for complete reports
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Predictions:
     studies: NDArray | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
     taken: str = ""
+    section: str = REPORT
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,8 +102,8 @@ def read_predictions(
     Raises UserError if the file cannot be read, lacks a column, has no reports, has an empty or repeated id, an empty
     study, a report that is not text, or labels that are not labels.
     """
-    path = predictions_path(path)
-    read = read_reports(path, options or FormatOptions())
+    path, options = predictions_path(path), options or FormatOptions()
+    read = read_reports(path, options)
     rows = [row for row in read.rows if not _has_no_report(row)]
     if not rows:
         raise UserError(f"{path} has no generated reports: write the predictions again")
@@ -127,6 +130,7 @@ def read_predictions(
         studies=studies,
         evaluation=_read_metrics_beside(path),
         taken=read.taken if scored_references is None else "",
+        section=options.section,
     )
 
 
@@ -183,6 +187,6 @@ def _read_metrics_beside(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise cannot_read(metrics, error, "run main_test.py again") from error
     return content if isinstance(content, dict) else {}

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import cannot_write
+from data.ontology import CHANGES
+from data.storage.atomic_files import private_temporary
 from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
 from modules.evaluation.records import StudyRecord
@@ -61,15 +63,12 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
 
 def write_bytes_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write `chunks` to `path` as `write_atomically` does."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(chunks)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with private_temporary(path) as file:
+            file.writelines(chunks)
+            file.flush()
+            Path(file.name).replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -94,12 +93,16 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
     id                study
     reference         complete cleaned reference report
     scored_reference  the reference as the protocol cuts it
-    generated         generated report; it and the references are null for a study without a report
+    generated         generated report; it and the references are null for a study without a report. Of a report in
+                      sections, these texts have those of the reference, joined
+    sections          {section: {reference, scored_reference, generated}} of a report in sections, where the references
+                      are null if the study lacks the section; absent if reports have none
     score             summed log-probability / number of generated tokens; null if no model wrote it
     sentences         of the generated report, in order: [{text, regions: {name: share}, confidence}], where share is
-                      that of its attention to the region's sub-graph, if at least 0.01
+                      that of its attention to the region's sub-graph, if at least 0.01; with its section, if any
     regions           all regions: {name: {box: [x1, y1, x2, y2] in 0..1, probability, visible_probability, selected}},
                       where probability is that the report mentions the region; null for what the model does not predict
+    changes           {region: change since the previous study} that the report was given; only of a model that reads it
     attributes        {region: {attribute: probability}}, predicted for the regions of the graph: the selected ones, or
                       with an oracle graph the annotated ones
     observations      {name: probability}; empty without an observation head
@@ -121,6 +124,7 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
         "reference": record.reference if record.has_report else None,
         "scored_reference": record.scored_reference if record.has_report else None,
         "generated": record.generated if record.has_report else None,
+        **({"sections": {name: vars(texts) for name, texts in record.sections.items()}} if record.sections else {}),
         "score": score if score is not None and math.isfinite(score) else None,
         "sentences": [_sentence_entry(sentence, names) for sentence in record.sentences],
         "regions": {
@@ -132,6 +136,7 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
             }
             for region, name in enumerate(names)
         },
+        **({} if prediction.stated_change is None else {"changes": named_changes(prediction.stated_change, names)}),
         "attributes": attributes,
         "observations": observations,
         "labels": {
@@ -140,6 +145,11 @@ def prediction_entry(record: StudyRecord, vocabularies: Vocabularies) -> dict[st
             if record.annotation.observations_known[position]
         },
     }
+
+
+def named_changes(changes: NDArray, regions: Sequence[str]) -> dict[str, str]:
+    """Return region -> its change, without the regions that have none; changes [R]."""
+    return {regions[region]: CHANGES[changes[region]] for region in np.flatnonzero(changes >= 0)}
 
 
 def predicted_attributes(record: StudyRecord, vocabularies: Vocabularies) -> list[tuple[int, str, float]]:
@@ -162,6 +172,7 @@ def _sentence_entry(sentence: GeneratedSentence, names: Sequence[str]) -> dict[s
             for region in np.flatnonzero(sentence.regions >= MIN_SHARE)
         },
         "confidence": round(sentence.confidence, 6),
+        **({"section": sentence.section} if sentence.section else {}),
     }
 
 

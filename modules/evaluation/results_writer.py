@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.dataset import StudyDataset
 from data.errors import UserError, reason
+from data.sections.marked_text import FINDINGS
 from data.vocabulary import AttributeVocabulary
 from models.outputs import GraphSource
 from modules.config import Config
@@ -20,14 +21,17 @@ from modules.evaluation.pages.report_page import Curves, choose_studies, write_r
 from modules.evaluation.pages.study_panel import Case
 from modules.evaluation.records import Evaluation, StudyRecord
 from modules.evaluation.results import result_path, write_metrics, write_predictions
+from modules.evaluation.sections.scores import section_records
 from modules.evaluation.text_protocol import FULL_APPLIED, describe_intervals, describe_r2gen
 
 
 def build_metrics(
     evaluator: Evaluator, evaluation: Evaluation, baselines: Mapping[str, ScoreResults], config: Config, split: str,
-    checkpoint: Path, dataset_root: Path,
+    checkpoint: Path, dataset_root: Path, section_baselines: Mapping[str, Mapping[str, ScoreResults]] | None = None,
 ) -> dict[str, Any]:
     """Return the content of metrics.json: settings, scores, and those of the `baselines` by name.
+
+    section_baselines   those of each section, by name of the baseline
 
     docs/evaluation.md describes the keys.
     """
@@ -37,8 +41,10 @@ def build_metrics(
         "graph_in": config.model.graph_in,
         "annotated_graphs": sum(bool(record.annotation.graph_known) for record in evaluation.records),
         "box_source": evaluator.box_source.value,
+        **_describe_context(evaluator, config),
         "thresholds": "tuned" if evaluation.tuned_thresholds else "default",
         "protocol": evaluator.protocol,
+        "cleaning": config.data.cleaning,
         "list": list_name(dataset_root),
         "applied": _describe_steps(evaluator, evaluation, config),
         "beam_size": evaluator.beam_size,
@@ -50,6 +56,7 @@ def build_metrics(
         "skipped": {study.study_id: study.reason for study in evaluator.skipped},
         "checkpoint": str(checkpoint),
         "dataset": dataset_name(dataset_root),
+        **_describe_sections(evaluation, section_baselines, config),
         "scores": evaluation.scores,
         "higher_is_better": {name: higher_is_better(name) for name in evaluation.scores},
         "absent": evaluation.absent,
@@ -62,35 +69,96 @@ def build_metrics(
     }
 
 
+def _describe_sections(
+    evaluation: Evaluation, baselines: Mapping[str, Mapping[str, ScoreResults]] | None, config: Config
+) -> dict[str, Any]:
+    """Return what the model writes, if that is not the findings, and the scores of each section by itself."""
+    if config.data.sections == FINDINGS:
+        return {}
+    described: dict[str, Any] = {"writes": config.data.sections}
+    if evaluation.sections:
+        described["sections"] = {
+            section: {
+                "reports": sum(record.has_report for record in section_records(evaluation.records, section)),
+                "scores": results.scores, "absent": results.absent, "intervals": results.intervals,
+                "tables": results.tables,
+                "baselines": {name: by_section[section].scores for name, by_section in (baselines or {}).items()},
+            }
+            for section, results in evaluation.sections.items()
+        }
+    return described
+
+
+def _describe_context(evaluator: Evaluator, config: Config) -> dict[str, Any]:
+    """Return `context` of metrics.json: what the model reads beside the images, and what was shown of it."""
+    model = config.model
+    if not model.context:
+        return {}
+    reads = [*model.context, *(["prior report"] if model.prior_report else [])]
+    return {"context": {"reads": reads, "shown": evaluator.context.value}}
+
+
 def compare_graph_sources(
     by_source: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, NDArray]]
 ) -> dict[str, dict[str, Any]]:
     """Return `graph_sources` of metrics.json: the scores of each graph source and their difference to the first one's.
 
-    by_source   graph source -> its metrics.json
-    resampled   graph source -> its scores in the resamples (`ScoreResults.resampled`), the same for all sources
+    Arguments as in `compare_scores`.
+    """
+    return {
+        source: {
+            "box_source": by_source[source]["box_source"],
+            "annotated_graphs": by_source[source]["annotated_graphs"],
+            **compared,
+        }
+        for source, compared in compare_scores(by_source, resampled).items()
+    }
+
+
+def compare_scores(
+    by_name: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, NDArray]]
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of each evaluation of the same studies, their difference to the first one's, and its interval.
+
+    by_name     name of the evaluation -> its metrics.json
+    resampled   name -> its scores in the resamples (`ScoreResults.resampled`), the same for all
 
     A difference is None if either score is absent; its interval, if either has none.
     """
-    first, first_resampled = next(iter(by_source.values()))["scores"], next(iter(resampled.values()))
+    first, first_resampled = next(iter(by_name.values()))["scores"], next(iter(resampled.values()))
 
     def interval(values: Mapping[str, NDArray], name: str) -> Interval | None:
         both = name in values and name in first_resampled
         return percentile_interval(values[name] - first_resampled[name]) if both else None
 
     return {
-        source: {
-            "box_source": metrics["box_source"],
-            "annotated_graphs": metrics["annotated_graphs"],
+        compared: {
             "scores": metrics["scores"],
             "difference": {
                 name: None if value is None or first[name] is None else value - first[name]
                 for name, value in metrics["scores"].items()
             },
-            "interval": {name: interval(resampled[source], name) for name in metrics["scores"]},
+            "interval": {name: interval(resampled[compared], name) for name in metrics["scores"]},
         }
-        for source, metrics in by_source.items()
+        for compared, metrics in by_name.items()
     }
+
+
+def add_section_comparisons(
+    key: str, by_name: Mapping[str, Mapping[str, Any]], evaluations: Sequence[Evaluation]
+) -> None:
+    """Add the comparison `key` to each of the `sections` of the first metrics.json, if the model writes sections.
+
+    by_name   name of the evaluation -> its metrics.json, in the order of `evaluations`, all of the same studies
+    """
+    for section, scored in next(iter(by_name.values())).get("sections", {}).items():
+        scored[key] = compare_scores(
+            {name: metrics["sections"][section] for name, metrics in by_name.items()},
+            {
+                name: evaluation.sections[section].resampled
+                for name, evaluation in zip(by_name, evaluations, strict=True)
+            },
+        )
 
 
 def write_results(
@@ -101,8 +169,8 @@ def write_results(
 
     The page comes last, and a page that cannot be written gives a warning only: the results do not depend on it.
 
-    With several graph sources, `graph_sources` is added to the metrics of the first one, whose files then have the
-    plain names.
+    With several graph sources, `graph_sources` is added to the metrics of the first one, and to those of each of its
+    sections; its files then have the plain names.
 
     by_source     graph source -> its metrics.json, in the order of `evaluations`
     read_curves   reads those of the training run (`run_log.read_curves`), shown on the page
@@ -112,6 +180,7 @@ def write_results(
     if others:
         resampled = {source: each.resampled for source, each in zip(by_source, evaluations, strict=True)}
         by_source[first]["graph_sources"] = compare_graph_sources(by_source, resampled)
+        add_section_comparisons("graph_sources", by_source, evaluations)
         default_source = GraphSource(first)
 
     def path_of(name: str, source: str) -> Path:
@@ -127,8 +196,9 @@ def write_results(
         cases = _choose_cases(evaluations[0], dataset, by_source[first]["skipped"])
         write_report_page(page, by_source[first], cases, dataset.vocabularies, read_curves())
         paths.append(page)
-    except (UserError, OSError) as error:
-        print(f"Warning: {page} was not written. {error}", file=sys.stderr)
+    except Exception as error:  # whatever is odd in a log, an image or a text: the results above are written
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason(error)}"
+        print(f"Warning: {page} was not written. {why}", file=sys.stderr)
     return paths
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data.sections.marked_text import BOTH, IMPRESSION
 from models.outputs import GraphSource
+from modules.evaluation.metrics.text_scores import TEXT_GROUPS, TEXT_NAMES
 from modules.evaluation.scoring import SCORE_GROUPS, SCORE_NAMES
 
 # Baselines as tables name them: name in metrics.json -> title.
@@ -11,39 +13,70 @@ BASELINE_TITLES = {
     "blind": "image-blind", "most_frequent_report": "most frequent", "random_report": "random",
     "nearest_image": "nearest image",
 }
+# What models write, if not the findings alone: `data.sections` -> words.
+WRITTEN = {IMPRESSION: "impressions", BOTH: "findings and impressions"}
 
 
 def format_score_table(metrics: Mapping[str, Any]) -> str:
     """The scores of metrics.json with their intervals, beside those of the baselines, then why scores are absent."""
-    baselines = metrics["baselines"]
+    return "\n".join([format_heading(metrics), "", *_score_lines(metrics, SCORE_GROUPS)])
+
+
+def format_section_table(metrics: Mapping[str, Any], section: str) -> str:
+    """The scores of one of the `sections` of metrics.json, as `format_score_table` has those of complete reports."""
+    scored = metrics["sections"][section]
+    heading = f"The {section} alone, over the {scored['reports']} studies that have it"
+    return "\n".join([heading, "", *_score_lines(scored, TEXT_GROUPS)])
+
+
+def _score_lines(scored: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """The scores of `groups` beside those of the baselines, and why scores are absent."""
+    baselines = scored["baselines"]
     rows = [["score", "model", "95 % interval", *(BASELINE_TITLES.get(name, name) for name in baselines)]]
-    for title, names in SCORE_GROUPS.items():
+    for title, names in groups.items():
         rows.append([f"-- {title}"])
         rows += [
             [
-                name, format_score(metrics["scores"].get(name)), format_interval(metrics["intervals"].get(name)),
+                name, format_score(scored["scores"].get(name)), format_interval(scored["intervals"].get(name)),
                 *(format_score(scores.get(name)) for scores in baselines.values()),
             ]
             for name in names
         ]
-    absent = [f"  {name} is absent: {reason}" for name, reason in metrics["absent"].items()]
-    return "\n".join([format_heading(metrics), "", *_align_columns(rows), *absent])
+    return [*_align_columns(rows), *(f"  {name} is absent: {reason}" for name, reason in scored["absent"].items())]
 
 
 def format_graph_table(metrics: Mapping[str, Any]) -> str:
     """The `graph_sources` of metrics.json as text, with columns for each graph source."""
-    first, *others = metrics["graph_sources"]
-    rows = [["score", first, *(column for source in others for column in (source, "difference", "95 % interval"))]]
-    for name in SCORE_NAMES:
-        row = [name, format_score(metrics["scores"][name])]
-        for source in others:
-            compared = metrics["graph_sources"][source]
+    described, lines = describe_graph_sources(metrics), _comparison_lines(metrics, "graph_sources")
+    return "\n".join(["Effect of the scene graph", *described, *lines])
+
+
+def format_context_table(metrics: Mapping[str, Any]) -> str:
+    """The `contexts` of metrics.json as text, with columns for each part of the context that was shown."""
+    return "\n".join(["Effect of the context", *_comparison_lines(metrics, "contexts")])
+
+
+def _comparison_lines(metrics: Mapping[str, Any], key: str) -> list[str]:
+    """The comparison `key` of several evaluations of the same studies: of complete reports, then of each section."""
+    lines = ["", *_difference_lines(metrics[key], SCORE_NAMES)]
+    for section, scored in metrics.get("sections", {}).items():
+        lines += ["", f"The {section} alone", "", *_difference_lines(scored[key], TEXT_NAMES)]
+    return lines
+
+
+def _difference_lines(compared: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """The scores `names` of several evaluations, and their differences to the first one's."""
+    first, *others = compared
+    rows = [["score", first, *(column for name in others for column in (name, "difference", "95 % interval"))]]
+    for score in names:
+        row = [score, format_score(compared[first]["scores"][score])]
+        for name in others:
             row += [
-                format_score(compared["scores"][name]), format_difference(compared["difference"][name]),
-                format_interval(compared["interval"][name]),
+                format_score(compared[name]["scores"][score]), format_difference(compared[name]["difference"][score]),
+                format_interval(compared[name]["interval"][score]),
             ]
         rows.append(row)
-    return "\n".join(["Effect of the scene graph", *describe_graph_sources(metrics), "", *_align_columns(rows)])
+    return _align_columns(rows)
 
 
 def describe_graph_sources(metrics: Mapping[str, Any]) -> list[str]:
@@ -61,9 +94,13 @@ def format_heading(metrics: Mapping[str, Any]) -> str:
     listed = f" (list {metrics['list']})" if metrics.get("list") else ""  # older metrics.json have none
     thresholds = ", tuned thresholds" if metrics.get("thresholds") == "tuned" else ""
     without_graph = " (of a model without graph)" if metrics["graph_in"] == "none" else ""
+    context = ""
+    if "context" in metrics:
+        context = f", context {metrics['context']['shown']} of {' and '.join(metrics['context']['reads'])}"
+    writes = f", {WRITTEN[metrics['writes']]}" if "writes" in metrics else ""
     return (
         f"{metrics['dataset']}{listed}, split {metrics['split']}, {metrics['studies']} studies; "
-        f"graph {metrics['graph_source']}{without_graph}, boxes {metrics['box_source']}{thresholds}, "
+        f"graph {metrics['graph_source']}{without_graph}{context}{writes}, boxes {metrics['box_source']}{thresholds}, "
         f"beam {metrics['beam_size']}, protocol {metrics['protocol']}, seed {metrics['seed']}"
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.ontology import Anatomy, observation_names
-from data.worker_pool import available_cores, ordered_map
-from modules.evaluation.metrics import calibration, clinical, graph, selective
+from data.processes.worker_pool import available_cores, ordered_map
+from modules.evaluation.metrics import calibration, changes, clinical, graph, selective
 from modules.evaluation.metrics.calibration import calibration_scores, decision_table
 from modules.evaluation.metrics.claims import is_wrong
 from modules.evaluation.metrics.labelers import RuleLabeler, split_into_chunks
@@ -26,6 +26,7 @@ SCORE_GROUPS: dict[str, tuple[str, ...]] = {
     "Scene graph": graph.NAMES,
     "Observations read off the image": clinical.NAMES + clinical.FREQUENT_NAMES,
     "Grounding": graph.GROUNDING_NAMES,
+    "Changes since the previous study": changes.NAMES,
     "Calibration and confidence": calibration.NAMES + selective.NAMES,
 }
 SCORE_NAMES = tuple(name for names in SCORE_GROUPS.values() for name in names)
@@ -124,6 +125,13 @@ def _image_scores(
             np.array([[name in abnormal for name in regions_named] for abnormal in findings]),
         )
 
+    prior_shown = np.array([record.prior_shown for record in records])
+
+    def comparisons() -> ScoreSet:
+        has_report = np.array([record.has_report for record in records])
+        generated_texts = [record.generated for record in records]
+        return changes.comparison_scores(generated_texts, _known_changes(records), prior_shown, has_report)
+
     def region_calibration() -> ScoreSet:
         table = decision_table(*regions, region_known, regions_named)
         return calibration_scores("region", *regions[1:], region_known) | ScoreSet(
@@ -151,6 +159,11 @@ def _image_scores(
         (clinical.NAMES, lambda: clinical.observation_scores(*observations)),
         (clinical.FREQUENT_NAMES, lambda: clinical.frequent_observation_scores(*observations[1:])),
         (graph.GROUNDING_NAMES, grounding),
+        (
+            changes.HEAD_NAMES,
+            lambda: changes.change_scores(predicted("change"), _known_changes(records), prior_shown),
+        ),
+        (changes.REPORT_NAMES, comparisons),
         ((by_region,), region_calibration),
         ((by_attribute,), attribute_calibration),
         ((by_observation,), observation_calibration),
@@ -160,6 +173,14 @@ def _image_scores(
 def _stack_annotations(records: Sequence[StudyRecord], name: str) -> NDArray:
     """The annotation field `name` of all studies, stacked."""
     return np.stack([getattr(record.annotation, name) for record in records])
+
+
+def _known_changes(records: Sequence[StudyRecord]) -> NDArray:
+    """The annotated changes of all studies, [studies, R]; -1 where unknown."""
+    return np.stack([
+        np.full(record.annotation.mentioned.shape, -1) if record.annotation.change is None
+        else record.annotation.change for record in records
+    ])
 
 
 def _stack_predictions(records: Sequence[StudyRecord], name: str) -> NDArray | None:

@@ -3,15 +3,17 @@
 Shapes: T generated tokens, R regions, A attribute slots per region (padded).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.sections.marked_text import FINDINGS, MARKERS
 from data.text.tokenizer import Tokenizer
 
 FULL_STOP = "."
+_SECTION_OF = {marker: section for section, marker in MARKERS.items()}
 
 
 @dataclass
@@ -22,19 +24,21 @@ class GeneratedSentence:
     regions          [R] share of its attention to the sub-graph of each region: sums to 1, or all 0 without a graph
     log_probability  mean over its tokens, including the full stop
     confidence       0..1, see `split_into_sentences`
+    section          of a report in sections; "" otherwise
     """
 
     text: str
     regions: NDArray
     log_probability: float
     confidence: float
+    section: str = ""
 
 
 def split_into_sentences(
     token_ids: NDArray, token_log_probs: NDArray, region_attention: NDArray, certainty: NDArray | None,
     tokenizer: Tokenizer,
 ) -> list[GeneratedSentence]:
-    """Split one generated report into sentences; an empty report has none.
+    """Split one generated report into sentences, without the markers of sections; an empty report has none.
 
     token_ids         [T] int without BOS, as in `models.outputs.Generation`
     token_log_probs   [T]
@@ -44,11 +48,10 @@ def split_into_sentences(
     confidence = exp(mean log-probability of the tokens) * certainty of the region with the largest share. If the
     sentence attends to no sub-graph, the second factor is left out.
     """
-    words = _decode_words(token_ids, tokenizer)
     sentences = []
-    for positions in _sentence_spans([word for _, word in words]):
-        tokens = [words[position][0] for position in positions]
-        text = [words[position][1] for position in positions]
+    for section, words in _sentences_of_words(_decode_words(token_ids, tokenizer), tokenizer.marks_sections):
+        tokens, text = zip(*words, strict=True)
+        tokens = list(tokens)
         # The attention of the full stop says nothing about the words before it.
         content = [token for token, word in zip(tokens, text, strict=True) if word != FULL_STOP] or tokens
         regions = region_attention[content].mean(axis=0)
@@ -56,7 +59,7 @@ def split_into_sentences(
         confidence = float(np.exp(log_probability))
         if certainty is not None and regions.any():
             confidence *= float(certainty[regions.argmax()])
-        sentences.append(GeneratedSentence(" ".join(text), regions, log_probability, confidence))
+        sentences.append(GeneratedSentence(" ".join(text), regions, log_probability, confidence, section))
     return sentences
 
 
@@ -85,10 +88,19 @@ def _decode_words(token_ids: NDArray, tokenizer: Tokenizer) -> list[tuple[int, s
     return words
 
 
-def _sentence_spans(words: list[str]) -> list[range]:
-    """The positions of each sentence; a sentence ends after one or more consecutive full stops."""
-    starts = [
-        position for position, word in enumerate(words)
-        if position == 0 or (words[position - 1] == FULL_STOP and word != FULL_STOP)
-    ]
-    return [range(start, end) for start, end in pairwise([*starts, len(words)])]
+def _sentences_of_words(
+    words: list[tuple[int, str]], in_sections: bool
+) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Yield the section and the words of each sentence, which ends after full stops or at a marker of a section."""
+    section, sentence = FINDINGS if in_sections else "", []
+    for position, word in words:
+        starts_section = word in _SECTION_OF
+        if sentence and (starts_section or (sentence[-1][1] == FULL_STOP and word != FULL_STOP)):
+            yield section, sentence
+            sentence = []
+        if starts_section:
+            section = _SECTION_OF[word]
+        else:
+            sentence.append((position, word))
+    if sentence:
+        yield section, sentence

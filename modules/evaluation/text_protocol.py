@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from data.errors import UserError, wrong_value
 from data.records import read_records
+from data.sections.marked_text import BOTH, FINDINGS, IMPRESSION, SECTION_CHOICES
 from data.text.cleaning import clean
 from data.text.report_tables import read_reports
 from data.text.tokenizer import UNKNOWN_WORD, Tokenizer
+from modules.evaluation.formats.sections import REPORT
 from modules.evaluation.metrics.text.cider import DocumentFrequencies
 from modules.evaluation.predictions import Predictions
 
@@ -34,8 +36,8 @@ class PreparedTexts:
     references         complete cleaned reports: labels and triples are read from them
     scored_references  the references that scores of words compare with
     generated          generated reports, cleaned as the references are
-    training           training reports, cut as the protocol cuts references (complete for predictions.jsonl without
-                       --protocol); None without --training-reports
+    training           training reports, cleaned, and cut as the protocol cuts references (complete for
+                       predictions.jsonl without --protocol); None without --training-reports
     frequencies        CIDEr's document frequencies
     protocol           name of the protocol
     protocol_label     the same as shown beside scores of words; it also says what the protocol could not do
@@ -76,7 +78,8 @@ def add_protocol_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--training-reports", type=Path, metavar="FILE|DIR",
-        help="CSV with columns id and report, or a prepared data set: training reports for <unk>, CIDEr and baselines",
+        help="CSV with columns id and report, or a prepared data set, of which the section is read that is scored: "
+        "training reports for <unk>, CIDEr and baselines",
     )
     parser.add_argument(
         "--min-count", type=int, metavar="N",
@@ -97,9 +100,9 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
     _check_options(options)
     has_scored_references = predictions.scored_references is not None
     cleaning = options.cleaning or ("none" if has_scored_references else "corrected")
-    training = None
+    training, described = None, {}
     if options.training_reports is not None:
-        training = [clean_keeping_unknown(text, cleaning) for text in _read_training_reports(options.training_reports)]
+        training, described = _prepare_training(predictions, options, cleaning)
     references = [clean_keeping_unknown(text, cleaning) for text in predictions.references]
     if options.protocol is None and has_scored_references:
         compared = _as_evaluated(predictions, training)
@@ -123,6 +126,7 @@ def prepare_texts(predictions: Predictions, options: Namespace) -> PreparedTexts
         applied={
             **({"read as": predictions.taken} if predictions.taken else {}),
             "cleaning": "none: texts as they are" if cleaning == "none" else f"both texts by the rules '{cleaning}'",
+            **described,
             **compared.applied,
             "CIDEr's document frequencies": f"of the {frequencies.documents} {frequencies.source}",
         },
@@ -193,12 +197,45 @@ def _as_r2gen(references: list[str], training: list[str] | None, options: Namesp
     )
 
 
-def _read_training_reports(path: Path) -> list[str]:
-    """Raw training reports of a prepared data set or a table. Raises UserError if there are none."""
-    if path.is_dir():
-        reports = [record["report"] for record in read_records(path, "train") if record["report"] is not None]
-    else:
-        reports = [report for _, report in read_reports(path)]
+def _prepare_training(
+    predictions: Predictions, options: Namespace, cleaning: str
+) -> tuple[list[str], dict[str, str]]:
+    """Return the complete cleaned training reports, and what was done to them if it is not what is done to both texts.
+
+    Of a prepared data set, they are the section that is scored, or what the model of the predictions writes. Our own
+    predictions need no cleaning, but their training reports do.
+
+    cleaning   of both texts
+    """
+    rules, described = cleaning, {}
+    if options.cleaning is None and predictions.scored_references is not None:
+        evaluated = predictions.evaluation.get("cleaning")
+        rules = evaluated if evaluated in CLEANINGS else "corrected"  # older metrics.json do not name them
+        described = {"training reports": f"cleaned by the rules '{rules}'"}
+    sections = predictions.section
+    if sections == REPORT:
+        writes = predictions.evaluation.get("writes")
+        sections = writes if writes in SECTION_CHOICES else FINDINGS
+    reports = _read_training_reports(options.training_reports, sections)
+    return [" ".join(clean_keeping_unknown(part, rules) for part in parts) for parts in reports], described
+
+
+def _read_training_reports(path: Path, sections: str) -> list[list[str]]:
+    """Raw training reports, one or several texts each, of a prepared data set or a table.
+
+    sections   of a data set; one of `data.sections.marked_text.SECTION_CHOICES`
+
+    Raises UserError if there are none.
+    """
+    if not path.is_dir():
+        reports = [[report] for _, report in read_reports(path)]
+        if not reports:
+            raise UserError(f"{path} has no training reports: give a file with at least one")
+        return reports
+    keys = {FINDINGS: ("report",), IMPRESSION: ("impression",), BOTH: ("report", "impression")}[sections]
+    texts = ([record.get(key) for key in keys] for record in read_records(path, "train"))
+    reports = [parts for of_study in texts if (parts := [text for text in of_study if text is not None])]
     if not reports:
-        raise UserError(f"{path} has no training reports: give a file with at least one")
+        lacking = " with an impression" if sections == IMPRESSION else ""
+        raise UserError(f"{path} has no training reports{lacking}: give a data set with at least one")
     return reports

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError, wrong_value
-from data.worker_pool import available_cores
+from data.processes.worker_pool import available_cores
 from modules.evaluation.baselines.reports import report_baselines
 from modules.evaluation.metrics.chexbert import load_chexbert
 from modules.evaluation.metrics.comparers import ReportComparer, comparer_scores

@@ -10,10 +10,11 @@ from data.batch import Batch
 from data.dataset import StudyDataset
 from data.mixture.dataset import MixedDataset
 from models.outputs import BoxSource, GraphSource
-from modules.evaluation.baselines.answers import blind_answers, read_references, score_answers
+from modules.evaluation.baselines.answers import answer, blind_answers, read_references
 from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.records import StudyRecord
-from modules.evaluation.scoring import SCORE_NAMES, score_records, scoring_workers
+from modules.evaluation.scoring import SCORE_NAMES, scoring_workers
+from modules.evaluation.sections.scores import SECTION_SCORES, score_validation
 from modules.runtime import wait_for_rank_zero
 from modules.training.validation import ValidationScores
 
@@ -47,8 +48,9 @@ class SplitValidator:
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """See `Validator`."""
-        return SCORE_NAMES
+        """See `Validator`. A model that writes sections also has the scores of each."""
+        has_sections = self.evaluator.vocabularies.tokenizer.marks_sections
+        return (*SCORE_NAMES, *SECTION_SCORES) if has_sections else SCORE_NAMES
 
     def validate(
         self, model: nn.Module, loader: Iterable[Batch], device: torch.device, names: Collection[str],
@@ -60,17 +62,17 @@ class SplitValidator:
 
     def _score(self, records: Sequence[StudyRecord], names: Collection[str], meteor: bool) -> ValidationScores:
         workers = scoring_workers(len(records))
-        results = score_records(records, meteor, 0, names, workers)
+        scores, absent = score_validation(records, meteor, names, workers)
         if self._blind is None:
             self._blind = self._score_blind(records, names, meteor)
         groups: dict[str, list[StudyRecord]] = {}
         for record in records:
             groups.setdefault(record.data_set, []).append(record)
         by_data_set = {
-            name: results.scores if len(groups) == 1 else score_records(group, meteor, 0, names, workers).scores
+            name: scores if len(groups) == 1 else score_validation(group, meteor, names, workers)[0]
             for name, group in groups.items()
         }
-        return ValidationScores(results.scores, results.absent, self._blind, by_data_set)
+        return ValidationScores(scores, absent, self._blind, by_data_set)
 
     def _score_blind(
         self, records: Sequence[StudyRecord], names: Collection[str], meteor: bool
@@ -81,7 +83,7 @@ class SplitValidator:
         _, references = read_references(self.training, indices, workers)
         answers = blind_answers(
             [self.evaluator.apply_protocol(reference) for reference in references],
-            [record.scored_reference for record in records if record.has_report],
+            [record.marked_reference for record in records if record.has_report],
             self.training, indices, len(records), workers,
         )
-        return score_answers(answers, records, meteor, 0, names, scoring_workers(len(records))).scores
+        return score_validation(answer(records, answers), meteor, names, scoring_workers(len(records)))[0]

@@ -121,7 +121,7 @@ def read_metrics(checkpoint: Checkpoint) -> dict[str, Any] | None:
             try:
                 metrics = json.loads(path.read_text(encoding="utf-8"))
                 tested = Path(metrics["checkpoint"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise damaged(path, reason(error), "run main_test.py again, or delete it") from error
             return metrics if folder == directory or tested.name == directory.name else None
     return None

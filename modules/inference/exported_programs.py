@@ -13,10 +13,11 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from data.errors import UserError
+from models.family.shared_memory import BoundMemory
 from models.graph_attention import GraphMemory
 from models.layers.masking import AttentionMask
 from models.outputs import BoxSource, GraphSource, ModelInputs
-from models.report_decoder import DecoderState, ReportDecoder
+from models.report_decoder import DecoderState
 from models.sgrrg import SGRRG
 from models.token_cache import TokenCache
 from modules.builders import box_source_of_new_images, load_model
@@ -66,16 +67,26 @@ class ExportedDecoderStep(nn.Module):
     """token_ids [B * beams], position, state -> logits [B * beams, W] of the next token, and the next state.
 
     position: of the tokens in the report, 0 for BOS. The beams of a study are consecutive rows. If a beam continues
-    another hypothesis, copy that one's row of `seen` [B, beams, L]. B must be at least 2, since PyTorch specialises
-    programs on a batch of one: pass a single study twice.
+    another hypothesis, copy that one's row of `seen` [B, beams, L], and of `report_memory` [B, beams, slots, D] if
+    there is one. B must be at least 2, since PyTorch specialises programs on a batch of one: pass a single study twice.
     """
 
-    def __init__(self, decoder: ReportDecoder):
+    def __init__(self, model: SGRRG):
         super().__init__()
-        self.decoder = decoder
+        self.decoder = model.decoder
+        self.shared_memory = model.shared_memory
+        if self.shared_memory is not None:  # its keys and values are the same for all studies
+            with torch.no_grad():
+                keys, values = self.shared_memory.project()
+            self.register_buffer("shared_keys", keys)
+            self.register_buffer("shared_values", values)
 
     def forward(self, token_ids: Tensor, position: int, state: State) -> tuple[Tensor, State]:
         copied = _state_from_dict(state, position)
+        if self.shared_memory is not None:
+            copied.shared_memory = BoundMemory(
+                self.shared_memory, self.shared_keys, self.shared_values, state.get("shared_rows")
+            )
         return self.decoder.step(token_ids, copied), _state_to_dict(copied)
 
 
@@ -91,6 +102,10 @@ def _state_to_dict(state: DecoderState) -> State:
     }
     if state.graph_memories is not None:
         fields["graph_memories"] = [_graph_memory_to_dict(memory) for memory in state.graph_memories]
+    if state.report_memory is not None:
+        fields["report_memory"] = state.report_memory
+    if state.shared_memory is not None and state.shared_memory.allowed is not None:
+        fields["shared_rows"] = state.shared_memory.allowed
     return fields
 
 
@@ -118,7 +133,8 @@ def _state_from_dict(fields: State, position: int) -> DecoderState:
         memories = [_graph_memory_from_dict(memory) for memory in memories]
     memory_mask = AttentionMask.of(fields["memory_mask"], fields["memory_keys"][0].dtype)
     return DecoderState(
-        tokens, fields["memory_keys"], fields["memory_values"], memory_mask, graph_memories=memories
+        tokens, fields["memory_keys"], fields["memory_values"], memory_mask, graph_memories=memories,
+        report_memory=fields.get("report_memory"),
     )
 
 
@@ -132,7 +148,7 @@ def export_programs(folder: Path, checkpoint: Checkpoint) -> dict[str, float]:
     box_source = box_source_of_new_images(model, config)
     beams, longest = config.eval.beam_size, config.data.max_tokens - 1
     # One slot more than the longest report needs, since PyTorch would specialise the program on the last one.
-    encoder, step = ExportedEncoder(model, box_source, beams, longest + 1), ExportedDecoderStep(model.decoder)
+    encoder, step = ExportedEncoder(model, box_source, beams, longest + 1), ExportedDecoderStep(model)
     with inference(model):
         images = random_inputs(config, _TRACED_STUDIES)
         state = encoder(*images)["state"]

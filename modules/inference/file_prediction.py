@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import UserError, cannot_read, readable
 from data.images.network_image import read_image
-from modules.evaluation.display import format_report
+from modules.evaluation.display import format_report, format_sections
 from modules.inference.graph_edits import GraphEdits
 from modules.inference.prediction import Prediction
 from modules.inference.prediction_files import OVERLAY_SIDE, file_stem, write_prediction
@@ -59,7 +59,7 @@ def predict_files(predictor: Predictor, studies: Sequence[Study], edits: GraphEd
     failed: list[str] = []
     taken: set[str] = set()
     for study, prediction in _predict_in_batches(predictor, studies, edits, failed):
-        print(f"\n{prediction.name}\n{format_report(prediction.report)}")
+        print(f"\n{prediction.name}\n{format_sections(prediction.sections) or format_report(prediction.report)}")
         for warning in prediction.warnings:
             print(f"  warning: {warning}")
         pixels = read_image(study.source, study.name, OVERLAY_SIDE, predictor.window).pixels

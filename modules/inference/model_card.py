@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from data.context.settings import INDICATION, PRIOR
 from data.errors import readable
 from data.vocabulary import Vocabularies
 from modules.checkpoint import Thresholds
@@ -16,6 +17,8 @@ from modules.evaluation.score_tables import format_heading, format_score_table
 _HUB_METRICS = {
     "bleu_1": "bleu", "bleu_2": "bleu", "bleu_3": "bleu", "bleu_4": "bleu", "meteor": "meteor", "rouge_l": "rouge",
 }
+
+_NO_CONTEXT = "These programs read the images alone, as the model does if nothing else is given.\n"
 
 
 def model_card(
@@ -51,7 +54,7 @@ Trained on {data_sets} (seed {config.seed}): {len(vocabularies.tokenizer.words)}
 {len(vocabularies.anatomy.names)} regions with {sum(vocabularies.attributes.sizes)} attributes,
 {len(vocabularies.observations)} observations. Trunk {_code(config.model.patch_encoder.backbone)}, width
 {config.model.width}, images of {config.data.image_size} x {config.data.image_size} pixels, {config.data.views} per
-study.{_describe_thresholds(config, thresholds)}
+study.{_describe_thresholds(config, thresholds)}{_describe_context(config)}
 
 ## Scores
 
@@ -62,7 +65,7 @@ study.{_describe_thresholds(config, thresholds)}
 In a checkout of the SGRRG repository:
 
 ```bash
-python main_predict.py --checkpoint THIS_FOLDER chest.png
+python main_predict.py --checkpoint THIS_FOLDER chest.png{_context_arguments(config)}
 ```
 
 ```python
@@ -73,7 +76,22 @@ print(prediction.report)
 ```
 
 Without the repository, load `encoder.pt2` and `decoder_step.pt2` with `torch.export.load` (import torchvision first).
-"""
+{_NO_CONTEXT if config.model.context else ""}"""
+
+
+def _describe_context(config: Config) -> str:
+    """The sentence on what the model reads beside the images; nothing if that is nothing."""
+    names = {INDICATION: "the indication", PRIOR: "the previous image"}
+    parts = [name for part, name in names.items() if part in config.model.context]
+    parts += ["the previous report"] if config.model.prior_report else []
+    return f"\n\nIt also reads {' and '.join(parts)} of a study, as far as they are given." if parts else ""
+
+
+def _context_arguments(config: Config) -> str:
+    """The options of main_predict.py for what the model reads beside the images."""
+    options = {INDICATION: ' --indication "Fever."', PRIOR: " --prior earlier.png"}
+    given = "".join(option for part, option in options.items() if part in config.model.context)
+    return given + (" --prior-report earlier.txt" if config.model.prior_report else "")
 
 
 def _describe_thresholds(config: Config, thresholds: Thresholds | None) -> str:

@@ -1,6 +1,6 @@
 """What a model predicts for one study."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.inference.graph_edits import Box
 
@@ -11,12 +11,16 @@ class PredictedSentence:
 
     regions     region -> its share of the attention of the sentence's tokens, descending; the shares add up to 1, and
                 there are none without a graph
+    changes     region -> the change since the previous study that the sentence states; only with a previous study
     confidence  0..1, from the tokens and from the sub-graph they attend to (`modules/evaluation/sentences.py`)
+    section     findings or impression, of a model that writes both; "" otherwise
     """
 
     text: str
     regions: dict[str, float]
     confidence: float
+    changes: dict[str, str] = field(default_factory=dict)
+    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class PredictedRegion:
     abnormal             whether one of its attributes is abnormal
     attributes           attribute -> probability for those in the graph, descending; empty if not selected
     other_attributes     the remaining attributes of a visible region, likewise
+    change               since the previous study, as the report was given it; None without one
+    prior_box            xyxy in 0..1 of the previous image; None without one
     """
 
     name: str
@@ -40,6 +46,8 @@ class PredictedRegion:
     abnormal: bool
     attributes: dict[str, float]
     other_attributes: dict[str, float]
+    change: str | None = None
+    prior_box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -60,3 +68,12 @@ class Prediction:
     observations: dict[str, float]
     image_size: tuple[int, int]
     warnings: list[str]
+
+    @property
+    def sections(self) -> dict[str, str]:
+        """The text of each section, in order; empty for a model that writes one section only."""
+        texts: dict[str, list[str]] = {}
+        for sentence in self.sentences:
+            if sentence.section:
+                texts.setdefault(sentence.section, []).append(sentence.text)
+        return {section: " ".join(sentences) for section, sentences in texts.items()}

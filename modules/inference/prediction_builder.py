@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.ontology import CHANGES, combine_changes
+from data.sections.marked_text import plain_text
 from data.text.report_graph import read_report
 from data.vocabulary import Vocabularies, is_abnormal
 from models.outputs import BoxSource, Generation
@@ -36,7 +38,8 @@ class _GenerationArrays:
 
     token_ids, token_log_probs [B, T]; attention [B, T, R], zeros without a graph; observations [B, K] or None;
     selected [B, R], None without a graph. Only with a graph: visible, probabilities, visible_probabilities [B, R],
-    boxes [B, R, 4] in 0..1, attributes, attribute_probabilities [B, R, A].
+    boxes [B, R, 4] in 0..1, attributes, attribute_probabilities [B, R, A], changes [B, R]; prior_boxes [B, R, 4], None
+    without priors.
     """
 
     def __init__(self, generation: Generation, box_source: BoxSource, regions: int):
@@ -53,6 +56,8 @@ class _GenerationArrays:
             self.visible = encoded.attribute_regions.cpu().numpy()
             self.boxes = encoded.graph.boxes.float().cpu().numpy()
             self.attributes = encoded.graph.attributes.cpu().numpy()
+            self.changes = encoded.graph.changes.cpu().numpy()
+            self.prior_boxes = None if encoded.prior_boxes is None else encoded.prior_boxes.float().cpu().numpy()
             self.probabilities = _probabilities(encoded.region_logits)
             self.attribute_probabilities = _probabilities(encoded.attribute_logits)
             # With atlas boxes, every region counts as visible in every image.
@@ -70,18 +75,19 @@ class _GenerationArrays:
 def _build_prediction(
     study: ReadStudy, edit: GraphEdits | None, arrays: _GenerationArrays, row: int, vocabularies: Vocabularies
 ) -> Prediction:
-    warnings = list(study.warnings)
+    has_prior = study.context is not None and bool(study.context.has_prior)
+    warnings = [*study.warnings, *(study.prior_warnings if has_prior else ())]
     if edit is not None and not study.frontal:
         warnings.append("without a frontal view there is no graph to edit")
-    report = vocabularies.tokenizer.decode(arrays.token_ids[row])
-    sentences = _build_sentences(arrays, row, vocabularies)
+    report = plain_text(vocabularies.tokenizer.decode(arrays.token_ids[row]))
+    sentences = _build_sentences(arrays, row, vocabularies, with_changes=has_prior)
     if edit is not None and edit.only is not None:
         sentences = [sentence for sentence in sentences if _names_one_of(sentence.text, edit.only)]
         report = " ".join(sentence.text for sentence in sentences)
         if not sentences:
             warnings.append(f"the model writes nothing about {', '.join(sorted(edit.only))}")
     regions = [] if arrays.selected is None else [
-        _build_region(region, study.image_size, arrays, row, vocabularies)
+        _build_region(region, study.image_size, arrays, row, vocabularies, has_prior)
         for region in range(len(vocabularies.anatomy.names))
     ]
     observations = {} if arrays.observations is None else {
@@ -90,7 +96,9 @@ def _build_prediction(
     return Prediction(study.name, report, sentences, regions, observations, study.image_size, warnings)
 
 
-def _build_sentences(arrays: _GenerationArrays, row: int, vocabularies: Vocabularies) -> list[PredictedSentence]:
+def _build_sentences(
+    arrays: _GenerationArrays, row: int, vocabularies: Vocabularies, with_changes: bool
+) -> list[PredictedSentence]:
     names = vocabularies.anatomy.names
     generated = split_into_sentences(
         arrays.token_ids[row], arrays.token_log_probs[row], arrays.attention[row],
@@ -99,12 +107,27 @@ def _build_sentences(arrays: _GenerationArrays, row: int, vocabularies: Vocabula
     sentences = []
     for sentence in generated:
         shares = {names[region]: _rounded(sentence.regions[region]) for region in sentence.regions.nonzero()[0]}
-        sentences.append(PredictedSentence(sentence.text, _descending(shares), _rounded(sentence.confidence)))
+        changes = _stated_changes(sentence.text, names) if with_changes else {}
+        sentences.append(
+            PredictedSentence(
+                sentence.text, _descending(shares), _rounded(sentence.confidence), changes, sentence.section
+            )
+        )
     return sentences
 
 
+def _stated_changes(sentence: str, regions: Sequence[str]) -> dict[str, str]:
+    """Region -> the change that a sentence states, where it states only one."""
+    stated = {
+        region: combine_changes(change for part in read_report(sentence) for change in part.changes_of(region))
+        for region in regions
+    }
+    return {region: change for region, change in stated.items() if change is not None}
+
+
 def _build_region(
-    region: int, image_size: tuple[int, int], arrays: _GenerationArrays, row: int, vocabularies: Vocabularies
+    region: int, image_size: tuple[int, int], arrays: _GenerationArrays, row: int, vocabularies: Vocabularies,
+    has_prior: bool,
 ) -> PredictedRegion:
     width, height = image_size
     box = None
@@ -125,6 +148,11 @@ def _build_region(
         abnormal=any(is_abnormal(attribute) for attribute in in_graph),
         attributes=_descending(in_graph),
         other_attributes=_descending(others),
+        change=CHANGES[arrays.changes[row, region]] if arrays.changes[row, region] >= 0 else None,
+        prior_box=(
+            tuple(round(float(corner), 4) for corner in arrays.prior_boxes[row, region])
+            if has_prior and arrays.prior_boxes is not None else None
+        ),
     )
 
 

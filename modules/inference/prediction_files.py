@@ -28,17 +28,22 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     """`prediction` as a JSON object.
 
     notice, name, report, image_size [width, height], warnings
-    sentences     [{text, regions: {name: share of attention}, confidence}]
+    sections      {section: text}; only of a model that writes findings and impression, whose sentences have a section
+    sentences     [{text, regions: {name: share of attention}, confidence}]; with a previous study also
+                  changes: {name: change}, if the sentence states any
     regions       {name: {box: [x1, y1, x2, y2] in pixels of the original or null, probability, visible_probability,
-                  selected, abnormal, attributes: {attribute: probability}}}
+                  selected, abnormal, attributes: {attribute: probability}}}; with a previous study also change, if any
     observations  {name: probability}
     """
     return {
         "notice": NOTICE,
         "name": prediction.name,
         "report": prediction.report,
+        **({"sections": prediction.sections} if prediction.sections else {}),
         "sentences": [
             {"text": sentence.text, "regions": sentence.regions, "confidence": sentence.confidence}
+            | ({"changes": sentence.changes} if sentence.changes else {})
+            | ({"section": sentence.section} if sentence.section else {})
             for sentence in prediction.sentences
         ],
         "regions": {
@@ -49,6 +54,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
                 "selected": region.selected,
                 "abnormal": region.abnormal,
                 "attributes": region.attributes,
+                **({} if region.change is None else {"change": region.change}),
             }
             for region in prediction.regions
         },

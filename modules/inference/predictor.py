@@ -8,6 +8,7 @@ not fit for patient care.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,12 +19,14 @@ from data.images.network_input import normalise_views
 from models.outputs import GraphOverrides, GraphSource, ModelInputs
 from modules.builders import box_source_of_new_images, load_model
 from modules.checkpoint import load_checkpoint
-from modules.evaluation.evaluator import inference
+from modules.evaluation.evaluator import check_finite, inference
+from modules.inference.given_context import context_inputs, read_context
 from modules.inference.graph_edits import GraphEdits, graph_overrides
 from modules.inference.prediction import Prediction
 from modules.inference.prediction_builder import build_predictions
-from modules.inference.studies import ReadStudy, StudyLike, read_study
+from modules.inference.studies import ReadStudy, Study, StudyLike, read_study
 from modules.runtime import autocast, select_device
+from modules.settings.limits import check_limits
 
 
 class Predictor:
@@ -53,6 +56,7 @@ class Predictor:
         for name, value in (("batch_size", self.batch_size), ("beam_size", self.beam_size)):
             if value < 1:
                 raise wrong_value(name, value, "must be at least 1")
+            check_limits({f"eval.{name}": value})
         self.window = window
         self.device = select_device(device)
         self.model = load_model(loaded, self.config).to(self.device)
@@ -77,9 +81,12 @@ class Predictor:
     def read(self, image: StudyLike, name: str | None = None) -> ReadStudy:
         """Read `image` for `predict_read`. name: of an image that has neither a name nor a path.
 
-        Raises UserError naming the image that cannot be read.
+        Raises UserError naming the image that cannot be read, and for a context that the model does not read.
         """
-        return read_study(image, name or "the image", self.config.data, self.window)
+        given = image.context if isinstance(image, Study) else None
+        context, warnings = read_context(given, self.config, self.vocabularies, self.window)
+        study = read_study(image, name or "the image", self.config.data, self.window)
+        return replace(study, context=context, prior_warnings=warnings)
 
     def predict_read(
         self, studies: Sequence[ReadStudy], edits: Sequence[GraphEdits | None] | None = None
@@ -96,12 +103,16 @@ class Predictor:
             view_mask=view_mask,
             frontal=torch.tensor([study.frontal for study in studies], device=self.device),
             overrides=self._overrides(studies, edits),
+            context=context_inputs(
+                [study.context for study in studies], self.vocabularies.tokenizer.pad_id, self.device
+            ),
         )
         with inference(self.model), autocast(self.config.train.precision, self.device):
             generation = self.model.generate(
                 inputs, GraphSource.PREDICTED, self._box_source, self.beam_size, self.config.data.max_tokens,
                 with_region_attention=True, excluded_ids=(self.vocabularies.tokenizer.unk_id,),
             )
+        check_finite([study.name for study in studies], generation.scores, *generation.encoded.predictions)
         return build_predictions(generation, studies, edits, self.vocabularies, self._box_source)
 
     def _overrides(

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -13,13 +12,13 @@ from data.images.boxes import boxes_array
 from data.images.network_input import to_network_input
 from data.loaders import evaluation_loader
 from data.ontology import Anatomy
-from data.records import SPLITS
+from data.records import count_studies
 from data.sources.boxes import describe_boxes, replace_boxes
 from models.sgrrg import SGRRG
 from modules.builders import build_dataset, load_model
 from modules.checkpoint import EXPORTED_WEIGHTS, WEIGHTS, Checkpoint, load_checkpoint
 from modules.config import Config
-from modules.evaluation.evaluator import inference, progress
+from modules.evaluation.evaluator import check_finite, inference, progress
 from modules.evaluation.results import write_atomically
 from modules.runtime import autocast, select_device
 
@@ -108,19 +107,9 @@ def _find_boxes(
     finder = build_box_finder(checkpoint, config).to(device)
     return (
         study
-        for split in splits or _splits_with_studies(root)
+        for split in splits or [split for split, studies in count_studies(root).items() if studies]
         for study in _find_boxes_of_split(finder, checkpoint, config, split, device)
     )
-
-
-def _splits_with_studies(root: Path) -> list[str]:
-    """Return the splits with studies according to dataset.yaml; all splits if it does not state counts."""
-    try:
-        description = yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
-        counts = description["counts"]
-        return [split for split in SPLITS if counts.get(split)] or list(SPLITS)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        return list(SPLITS)
 
 
 def _find_boxes_of_split(
@@ -128,6 +117,7 @@ def _find_boxes_of_split(
 ) -> Iterator[tuple[str, dict[str, list[float]]]]:
     """Yield id and boxes by region of each study that has a frontal image."""
     dataset = build_dataset(config, checkpoint.vocabularies, split)
+    dataset.check_files()
     names = checkpoint.vocabularies.anatomy.names
     loader = evaluation_loader(
         dataset,
@@ -143,6 +133,7 @@ def _find_boxes_of_split(
             images = to_network_input(batch.to(device)).images[:, 0]
             with autocast(config.train.precision, device):
                 boxes, probabilities = finder(images)
+            check_finite(batch.study_ids, boxes, probabilities)
             # Boxes without an area are dropped, even if the localizer calls them visible.
             visible = (probabilities > config.model.visible_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
             for study, study_id in enumerate(batch.study_ids):

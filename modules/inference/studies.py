@@ -10,23 +10,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.context.fields import StudyContext
 from data.errors import UserError, readable
 from data.images.network_image import ImageLike, NetworkImage, read_network_image
 from data.records import is_frontal_view
 from modules.config import DataConfig
-
-# A warning is given if an image agrees less than this with an average chest (`data.images.lungs.chest_agreement`).
-# Chosen on real and simulated X-rays (`python -m benchmarks frontal_check`): it is given for 2 % of the real frontal
-# X-rays, but not for 10 % of the real lateral ones and 25 % of the simulated ones.
-MIN_CHEST_AGREEMENT = 0.6
+from modules.inference.given_context import GivenContext
+from modules.inference.image_doubts import MIN_CHEST_AGREEMENT, file_doubts, frontal_doubts
 
 
 @dataclass(frozen=True)
 class Study:
-    """The images of one examination, the frontal one first if that is known."""
+    """The images of one examination, the frontal one first if that is known.
+
+    context   indication and previous study, for a model that reads them
+    """
 
     name: str
     images: tuple[ImageLike, ...]
+    context: GivenContext | None = None
 
 
 # A single image, a frontal and a lateral one, or a named study.
@@ -41,6 +43,8 @@ class ReadStudy:
     frontal     whether the first one is a frontal view, as far as its file says
     image_size  (width, height) of the original of the first one
     source      the image that the first one was read from
+    context     as the network takes it; None for a model that reads none
+    prior_warnings   of the previous image
     """
 
     name: str
@@ -49,6 +53,8 @@ class ReadStudy:
     image_size: tuple[int, int]
     source: ImageLike
     warnings: tuple[str, ...]
+    context: StudyContext | None = None
+    prior_warnings: tuple[str, ...] = ()
 
 
 def read_study(image: StudyLike, name: str, data: DataConfig, window: bool) -> ReadStudy:
@@ -77,13 +83,10 @@ def read_study(image: StudyLike, name: str, data: DataConfig, window: bool) -> R
     if len(used) < len(ordered):
         images = "1 image" if len(used) == 1 else f"{len(used)} images"
         warnings.append(f"this model uses {images} per study: {len(ordered) - len(used)} left out")
-    frontal = is_frontal_view(first.view)
-    if not frontal:
-        warnings.append(f"the file says that this is a {first.view} view: regions need a frontal view")
-    elif first.agreement < MIN_CHEST_AGREEMENT:
-        warnings.append("the image does not look like a frontal chest radiograph")
-    warnings += [f"the file says: {warning}" for image, _ in used for warning in image.warnings]
+    warnings += frontal_doubts(first)
+    warnings += [doubt for image, _ in used for doubt in file_doubts(image)]
     pixels = torch.stack([image.pixels for image, _ in used])
+    frontal = is_frontal_view(first.view)
     return ReadStudy(study.name, pixels, frontal, first.size, source, tuple(dict.fromkeys(warnings)))
 
 

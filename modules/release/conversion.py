@@ -2,6 +2,7 @@
 
 import json
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from data.text.cleaning import clean
 from data.text.tokenizer import UNKNOWN_WORD, Tokenizer
 from data.vocabulary import AttributeVocabulary, Vocabularies
 from models.outputs import BoxSource
+from models.trunks.torch_archive import check_torch_file
 from modules.builders import build_model
 from modules.checkpoint import check_replaceable, save_checkpoint
 from modules.config import Config, load_config
 from modules.release.published_weights import TRUNK_PREFIX, from_official, to_official
+from modules.settings.model import ModelConfig
 
 # NumPy numbers, in which the release may have saved a score or an epoch: their types, and their constructor under its
 # current name and that of NumPy 1.
@@ -33,6 +36,12 @@ _UNSUPPORTED_SETTINGS = {
     ("fuse", "concat"): "its formula differs (docs/differences.md)",
     ("sentence_attention", "hierarchical"): "its formula differs (docs/differences.md)",
 }
+
+# Parts of the R2Gen family, which the release does not have.
+_FAMILY_SETTINGS = (
+    "norm", "activation", "patch_projection", "patch_positions", "discriminative_map", "decoder.norms",
+    "cross_modal_memory.rows", "prototypes.per_observation",
+)
 
 
 def convert(file: Path, vocabulary: Path, out: Path, overrides: list[str]) -> list[str]:
@@ -77,8 +86,9 @@ def _read_release(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise missing("checkpoint", file, "give the downloaded .pth file of the release")
     try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as opened, torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            check_torch_file(opened)
+            content = torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile archive may raise anything
         unsafe_type = re.search(r"GLOBAL (\S+)", str(error))
         if unsafe_type:
@@ -177,6 +187,10 @@ def _infer_config(official: dict[str, Tensor], file: Path, overrides: list[str])
         if getattr(config.model, name) == value:
             setting = f"model.{name}={str(value).lower()}"
             raise UserError(f"{setting} has no weights in a release checkpoint ({why}): leave it out")
+    for name in _FAMILY_SETTINGS:
+        value = attrgetter(name)(config.model)
+        if value != attrgetter(name)(ModelConfig()):
+            raise UserError(f"model.{name}={str(value).lower()}: the release has no such part: leave it out")
     backbone = config.model.patch_encoder.backbone
     if backbone != "swin_b":
         raise UserError(f"model.patch_encoder.backbone={backbone} is not the release's trunk, swin_b: leave it out")

@@ -1,13 +1,9 @@
 """The manifest of a checkpoint, size and SHA-256 of each of its files, and reading the files of one save together.
 
-    {"version": 1, "files": {"weights.pt": {"size": 123, "sha256": "..."}, ...}}
-
 The first line of config.yaml says that there is a manifest, so that its absence shows. Checkpoints of earlier versions
 have neither.
 """
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.errors import damaged, reason
+from data.storage.lines import LARGEST_LINE
+from data.storage.manifest import MALFORMED_MANIFEST, MANIFEST, file_entry, list_files, manifest_content, read_entries
 
-MANIFEST = "manifest.json"
 # The first line of a configuration that is listed in a manifest.
 MARK = b"# manifest.json lists the files of this checkpoint.\n"
 
@@ -27,11 +24,7 @@ _ATTEMPTS, _WAIT_SECONDS = 40, 0.05
 
 def build_manifest(folder: Path, names: Collection[str]) -> bytes:
     """Return the content of the manifest of the files `names` in `folder`."""
-    files = {}
-    for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            files[name] = {"size": (folder / name).stat().st_size, "sha256": _digest(file)}
-    return json.dumps({"version": 1, "files": files}, indent=2).encode() + b"\n"
+    return manifest_content(list_files(folder, names))
 
 
 @contextmanager
@@ -81,9 +74,8 @@ def check_manifest(directory: Path, files: Mapping[str, BinaryIO], config: str, 
             file.seek(0)
         return
     try:
-        listed = json.loads(_rewound(files[MANIFEST]).read())["files"]
-        expected = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        expected = read_entries(_rewound(files[MANIFEST]).read(LARGEST_LINE))  # a longer one ends within a value
+    except MALFORMED_MANIFEST as error:
         raise damaged(directory / MANIFEST, f"{type(error).__name__}: {reason(error)}", fix) from error
     for name, file in files.items():
         if name == MANIFEST:
@@ -94,7 +86,7 @@ def check_manifest(directory: Path, files: Mapping[str, BinaryIO], config: str, 
         found = os.fstat(file.fileno()).st_size
         if found != size:
             raise damaged(directory / name, f"{found} bytes instead of the {size} in {MANIFEST}", fix)
-        if _digest(_rewound(file)) != digest:
+        if file_entry(file).sha256 != digest:
             raise damaged(directory / name, f"its content is not the one in {MANIFEST}", fix)
         file.seek(0)
 
@@ -102,7 +94,3 @@ def check_manifest(directory: Path, files: Mapping[str, BinaryIO], config: str, 
 def _rewound(file: BinaryIO) -> BinaryIO:
     file.seek(0)
     return file
-
-
-def _digest(file: BinaryIO) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Reading dictionaries that torch.save wrote, without executing code from them and within bounded memory."""
 
-import os
 import pickletools
 import re
 import zipfile
@@ -10,11 +9,8 @@ from typing import Any, BinaryIO
 import torch
 
 from data.errors import UserError, damaged, readable, wrong_format
+from models.trunks.torch_archive import LARGEST_PICKLE, PICKLE_NAME, check_archive
 
-# The structure beside the tensors; that of the largest model takes a few hundred KiB. In memory it can take 200 times
-# as much.
-_LARGEST_PICKLE = 4 << 20
-_PICKLE_NAME = re.compile(r"(?:[^/]*/)?data\.pkl")
 # Calls that only rebuild tensors and containers.
 _HARMLESS = re.compile(r"(?:torch|collections)\b.*")
 _MOST_OPCODES = 100_000
@@ -27,8 +23,7 @@ def load_dictionary(file: BinaryIO, path: Path, fix: str) -> dict[str, Any]:
     pickled code or is not a dictionary. fix: what to do, for the message.
     """
     try:
-        _check_archive(file)
-        file.seek(0)
+        check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise many types of errors
         called = _pickled_code(file, error)
@@ -42,19 +37,6 @@ def load_dictionary(file: BinaryIO, path: Path, fix: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise wrong_format(path, f"a dictionary but a {type(content).__name__}", fix)
     return content
-
-
-def _check_archive(file: BinaryIO) -> None:
-    """Raise ValueError unless the file is a zip archive without compression, as torch.save writes it."""
-    file.seek(0)
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{entry.filename[:40]} is compressed")
-            if _PICKLE_NAME.fullmatch(entry.filename) and entry.file_size > _LARGEST_PICKLE:
-                raise ValueError(f"{entry.filename[:40]} has {entry.file_size >> 20} MiB")
-        if sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size:
-            raise ValueError("its parts are larger than the file")
 
 
 def _pickled_code(file: BinaryIO, error: Exception) -> str | None:
@@ -73,11 +55,11 @@ def _pickle_of(file: BinaryIO) -> bytes:
     file.seek(0)
     if not zipfile.is_zipfile(file):
         file.seek(0)
-        return file.read(_LARGEST_PICKLE)
+        return file.read(LARGEST_PICKLE)
     with zipfile.ZipFile(file) as archive:
-        name = next(entry.filename for entry in archive.infolist() if _PICKLE_NAME.fullmatch(entry.filename))
+        name = next(entry.filename for entry in archive.infolist() if PICKLE_NAME.fullmatch(entry.filename))
         with archive.open(name) as pickle:
-            return pickle.read(_LARGEST_PICKLE)
+            return pickle.read(LARGEST_PICKLE)
 
 
 def _called(pickle: bytes) -> list[str]:

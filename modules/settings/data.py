@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import wrong_value
+from data.sections.marked_text import BOTH, FINDINGS
 
 
 @dataclass
@@ -15,6 +16,7 @@ class DataConfig:
                       folders need different names
     weights           with several data sets, how often each is drawn in training: its share of an epoch, up to a common
                       factor, e.g. [2,1,1]. An epoch has as many draws as there are studies. null: by their sizes
+    sections          what a model learns to write: the report's findings, its impression, or both, one after the other
     cleaning          rules for reports: iu_xray, mimic_cxr or corrected
     image_size        side of the square network input, pixels
     max_tokens        maximum length of a report in tokens, counting BOS and EOS
@@ -29,6 +31,9 @@ class DataConfig:
     rotate, translate, scale, intensity   augmentation: degrees, share of the side, relative zoom, relative contrast
                       and brightness
     crop              augmentation: side of a randomly placed crop, as a share of each side; 1: none
+    squash            augmentation: relative change of the aspect ratio
+    domain_randomisation   share of training images whose exposure, borders, arms, devices and burnt-in text are
+                      random (`data/images/domain_randomisation.py`), for training on simulated images
     micro_batch_size  the most studies that a process computes at once; null: all of its share of optim.batch_size.
                       A process divides its share into equal micro-batches and accumulates their gradients
     workers           data loader processes, for each process
@@ -43,6 +48,7 @@ class DataConfig:
 
     root: Any = "data/phantom"
     weights: list[float] | None = None
+    sections: str = FINDINGS
     cleaning: str = "corrected"
     image_size: int = 224
     max_tokens: int = 100
@@ -58,6 +64,8 @@ class DataConfig:
     scale: float = 0.0
     intensity: float = 0.0
     crop: float = 1.0
+    squash: float = 0.0
+    domain_randomisation: float = 0.0
     micro_batch_size: int | None = None
     workers: int = 8
     cache_images: bool = False
@@ -70,7 +78,7 @@ class DataConfig:
     @property
     def roots(self) -> tuple[Path, ...]:
         """The folders of all prepared data sets."""
-        return tuple(map(Path, self.root)) if isinstance(self.root, list) else (Path(str(self.root)),)
+        return tuple(Path(str(folder)) for folder in (self.root if isinstance(self.root, list) else [self.root]))
 
 
 def check_roots(data: DataConfig) -> None:
@@ -83,3 +91,14 @@ def check_roots(data: DataConfig) -> None:
     if len(set(names)) < len(names):
         rule = "scores name data sets by their folders, so every folder needs another name"
         raise wrong_value("data.root", ", ".join(map(str, data.roots)), rule)
+
+
+# BOS, a marker and a word of each section, EOS.
+_LEAST_TOKENS_OF_SECTIONS = 6
+
+
+def check_sections(data: DataConfig) -> None:
+    """Raise UserError if reports in sections would have no room for both."""
+    if data.sections == BOTH and data.max_tokens < _LEAST_TOKENS_OF_SECTIONS:
+        rule = f"must be at least {_LEAST_TOKENS_OF_SECTIONS} with data.sections={BOTH}"
+        raise wrong_value("data.max_tokens", data.max_tokens, rule)

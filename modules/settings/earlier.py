@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from data.errors import UserError, damaged
+from modules.settings.reward import RewardConfig
 
 _REPLACEMENTS = {
     "data.batch_size": "optim.batch_size, the studies of an optimiser step over all processes",
@@ -63,15 +64,27 @@ def _has(settings: dict[str, Any], key: str) -> bool:
 
 # Settings that a version after 0.1 added, with the values that reproduce checkpoints of versions without them.
 ADDED = {
-    "data.weights": None, "data.crop": 1.0, "data.shuffle_window": 32768, "data.stage_dir": None,
-    "data.most_skipped": 10, "model.patch_encoder.stochastic_depth": None, "model.patch_encoder.architecture": None,
+    "model.context": [], "model.prior_report": False, "model.indication_evidence": False, "loss.change": 0.25,
+    "train.context_dropout": 0.3,
+    "eval.context": "ALL", "data.sections": "findings", "data.weights": None, "data.crop": 1.0, "data.squash": 0.0,
+    "data.domain_randomisation": 0.0,
+    "data.shuffle_window": 32768, "data.stage_dir": None, "data.most_skipped": 10,
+    "model.patch_encoder.stochastic_depth": None, "model.patch_encoder.architecture": None,
     "model.report": True, "model.norm": "layer", "model.activation": "gelu", "model.patch_projection": "norm_gelu",
-    "model.patch_positions": False, "loss.attribute_pos_weight": None, "optim.optimizer": "ADAMW",
+    "model.patch_positions": False, "model.discriminative_map": False, "model.subtract_background": False,
+    "loss.attention_consistency": 0.0, "loss.consistency_words": 0.25, "loss.consistency_layer": None,
+    "model.prototypes.per_observation": None, "model.prototypes.channels": 2816, "model.prototypes.heads": 8,
+    "model.prototypes.responding": 15, "loss.image_contrast": 0.0, "loss.text_contrast": 0.0,
+    "model.decoder.norms": "plain", "model.decoder.memory_slots": 3,
+    "model.decoder.memory_heads": 8, "model.cross_modal_memory.rows": None, "model.cross_modal_memory.heads": 8,
+    "model.cross_modal_memory.responding": 32, "loss.attribute_pos_weight": None, "optim.optimizer": "ADAMW",
     "optim.amsgrad": False, "optim.beta2": 0.999, "optim.epsilon": 1e-8, "optim.warmup_steps": 500,
     "optim.decay_steps": 5000, "optim.decay_epochs": None, "train.least_epochs": 10, "train.deterministic": False,
-    "train.tune_thresholds": False, "train.track": ["tensorboard"], "eval.validation_limit": None,
+    "train.tune_thresholds": False, "train.track": ["tensorboard"], "train.stage": "cross_entropy",
+    "train.validate_steps": None,
+    "eval.validation_limit": None,
     "eval.thresholds": "tuned",
-}  # fmt: skip
+} | {f"reward.{name}": value for name, value in vars(RewardConfig()).items()}  # fmt: skip
 
 
 def complete_earlier(settings: dict[str, Any], keys: Iterable[str], where: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import yaml
 
 from data.errors import UserError
 
-# Far more than a configuration needs.
-_LARGEST, _DEEPEST, _LONGEST_NUMBER = 1 << 20, 20, 100
+# Far more than a configuration needs. The library takes seconds to read a MiB.
+_LARGEST, _DEEPEST, _LONGEST_NUMBER = 1 << 17, 20, 100
 _NUMBER = re.compile(r"[-+]?[0-9a-fA-FxXoO_:]+")
 
 

@@ -5,6 +5,7 @@ A term is a sum divided by a count, and both are methods of one object. Shapes a
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.batch import Batch
-from models.layers.masking import EXCLUDED
+from models.family.discriminative_map import aggregate_attention
+from models.layers.masking import EXCLUDED, masked_mean
 from models.outputs import GraphAnnotation, SGRRGOutput
 from models.sgrrg import annotated_regions
 from modules.runtime import rank, world_size
 
 # Weights inside the box term (DETR's: Carion et al., "End-to-end object detection with transformers", 2020).
 BOX_L1_WEIGHT, BOX_GIOU_WEIGHT = 5.0, 2.0
+# XProNet's: the cosine that two studies should have is a power of this; cosine above which others are pushed apart.
+_CONTRAST_BASE, _CONTRAST_MARGIN = 1.5, 0.4
 
 
 @dataclass
@@ -30,11 +34,15 @@ class LossTerm(ABC):
     attribute_slots   [R, A] bool, the attributes that each region can have
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
     attribute_weights [R, A], the weight of a positive attribute; None: 1
+    consistency_words the share of a report's words whose attention is aggregated
+    change_weights    weight of each change; None: 1
     """
 
     attribute_slots: Tensor
     contrast_margin: float
     attribute_weights: Tensor | None = None
+    consistency_words: float = 0.25
+    change_weights: Tensor | None = None
 
     name: ClassVar[str]
 
@@ -67,18 +75,37 @@ class MaskedLoss(LossTerm):
 
 
 class ReportLoss(LossTerm):
-    """Cross-entropy of the next token, over the tokens that are not padding."""
+    """Cross-entropy of the next token, over the tokens that are not padding.
+
+    Of a model that reads priors, sentences that compare with a prior that it does not see do not count; of one that
+    writes sections, neither do the tokens that would teach it to leave one out.
+    """
 
     name = "report"
 
     def count(self, batch: Batch) -> Tensor:
-        return batch.token_mask[:, 1:].sum()
+        untrained = self._untrained(batch)
+        return (batch.token_mask if untrained is None else batch.token_mask & ~untrained)[:, 1:].sum()
 
     def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
         if output.packed_logits is None:
             return None
-        targets = output.packing.pack(batch.token_ids[:, 1:])
-        return F.cross_entropy(output.packed_logits.float(), targets, reduction="sum")
+        targets, untrained = output.packing.pack(batch.token_ids[:, 1:]), self._untrained(batch)
+        if untrained is None:
+            return F.cross_entropy(output.packed_logits.float(), targets, reduction="sum")
+        losses = F.cross_entropy(output.packed_logits.float(), targets, reduction="none")
+        return (losses * ~output.packing.pack(untrained[:, 1:])).sum()
+
+    @staticmethod
+    def _untrained(batch: Batch) -> Tensor | None:
+        """[B, T] bool: the tokens that do not count; None if all do."""
+        unseen = None if batch.context is None else batch.context.unseen_comparison
+        untrained = None
+        for flags in (unseen, batch.untrained_tokens):
+            if flags is not None:
+                flags = F.pad(flags, (0, batch.token_mask.shape[1] - flags.shape[1]))
+                untrained = flags if untrained is None else untrained | flags
+        return untrained
 
 
 class ObservationLoss(MaskedLoss):
@@ -208,8 +235,130 @@ class GroundingLoss(LossTerm):
         return batch.token_regions[:, 1:] & regions.unsqueeze(1)
 
 
+class AttentionConsistencyLoss(LossTerm):
+    """Squared difference between where the words look and the discriminative map; CAMANet's.
+
+    The mean over the patches of the studies with a positive observation. A study is counted by its views, since a batch
+    does not know how many patches a view has. The words are those most similar to the encoded foreground row.
+    """
+
+    name = "attention_consistency"
+
+    def count(self, batch: Batch) -> Tensor:
+        return (batch.view_mask & self._has_positive(batch).unsqueeze(1)).sum()
+
+    def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
+        encoded = output.encoded
+        if encoded.discriminative_map is None or output.image_attention is None:
+            return None
+        aggregated = aggregate_attention(
+            output.words, output.packing.mask, encoded.foreground,
+            output.image_attention[..., : encoded.patch_mask.shape[1]], encoded.patch_mask, self.consistency_words,
+        )
+        differences = (aggregated - encoded.discriminative_map).square().sum(1)
+        patches_per_view = encoded.patch_mask.shape[1] / batch.view_mask.shape[1]
+        return (differences * self._has_positive(batch)).sum() / patches_per_view
+
+    @staticmethod
+    def _has_positive(batch: Batch) -> Tensor:
+        """[B] bool: the studies with a positive observation."""
+        return ((batch.observations > 0) & batch.observations_known).any(1)
+
+
+class ResponseContrastLoss(LossTerm):
+    """Responses of the shared memory attract if two studies share an observation, and repel if not; XProNet's.
+
+    The mean over all ordered pairs of studies with known observations in the batch of all processes.
+    """
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return 1: `sum` is already a mean."""
+        return torch.ones((), device=batch.observations.device)
+
+    def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
+        if output.encoded.shared_memory is None or output.packing is None:
+            return None
+        vectors = self.mean_response(output).float()
+        labels, known = (batch.observations > 0) & batch.observations_known, batch.observations_known.any(1)
+        if world_size() > 1:
+            vectors = _GatherWithGradient.apply(vectors)
+            labels, known = (torch.cat(_gather_without_gradient(rows)) for rows in (labels, known))
+        return response_contrast(vectors, labels, known)
+
+    @abstractmethod
+    def mean_response(self, output: SGRRGOutput) -> Tensor:
+        """Return the mean response of each study, [B, D]."""
+
+
+class ImageContrastLoss(ResponseContrastLoss):
+    """`ResponseContrastLoss` of the responses to patches."""
+
+    name = "image_contrast"
+
+    def mean_response(self, output: SGRRGOutput) -> Tensor:
+        return masked_mean(output.encoded.shared_memory.patch_response, output.encoded.patch_mask)
+
+
+class TextContrastLoss(ResponseContrastLoss):
+    """`ResponseContrastLoss` of the responses to words."""
+
+    name = "text_contrast"
+
+    def mean_response(self, output: SGRRGOutput) -> Tensor:
+        return masked_mean(output.encoded.shared_memory.word_response, output.packing.mask)
+
+
+def response_contrast(vectors: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    """XProNet's contrast of `vectors` [B, D] of studies with `labels` [B, K] bool, over those of `known` [B] bool.
+
+    max(0, 1.5^-d - cos) for two studies with a common label, where d is the number of labels that differ, divided by
+    the number of labels of both; max(0, cos - 0.4) for others. A study without label is not compared with itself.
+    """
+    directions = F.normalize(vectors, dim=-1)
+    cosines = directions @ directions.T
+    labels = labels.to(vectors.dtype)
+    common = labels @ labels.T
+    counts = labels.sum(1)
+    both = counts.unsqueeze(1) + counts
+    similarity = _CONTRAST_BASE ** -((both - 2 * common) / both.clamp(min=1))
+    losses = torch.where(common > 0, (similarity - cosines).clamp(min=0), (cosines - _CONTRAST_MARGIN).clamp(min=0))
+    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device) & (common == 0)
+    pairs = known.unsqueeze(1) & known
+    return (losses * (pairs & ~itself)).sum() / pairs.sum().clamp(min=1)
+
+
+class ChangeLoss(LossTerm):
+    """Weighted cross-entropy of the change of annotated regions, over known changes of studies with a visible prior."""
+
+    name = "change"
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return the sum of the weights of the known changes."""
+        return self._weights(batch).sum()
+
+    def sum(self, output: SGRRGOutput, batch: Batch) -> Tensor | None:
+        logits = output.encoded.change_logits  # [B, R, changes]
+        if logits is None:
+            return None
+        targets = batch.regions.change.clamp(min=0)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return (losses.view_as(targets) * self._weights(batch)).sum()
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """[B, R]: the weight of each region's change, 0 where it is unknown or the model sees no prior."""
+        change = batch.regions.change
+        if batch.context is None or batch.context.has_prior is None:
+            return torch.zeros(change.shape, device=change.device)
+        known = (change >= 0) & batch.context.has_prior.unsqueeze(1) & _annotated_regions(batch)
+        if self.change_weights is None:
+            return known.float()
+        return self.change_weights.to(change.device)[change.clamp(min=0)] * known
+
+
 LOSS_TERMS: tuple[type[LossTerm], ...] = (
     ReportLoss, ObservationLoss, RegionLoss, AttributeLoss, ContrastLoss, BoxLoss, VisibilityLoss, GroundingLoss,
+    AttentionConsistencyLoss, ImageContrastLoss, TextContrastLoss,
+    ChangeLoss,
 )
 
 
@@ -225,6 +374,16 @@ def positive_weights(positives: Tensor, counts: Tensor, cap: float) -> Tensor:
     """
     negatives = counts.unsqueeze(-1) - positives
     return (negatives / positives.clamp(min=1)).clamp(1, cap).where(positives > 0, torch.tensor(float(cap)))
+
+
+def class_weights(counts: Sequence[int]) -> Tensor:
+    """The square root of the mean count divided by each count; 0 for a class that does not occur.
+
+    Weights that are inverse to the counts would make rare classes as likely as frequent ones.
+    """
+    occurrences = torch.tensor(counts, dtype=torch.float64)
+    weights = (occurrences.sum() / len(counts) / occurrences.clamp(min=1)).sqrt()
+    return weights.where(occurrences > 0, torch.zeros(())).float()
 
 
 def _binary_cross_entropy(

@@ -24,27 +24,32 @@ class Losses:
 
 
 class ReportCriterion:
-    """The terms of the paper (its table of weights is in `LossConfig`), two for the localizer, and grounding.
+    """The terms of the paper (its table of weights is in `LossConfig`), two for the localizer, and those of others.
 
     weights           name of a term -> its weight; terms that are absent or of weight 0 are not computed
     attribute_slots   [R, A] bool, the attributes that each region can have
     contrast_margin   cosine above which sub-graphs of different abnormality are pushed apart
     attribute_weights [R, A], the weight of a positive attribute; None: 1
+    consistency_words the share of a report's words whose attention is aggregated
+    change_weights    weight of each change; None: 1
     """
 
     TERMS = tuple(term.name for term in LOSS_TERMS)
 
     def __init__(
         self, weights: dict[str, float], attribute_slots: Tensor, contrast_margin: float = 0.4,
-        attribute_weights: Tensor | None = None,
+        attribute_weights: Tensor | None = None, consistency_words: float = 0.25, change_weights: Tensor | None = None,
     ):
         unknown = set(weights) - set(self.TERMS)
         assert not unknown, f"unknown loss terms {sorted(unknown)}"
         self.weights = {name: weight for name, weight in weights.items() if weight != 0}
-        self.terms = {term.name: term(attribute_slots, contrast_margin, attribute_weights) for term in LOSS_TERMS}
+        self.terms = {
+            term.name: term(attribute_slots, contrast_margin, attribute_weights, consistency_words, change_weights)
+            for term in LOSS_TERMS
+        }
 
     def counts(self, batch: Batch) -> Tensor:
-        """Return what each of `TERMS` divides by in this batch: [8] float64 on the batch's device."""
+        """Return what each of `TERMS` divides by in this batch: [len(TERMS)] float64 on the batch's device."""
         return torch.stack([term.count(batch).double() for term in self.terms.values()])
 
     def __call__(self, output: SGRRGOutput, batch: Batch, counts: Tensor, world_size: int = 1) -> Losses:

@@ -1,12 +1,10 @@
 """The number that selects the best checkpoint, parsed from `train.monitor`."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.errors import UserError, unknown_name
-
-_TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*|\.\d+)\s*\*\s*)?([A-Za-z_]\w*)\s*")
+from data.errors import unknown_name
+from modules.settings.weighted_sum import parse_sum
 
 
 @dataclass(frozen=True)
@@ -23,20 +21,10 @@ class Monitor:
     @classmethod
     def parse(cls, text: str, score_names: Sequence[str]) -> "Monitor":
         """Parse `train.monitor`. Raises UserError if `text` is not a sum of scores or names an unknown score."""
-        weights: dict[str, float] = {}
-        position = 0
-        while position < len(text) or not weights:
-            match = _TERM.match(text, position)
-            if match is None or (weights and not match[1]):
-                raise UserError(
-                    f"Cannot parse train.monitor={text!r} at {text[position:]!r}: write a score, or a sum such as "
-                    "'bleu_4 + 0.5 * meteor'"
-                )
-            sign, factor, name = match.groups()
+        weights = parse_sum(text, "train.monitor")
+        for name in weights:
             if name not in score_names:
                 raise unknown_name("score", name, score_names, where=f"train.monitor={text!r}")
-            weights[name] = weights.get(name, 0.0) + float(factor or 1) * (-1 if sign == "-" else 1)
-            position = match.end()
         return cls(text, weights)
 
     def value(self, scores: dict[str, float | None]) -> float | None:

@@ -1,8 +1,10 @@
 """The run folder: creating it, saving the checkpoints `best` and `last`, and resuming from `last`."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -11,12 +13,21 @@ from torch.optim import Optimizer
 from data.errors import UserError, cannot_write
 from data.mixture.order import Mixture
 from data.vocabulary import Vocabularies
-from modules.checkpoint import check_replaceable, has_checkpoint, load_checkpoint, save_checkpoint
+from modules.checkpoint import (
+    check_replaceable,
+    has_checkpoint,
+    load_checkpoint,
+    remove_unfinished_saves,
+    save_checkpoint,
+)
 from modules.config import Config, config_to_yaml
 from modules.runtime import gather_objects, random_state, rank, run_on_rank_zero, world_size
 from modules.training.optimizer import load_optimizer_state, optimizer_state
 from modules.training.progress import RunProgress
 from modules.weights import load_weights, with_current_names
+
+# Held by the process that trains; the file stays.
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -36,28 +47,47 @@ class RunFolder:
         self.path: Path = config.run_dir
         self.best = self.path / "best"
         self.last = self.path / "last"
+        self._lock: BinaryIO | None = None
 
     def create(self) -> bool:
         """Create the folder. Return whether it has a `last` checkpoint to resume from.
 
-        Raises UserError if the folder is not empty and train.resume is off, if `best` or `last` holds other files than
-        a checkpoint's, or if the folder cannot be written.
+        From then on, no other process can train in it. Raises UserError if one does, if the folder is
+        not empty and train.resume is off, if `best` or `last` holds other files than a checkpoint's, or if the folder
+        cannot be written.
         """
         return run_on_rank_zero(self._create)
 
     def _create(self) -> bool:
         resume = self.config.train.resume
         try:
-            if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+            is_taken = self.path.is_dir() and any(path.name != _LOCK for path in self.path.iterdir())
+            if not is_taken or resume or (self.path / _LOCK).exists():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._acquire_lock()
+            if is_taken and not resume:
                 raise UserError(
                     f"{self.path} already holds a run: resume it with train.resume=true, or choose another name=..."
                 )
             for directory in (self.best, self.last):
                 check_replaceable(directory, training=True)
-            self.path.mkdir(parents=True, exist_ok=True)
+            for directory in (self.best, self.last):
+                remove_unfinished_saves(directory)
         except OSError as error:
             raise self._cannot_write(error) from error
         return resume and has_checkpoint(self.last)
+
+    def _acquire_lock(self) -> None:
+        """Lock the folder, on file systems that can."""
+        self._lock = (self.path / _LOCK).open("wb")
+        try:
+            # Unlike flock, it is not inherited by the loader's processes, which outlive a killed run for seconds.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"Another process is training in {self.path}: wait for it, or choose another name=..."
+                ) from error
 
     def write_config(self) -> None:
         """Write config.yaml. Raises UserError if the folder cannot be written."""
@@ -80,9 +110,10 @@ class RunFolder:
         self._save(self.best, model, None)
 
     def save_last(
-        self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, progress: RunProgress
+        self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, progress: RunProgress,
+        log_averages: dict[str, Any],
     ) -> None:
-        """Save `last`, with everything that `resume` restores."""
+        """Save `last`, with everything that `resume` restores; `log_averages` are those of `RunLog.averages`."""
         state = {
             "position": progress.to_dict(),
             "optimizer": optimizer_state(optimizer, model),
@@ -90,6 +121,7 @@ class RunFolder:
             "random_states": gather_objects(random_state()),
             "vocabularies": self.vocabularies.fingerprints(),
             "order": self._study_order(),
+            "log_averages": log_averages,
         }
         self._save(self.last, model, state)
 
@@ -98,11 +130,12 @@ class RunFolder:
 
     def resume(
         self, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
-    ) -> tuple[RunProgress, dict[str, Any] | None]:
-        """Load weights, optimiser and scaler from `last`. Return its progress and this process's RNG state.
+    ) -> tuple[RunProgress, dict[str, Any] | None, dict[str, Any] | None]:
+        """Load weights, optimiser and scaler from `last`. Return its progress, this process's RNG state and averages.
 
-        The RNG state is None if `last` was saved by another number of processes. Raises UserError if `last` was trained
-        with other vocabularies or another order of studies, or does not fit the model.
+        The RNG state is None if `last` was saved by another number of processes; the averages, which `RunLog`
+        continues, are None if an earlier version saved it. Raises UserError if `last` was trained with other
+        vocabularies or another order of studies, or does not fit the model.
         """
         checkpoint = load_checkpoint(self.last, training=True)
         state = checkpoint.training_state
@@ -113,7 +146,7 @@ class RunFolder:
         scaler.load_state_dict(state["scaler"])
         random_states = state["random_states"]
         random_state = random_states[rank()] if len(random_states) == world_size() else None
-        return RunProgress.from_dict(state["position"]), random_state
+        return RunProgress.from_dict(state["position"]), random_state, state.get("log_averages")
 
     def _check_vocabularies(self, saved: dict[str, str]) -> None:
         current = self.vocabularies.fingerprints()

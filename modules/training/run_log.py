@@ -27,7 +27,7 @@ from modules.settings.tracking import TENSORBOARD
 from modules.training.tracking.tracker import Tracker, TrackingError
 from modules.training.tracking.trackers import open_trackers
 from modules.training.validation import ValidationScores
-from modules.training.window_losses import TOTAL, StepResult
+from modules.training.window_losses import SAMPLED, TOTAL, StepResult
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "numpy", "Pillow", "pycocoevalcap")
@@ -42,6 +42,7 @@ class RunLog:
     epoch              the epoch (from 1) in which the run starts or resumes
     done_steps         steps already done by the run to resume: entries of later steps are removed; 0 starts a new log
     rerun_validation   the validation after `done_steps` is repeated: its old entry is removed as well
+    averages           what `averages` of the run to resume returned after `done_steps`
     track              names of the trackers (`train.track`)
     configuration      nested settings that trackers record
     """
@@ -49,7 +50,7 @@ class RunLog:
     def __init__(
         self, run_dir: str | Path, total_steps: int, log_every: int, epoch: int = 1, done_steps: int = 0,
         rerun_validation: bool = False, enabled: bool = True, track: Sequence[str] = (TENSORBOARD,),
-        configuration: Mapping[str, Any] | None = None,
+        configuration: Mapping[str, Any] | None = None, averages: Mapping[str, Any] | None = None,
     ):
         self.enabled = enabled
         self.total_steps = total_steps
@@ -58,6 +59,9 @@ class RunLog:
         self.epoch = epoch
         self._bar: tqdm | None = None
         self._reset_averages()
+        if averages is not None:
+            self._sums.update(averages["sums"])
+            self._steps, self._skipped = averages["steps"], averages["skipped"]
         if not enabled:
             return
         self._run_dir = Path(run_dir)
@@ -87,7 +91,8 @@ class RunLog:
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Start epoch `epoch` (from 1) of `epochs`, in which `done` of its `steps` steps are already done."""
         self.epoch = epoch
-        self._reset_averages()
+        if done == 0:
+            self._reset_averages()
         if self.enabled and self._interactive:
             self._bar = tqdm(
                 total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False, dynamic_ncols=True
@@ -137,9 +142,13 @@ class RunLog:
             images_per_second=round(images_per_second, 2), **skipped,
         )
         curves = {"gradient_norm": finite_norm, "images_per_second": images_per_second}
-        curves |= {f"loss/{name}": value for name, value in means.items()}
+        curves |= {name if name.startswith(SAMPLED) else f"loss/{name}": value for name, value in means.items()}
         curves |= {f"lr/{part}": rate for part, rate in rates.items()}
         self._add_scalars({name: value for name, value in curves.items() if value is not None})
+
+    def averages(self) -> dict[str, Any]:
+        """Return what was summed since the last line, so that a resumed run continues the same averages."""
+        return {"sums": dict(self._sums), "steps": self._steps, "skipped": self._skipped}
 
     def end_epoch(self) -> None:
         """End the training of this epoch, complete or not."""
@@ -234,8 +243,9 @@ class RunLog:
 def read_curves(run_dir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Read the curves in a run folder's log.jsonl: group -> name -> [(optimiser step, value)].
 
-    Groups are "Training losses" (the weighted sum `total` first, then the terms) and "Validation scores". Groups and
-    names without a value are left out, and so is what cannot be read; the result is empty if there is no log.
+    Groups are "Training losses" (the weighted sum `total` first, then the terms), "Sampled reports" (their rewards; not
+    their length, which has another scale) and "Validation scores". Groups and names without a value are left out, and
+    so is what cannot be read; the result is empty if there is no log.
     """
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for entry in _entries(run_dir / "log.jsonl"):
@@ -248,9 +258,13 @@ def read_curves(run_dir: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
                 continue
         except (KeyError, TypeError, ValueError):
             continue
-        for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(group, {}).setdefault(name, []).append((entry["step"], value))
+        for name, value in values.items() if abs(entry["step"]) <= sys.float_info.max else ():
+            of_samples = name.startswith(SAMPLED)
+            # JSON has integers that no float can hold.
+            is_number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+            if is_number and name != f"{SAMPLED}words":
+                curve = curves.setdefault("Sampled reports" if of_samples else group, {})
+                curve.setdefault(name.removeprefix(SAMPLED), []).append((entry["step"], value))
     return curves
 
 
@@ -301,8 +315,10 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _format_losses(means: dict[str, float]) -> str:
-    names = {TOTAL: "loss"}
-    return ", ".join(f"{names.get(name, name)} {value:.3f}" for name, value in means.items()) or "no loss"
+    names = {TOTAL: "loss", f"{SAMPLED}reward": "reward"}
+    shown = {names.get(name, name): value for name, value in means.items()}
+    terms = [f"{name} {value:.3f}" for name, value in shown.items() if not name.startswith(SAMPLED)]
+    return ", ".join(terms) or "no loss"
 
 
 def _format_blind(value: float | None) -> str:

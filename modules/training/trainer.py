@@ -17,6 +17,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,8 +62,9 @@ from modules.training.optimizer import (
 from modules.training.progress import Phase, RunProgress
 from modules.training.run_folder import RunFolder
 from modules.training.run_log import RunLog
+from modules.training.stage import Stage
 from modules.training.tracking.trackers import check_installed
-from modules.training.training_step import build_training_step
+from modules.training.training_step import wrap_training_step
 from modules.training.validation import EvaluationStopped, Validator
 from modules.training.window_losses import StepResult, WindowLosses
 from modules.weights import init_weights_from
@@ -82,9 +84,10 @@ class Trainer:
     def __init__(
         self, config: Config, vocabularies: Vocabularies, model: nn.Module, criterion: ReportCriterion,
         evaluator: Validator, train_dataset: StudyDataset | MixedDataset,
-        validation_dataset: StudyDataset | MixedDataset, device: torch.device,
+        validation_dataset: StudyDataset | MixedDataset, device: torch.device, stage: Stage | None = None,
     ):
         """Raises UserError if settings do not fit the model or the scores. Writes nothing yet."""
+        self.stage = stage or Stage()
         self.config = config
         self.settings = config.train
         self.vocabularies = vocabularies
@@ -120,7 +123,7 @@ class Trainer:
             model.to(memory_format=self.memory_format)
         if config.train.compile:
             model.compile()
-        self.training_step = build_training_step(model, criterion, config)
+        self.training_step = wrap_training_step(self.stage.step_class(model, criterion, config), config)
         self.optimizer = build_optimizer(
             model, lr=config.optim.lr, lr_patch_encoder=config.optim.lr_patch_encoder,
             weight_decay=config.optim.weight_decay, kind=config.optim.optimizer, amsgrad=config.optim.amsgrad,
@@ -151,6 +154,7 @@ class Trainer:
                 return self._run_phases()
             finally:
                 self.log.close()
+                self.stage.close()
                 if self.train_loader is not None:
                     self.train_loader.close()
 
@@ -182,6 +186,8 @@ class Trainer:
         """Whether all epochs or steps are done and validated, or patience has run out."""
         if self.progress.phase == Phase.VALIDATE:
             return False
+        if self.progress.broken_guard:
+            return True
         patience = self.settings.patience
         out_of_patience = patience is not None and self.progress.validations_without_gain >= max(1, patience)
         out_of_patience = out_of_patience and self.progress.epoch >= self.settings.least_epochs
@@ -191,22 +197,26 @@ class Trainer:
         return self.progress.step >= self.total_steps
 
     def _validation_is_due(self) -> bool:
-        """Whether to validate after this epoch: the settings name it, or training ends here."""
-        if self._is_last_step():
+        """Whether to validate now: the settings name this step or epoch, or training ends here."""
+        if self._is_last_step() or self._validates_after_this_step():
             return True
         epochs_since_first = self.progress.epoch + 1 - self.settings.validate_from
         return epochs_since_first >= 0 and epochs_since_first % self.settings.validate_every == 0
 
+    def _validates_after_this_step(self) -> bool:
+        every = self.settings.validate_steps
+        return every is not None and self.progress.step % every == 0
+
     def _initialise_or_resume(self) -> None:
         """Create the run folder; load weights or resume; open the log; seed or restore the RNGs."""
-        random_state = misfits = None
+        random_state = misfits = averages = None
         resumed = self.run_folder.create()
         if resumed:
-            self.progress, random_state = self.run_folder.resume(self.model, self.optimizer, self.scaler)
+            self.progress, random_state, averages = self.run_folder.resume(self.model, self.optimizer, self.scaler)
         elif self.settings.init_from is not None:
             misfits = init_weights_from(self.model, self.vocabularies, self.settings.init_from)
         self.run_folder.write_config()
-        self._open_log(resumed)
+        self._open_log(resumed, averages)
         if resumed:
             self.log.message(
                 f"Resuming from {self.run_folder.last}: epoch {self.progress.epoch + 1}, step {self.progress.step}"
@@ -223,12 +233,16 @@ class Trainer:
             seed_everything(self.config.seed, rank(), self.progress.step)
         else:
             restore_random_state(random_state)
+        if self.stage.validates_first and not resumed:
+            self.progress.phase = Phase.VALIDATE
+            self._save_last()
 
-    def _open_log(self, resumed: bool) -> None:
+    def _open_log(self, resumed: bool, averages: dict[str, Any] | None) -> None:
         self.log = RunLog(
             self.run_folder.path, self.total_steps, self.settings.log_every, epoch=self.progress.epoch + 1,
             done_steps=self.progress.step, rerun_validation=self.progress.phase == Phase.VALIDATE,
             enabled=is_rank_zero(), track=self.settings.track, configuration=config_to_dict(self.config),
+            averages=averages,
         )
         parameters = list(self.model.parameters())
         self.log.start(
@@ -239,9 +253,11 @@ class Trainer:
         )
 
     def _save_last(self) -> None:
-        self.run_folder.save_last(self.model, self.optimizer, self.scaler, self.progress)
+        self.run_folder.save_last(self.model, self.optimizer, self.scaler, self.progress, self.log.averages())
 
     def _report_end(self) -> None:
+        if self.progress.broken_guard:
+            self.log.message(f"Warning: a guard has stopped the training: {self.progress.broken_guard}")
         best = f"no validation had {self.monitor.text}, so the last weights are saved as {self.run_folder.best}"
         if self.progress.best is not None:
             best = (
@@ -268,9 +284,13 @@ class Trainer:
     # -----------------------------------------------------------------------------------------------------------------
 
     def train_epoch(self) -> None:
-        """Train from the current position to the end of the epoch, the last step of the run, or a signal."""
+        """Train from the current position to the end of the epoch, the last step of the run, or a signal.
+
+        Raises UserError if a sample of the files of the data set differs from its manifest.
+        """
         if self._stop_requested():
             return
+        run_on_rank_zero(self.train_dataset.check_files)
         set_training_mode(self.model, self.settings.freeze)
         self.log.begin_epoch(self.progress.epoch + 1, self.settings.epochs, self.plan.steps, self.progress.batch)
         for window in self._windows():
@@ -281,7 +301,9 @@ class Trainer:
             self.log.train_step(
                 self.progress.step, result, self.schedule.rates(), images=sum(map(len, window)) * world_size()
             )
-            if self._is_last_step() or (result.stop_requested and self._stop_requested()):
+            if self._is_last_step() or self._validates_after_this_step():
+                break
+            if result.stop_requested and self._stop_requested():
                 break
             if self.settings.save_every is not None and self.progress.step % self.settings.save_every == 0:
                 self._save_last()
@@ -297,10 +319,6 @@ class Trainer:
                 self.log.message(f"Warning: study {study.study_id} cannot be read, {treatment}: {study.reason}")
         distinct = {study.index: study for study in gathered}.values()
         run_on_rank_zero(lambda: check_skipped(distinct, self.config.data.most_skipped))
-
-    def _epochs_done(self) -> float:
-        """Epochs since the start, with the fraction of the current one."""
-        return self.progress.epoch + self.progress.batch / self.plan.steps
 
     def _windows(self) -> Iterator[list[Batch]]:
         """Yield the remaining windows of the epoch, on the CPU. The loader's workers live as long as the run."""
@@ -346,12 +364,13 @@ class Trainer:
         counts = torch.stack([self.criterion.counts(batch) for batch in window]).sum(0)
         counts = sum_over_processes(counts.to(self.device))
         window_losses = []
-        for number, batch in enumerate(window, start=1):
+        prepared = self.stage.prepare(self.model, window, self.progress.step, self.memory_format)
+        for number, (batch, arguments) in enumerate(zip(window, prepared, strict=True), start=1):
             sizes = count_sizes(batch)
             batch = to_network_input(batch.to(self.device), self.memory_format)
             # DDP averages gradients in the last backward pass of the window only.
             with nullcontext() if number == len(window) or not is_distributed() else self.training_step.no_sync():
-                losses = self.training_step(batch, counts, self._mixing_probability(), sizes)
+                losses = self.training_step(batch, counts, self._mixing_probability(), sizes, *arguments)
                 self.scaler.scale(losses.total).backward()
             window_losses.append(losses)
         return WindowLosses.from_losses(window, window_losses)
@@ -360,7 +379,8 @@ class Trainer:
         """The share of studies for which `mixed` training currently uses the predicted graph."""
         if self.settings.graph_source != GraphSource.MIXED:
             return 0.0
-        ramp = 1.0 if self.settings.mix_epochs <= 0 else min(1.0, self._epochs_done() / self.settings.mix_epochs)
+        epochs_done = self.progress.epoch + self.progress.batch / self.plan.steps
+        ramp = 1.0 if self.settings.mix_epochs <= 0 else min(1.0, epochs_done / self.settings.mix_epochs)
         return self.settings.mix_to * ramp
 
     def _check_finite(self, losses: WindowLosses, result: StepResult) -> None:
@@ -376,14 +396,7 @@ class Trainer:
 
     def _raise_not_finite(self, what: str, losses: WindowLosses, result: StepResult) -> None:
         """Raise a UserError with the terms and studies of the micro-batches of all processes that are not finite."""
-        by_process = gather_objects((losses.not_finite(), losses.by_micro_batch()))
-        batches = [batch for not_finite, _ in by_process for batch in not_finite]
-        if not batches:
-            batches = [batch for _, every in by_process for batch in every]
-        described = "; ".join(
-            f"{', '.join(f'{name} {value:.4g}' for name, value in terms.items())} (studies {', '.join(study_ids)})"
-            for study_ids, terms in batches
-        )
+        described = losses.describe_not_finite()
 
         def fail() -> None:
             raise UserError(
@@ -412,7 +425,8 @@ class Trainer:
         loader.worker_init_fn = ignore_stop_signals
         before = random_state()
         evaluation = self.evaluator.validate(
-            self.model, loader, self.device, names=tuple(self.monitor.weights),
+            self.model, loader, self.device,
+            names=tuple(dict.fromkeys((*self.monitor.weights, *self.stage.watched))),
             meteor=self.config.eval.meteor_in_validation, should_stop=lambda: self.signals.received != 0,
         )
         restore_random_state(before)  # how often a run is validated must not change what it learns
@@ -420,7 +434,8 @@ class Trainer:
         if self._stop_requested():  # Ctrl-C during scoring also ends METEOR's Java process: the scores are unreliable
             raise EvaluationStopped
         monitored = self.monitor.value(evaluation.scores)
-        is_best = self.progress.record_validation(monitored)
+        self.progress.broken_guard = self.stage.check(evaluation.scores, self.progress)
+        is_best = not self.progress.broken_guard and self.progress.record_validation(monitored)
         self.log.validation(
             evaluation, monitored, self.monitor.value(evaluation.blind), self.monitor.text, is_best,
             graph_source=self.evaluator.graph_source, box_source=self.evaluator.box_source,

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from modules.runtime import gather_objects
 from modules.training.losses import Losses
 
 TOTAL = "total"
+# Prefix of means of sampled reports, which are logged beside the terms.
+SAMPLED = "sampled/"
 
 
 @dataclass
@@ -35,6 +38,17 @@ class WindowLosses:
     def not_finite(self) -> list[tuple[list[str], dict[str, float]]]:
         """Return study ids and terms of each micro-batch with a term that is not finite."""
         return [each for each in self.by_micro_batch() if not all(map(math.isfinite, each[1].values()))]
+
+    def describe_not_finite(self) -> str:
+        """Return terms and studies of the micro-batches of all processes that are not finite; of all, if none is."""
+        by_process = gather_objects((self.not_finite(), self.by_micro_batch()))
+        batches = [batch for not_finite, _ in by_process for batch in not_finite]
+        if not batches:
+            batches = [batch for _, every in by_process for batch in every]
+        return "; ".join(
+            f"{', '.join(f'{name} {value:.4g}' for name, value in terms.items())} (studies {', '.join(study_ids)})"
+            for study_ids, terms in batches
+        )
 
     def by_micro_batch(self) -> list[tuple[list[str], dict[str, float]]]:
         """Return study ids and terms of each micro-batch."""

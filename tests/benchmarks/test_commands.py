@@ -67,6 +67,12 @@ def test_decode_with_transformers(tmp_path):
     assert "transformers" in next(iter(run(tmp_path, "decode").values()))["ratio"]
 
 
+def test_decode_with_techniques_of_the_family(tmp_path):
+    compared, alone = run(tmp_path, "decode", "--techniques").values()
+    techniques = {"ours_r2gen", "ours_cmn", "ours_camanet", "ours_xpronet"}
+    assert techniques <= set(compared["ratio"]) and not techniques & set(alone["ratio"])
+
+
 def test_decode_with_cheaper_arithmetic(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "VARIANTS", ("bf16", "int8"))  # torch.compile needs a compiler and a minute
     compared = next(iter(run(tmp_path, "decode", "--variants").values()))

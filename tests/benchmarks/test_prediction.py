@@ -3,11 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.grounding import Grounding, score
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
+from data.sources.phantom.patient import draw_patient
+from data.sources.phantom.physics import simulate
 from modules.inference.prediction import PredictedSentence, Prediction
 from tests.support.tiny_run import write_tiny_run
 
@@ -80,6 +84,21 @@ def test_frontal_check_counts_doubts(tmp_path, capsys):
         ("real frontal", "2"), ("real lateral", "2"), ("phantom frontal", "10"), ("phantom lateral", "10"),
     ]
     assert counts[0][2] == counts[2][2] == "0.0%"
+
+
+def test_frontal_check_counts_each_data_set_of_a_folder(tmp_path, capsys):
+    for name in ("jsrt", "nih_cxr14"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        for number in range(2):
+            view = simulate(draw_patient(np.random.default_rng(number)), (), 64, number, lateral=number == 1)
+            Image.fromarray(view.image).save(tmp_path / name / "images" / f"{number}.png")
+    (tmp_path / "jsrt/annotations.json").write_text(json.dumps([{"image": "0.png"}, {"image": "1.png", "view": "L"}]))
+    (tmp_path / "nih_cxr14/labels.csv").write_text("image,view\n0.png,PA\n")
+    assert main(["frontal_check", "--films", str(tmp_path)]) == 0
+    counts = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [(kind.strip(), number) for kind, number, _ in counts] == [
+        ("jsrt frontal", "1"), ("jsrt lateral", "1"), ("nih_cxr14 frontal", "1"),
+    ]
 
 
 def test_frontal_check_names_what_is_missing(tmp_path, capsys):

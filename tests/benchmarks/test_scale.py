@@ -23,6 +23,7 @@ def test_all_rows_are_printed_and_written(tmp_path, capsys):
     content = json.loads(file.read_text())
     assert content["benchmark"] == "scale" and content["studies"] == 120 and content["scored_studies"] >= 1
     assert all(content[row] > 0 for row in scale.ROWS)
+    assert content["rank_private_mib"] < content["rank_mib"]
     assert {"startup_seconds", "rank_mib", "sample_ms", "score_ms_per_study"} <= scale.ROWS.keys()
     printed = capsys.readouterr().out
     assert all(f"  {row} " in printed for row in scale.ROWS)

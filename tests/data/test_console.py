@@ -74,6 +74,15 @@ def test_an_interrupted_command_ends_with_one_line():
         assert process.stderr.read() == "Interrupted\n" and process.wait() == 130
 
 
+def test_a_program_that_imports_the_package_keeps_its_tracebacks(tmp_path):
+    (tmp_path / "program.py").write_text("import data.console\nraise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True,
+    )
+    assert "Traceback" in done.stderr
+
+
 def test_every_command_runs_so():
     folders = ("main_*.py", "data/**/*.py", "modules/**/*.py", "benchmarks/**/*.py")
     files = [path for folder in folders for path in ROOT.glob(folder)]

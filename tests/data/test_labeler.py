@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -31,6 +33,12 @@ def test_the_command_writes_what_other_readers_read(tmp_path):
         header, first, second = csv.reader(file)
     assert header == ["id", *observation_names()] and first[0] == "99000001" and second == ['9,"9'] + [""] * 14
     assert read_label_table(out).find("99000001", "") == {"Edema": 1, "Pleural Effusion": 0}
+
+
+def test_reading_reports_imports_no_library_of_tensors():
+    # Importing torch would take longer than reading a thousand reports.
+    program = "import sys, data.labeler, data.text_graph; sys.exit(not {'torch', 'numpy'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=_FILES.parent).returncode == 0
 
 
 def test_the_command_prints_the_agreement(tmp_path, capsys):

@@ -17,7 +17,8 @@ def test_phantom_is_prepared(tmp_path, capsys):
     command = ["phantom", "--out", str(out), "--studies", "10", "--image-size", "32", "--two-views", "--workers", "1"]
     assert main(command) == 0
     assert {path.name for path in out.iterdir()} == {
-        "annotation.json", "dataset.yaml", "images", "index", "records.jsonl", "scene_graphs", "truth.jsonl"}
+        "annotation.json", "dataset.yaml", "images", "index", "manifest.json", "records.jsonl", "scene_graphs",
+        "truth.jsonl"}
     assert len(list((out / "images").iterdir())) == 20
     assert "10 studies (8 train, 1 val, 1 test)" in capsys.readouterr().out
     assert main(command) == 0
@@ -57,7 +58,7 @@ def toy(monkeypatch):
         source = ToySource(8, paths=tuple(arguments.source), options={"labels": str(arguments.labels)})
         prepare_source(source, arguments.out, arguments.image_size, arguments.workers, arguments.boxes)
 
-    monkeypatch.setitem(prepare.SOURCES, "toy", SimpleNamespace(add_arguments=add_common_arguments, run=run))
+    monkeypatch.setitem(prepare.COMMANDS, "toy", SimpleNamespace(add_arguments=add_common_arguments, run=run))
 
 
 def test_a_real_source_has_the_common_options(tmp_path, toy, capsys):

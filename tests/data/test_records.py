@@ -81,6 +81,12 @@ def set_value(number, key, value):
     (set_value(1, "split", "validate"), "line 2: study train1: unknown split 'validate'; choose one of"),
     (set_value(1, "images", []), "line 2: study train1 needs at least one image"),
     (set_value(1, "views", ["PA", "LL"]), "line 2: study train1 needs .* one view per image"),
+    *((set_value(1, key, value), "line 2: study train1 needs .* one view per image")
+      for key in ("images", "views") for value in (5, 2**62, True, "x", [5], {"x": 1}, [["x"]])),
+    *((set_value(1, key, value), f"line 2: {key} of study train1 must be an object or null")
+      for key in ("observations", "graph") for value in (5, "x", [], [{"box": None}])),
+    (set_value(1, "report", "Clear \ud83d."), r"line 2 is not valid Unicode \(a lone surrogate\)"),
+    (set_value(1, "id", "\udcff"), r"line 2 is not valid Unicode \(a lone surrogate\)"),
     (set_value(1, "id", "train0"), "line 2: study train0 is already in the split"),
     (set_value(1, "report", 5), "line 2: id and report of study train1 must be strings; .* without a report has null"),
     (lambda records: records.append(records[0] | {"id": "more"}),
@@ -91,6 +97,12 @@ def test_a_wrong_record_is_named(root, change, message):
     with pytest.raises(UserError, match=message) as caught:
         read_records(root, "train")
     assert "\n" not in str(caught.value)
+
+
+def test_escaped_characters_outside_the_basic_plane_are_read(root):
+    rewrite(root, lambda records: records[1].update(report="Clear \U0001f600."))
+    assert b"\\ud83d\\ude00" in (root / "records.jsonl").read_bytes()
+    assert read_records(root, "train")[1]["report"] == "Clear \U0001f600."
 
 
 def test_a_removed_record_is_a_warning(root):
@@ -116,6 +128,9 @@ def test_a_damaged_line_is_named(root, line):
 def test_a_damaged_description_is_named(root):
     (root / "dataset.yaml").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"dataset\.yaml is not YAML"):
+        read_records(root, "train")
+    (root / "dataset.yaml").write_text("[" + "a," * 600_000 + "a]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"dataset\.yaml is damaged \(it has 1171 KiB\)"):
         read_records(root, "train")
 
 

@@ -10,13 +10,15 @@ from data.text.report_graph import region_groups
 
 def test_the_command_writes_a_line_a_report(tmp_path):
     table, out = tmp_path / "reports.csv", tmp_path / "out.jsonl"
-    table.write_text('id,report\n99000001,"No effusion, lungs clear. Mild left edema."\n99000002,\n', encoding="utf-8")
+    text = "No effusion, lungs clear. Mild left edema, unchanged."
+    table.write_text(f'id,report\n99000001,"{text}"\n99000002,\n', encoding="utf-8")
     assert text_graph.main([str(table), str(out)]) == 0
     first, second = (json.loads(line) for line in out.read_text(encoding="utf-8").splitlines())
     assert first["id"] == "99000001" and second == {"id": "99000002", "sentences": []}
     assert first["sentences"][1] == {
-        "text": "Mild left edema.",
+        "text": "Mild left edema, unchanged.",
         "regions": ["left lung"],
+        "changes": {"left lung": ["no change"]},
         "polarity": "present",
         "attributes": [
             "anatomicalfinding|yes|pulmonary edema/hazy opacity",

@@ -10,7 +10,7 @@ from PIL import Image
 
 import main_predict
 from modules.inference.predictor import Predictor
-from tests.support.tiny_run import write_tiny_run
+from tests.support.tiny_run import save_tiny_run, write_tiny_run
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/predicting.md").read_text(encoding="utf-8")
 
@@ -18,12 +18,13 @@ DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/predicting.md").read_tex
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the files that the document names."""
-    run_folder, _ = write_tiny_run(tmp_path / "made", lively=True)
+    run_folder, root = write_tiny_run(tmp_path / "made", lively=True)
     (tmp_path / "results").mkdir()
     run_folder.rename(tmp_path / "results/demo")
+    save_tiny_run(tmp_path / "results/context", root, "model.context=[indication,prior]", lively=True)
     (tmp_path / "xrays").mkdir()
     generator = np.random.default_rng(0)
-    for name in ("chest.png", "another.png", "frontal.dcm", "lateral.dcm", "xrays/one.png"):
+    for name in ("chest.png", "another.png", "earlier.png", "frontal.dcm", "lateral.dcm", "xrays/one.png"):
         pixels = generator.integers(0, 255, (1500, 1000), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / name, "PNG")
     monkeypatch.chdir(tmp_path)
@@ -43,7 +44,7 @@ def test_commands_work(folder):
     commands = [
         shlex.split(line, comments=True) for line in DOCUMENT.splitlines() if line.startswith("python main_predict.py")
     ]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         assert main_predict.main(command[2:]) == 0
     assert len(list((folder / "predictions").glob("*.json"))) == 3

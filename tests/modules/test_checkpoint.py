@@ -10,6 +10,7 @@ import random
 import re
 import resource
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 import yaml
 
 from data.errors import UserError
+from modules import checkpoint
 from modules.checkpoint import (
     CONFIG,
     THRESHOLDS,
@@ -31,9 +33,13 @@ from modules.checkpoint import (
     save_thresholds,
 )
 from modules.config import load_config, setting_names
+from modules.saving import manifest
 from modules.saving.manifest import MANIFEST, MARK
 from modules.settings.earlier import ADDED
+from tests.support.context.tiny_context import add_context
 from tests.support.small_checkpoint import STATE, model_of, save
+from tests.support.tiny_dataset import write_tiny_dataset
+from tests.support.tiny_run import save_tiny_run
 
 EARLIER = Path(__file__).parents[1] / "support" / "earlier_run"
 
@@ -207,6 +213,38 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, parts, name, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [VOCABULARIES, THRESHOLDS, MANIFEST, CONFIG])
+def test_a_file_is_read_up_to_a_limit(tmp_path, parts, name, monkeypatch):
+    """60 MB of empty lists take 1.4 GiB."""
+    save(tmp_path / "last", parts)
+    path = tmp_path / "last" / name
+    for module in (checkpoint, manifest):
+        monkeypatch.setattr(module, "LARGEST_LINE", 5 << 18)
+    path.write_bytes(b"[" + b"[]," * 500_000 + b"[]]")
+    if name != MANIFEST:  # earlier versions have none
+        (tmp_path / "last" / MANIFEST).unlink()
+        config = tmp_path / "last" / CONFIG
+        config.write_bytes(config.read_bytes().removeprefix(MARK))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(tmp_path / "last")
+        assert name in str(caught.value) and tracemalloc.get_traced_memory()[1] < 30 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_words_that_no_file_can_have_are_refused(tmp_path, parts):
+    save(tmp_path / "last", parts)
+    path = tmp_path / "last" / VOCABULARIES
+    (tmp_path / "last" / MANIFEST).unlink()
+    config = tmp_path / "last" / CONFIG
+    config.write_bytes(config.read_bytes().removeprefix(MARK))
+    path.write_text(path.read_text(encoding="utf-8").replace('"<unk>"', r'"<unk>", "\ud800"'), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{VOCABULARIES} is damaged"):
+        load_checkpoint(tmp_path / "last")
+
+
 FILES = [CONFIG, VOCABULARIES, WEIGHTS, TRAINING_STATE, MANIFEST]
 
 
@@ -293,7 +331,7 @@ def test_every_setting_is_required_or_has_the_value_of_earlier_versions():
 
 def has_setting(settings: dict, name: str) -> bool:
     *groups, last = name.split(".")
-    return last in functools.reduce(dict.get, groups, settings)
+    return last in functools.reduce(lambda group, name: group.get(name, {}), groups, settings)
 
 
 def test_thresholds_are_kept_until_the_weights_are_replaced(tmp_path, parts):
@@ -312,6 +350,8 @@ def test_thresholds_are_kept_until_the_weights_are_replaced(tmp_path, parts):
     b"", b"[]", b"\xff", b'{"regions": {}}', b'{"regions": {"left lung": 2}, "attributes": {}, "origin": {}}',
     b'{"regions": {"left lung": NaN}, "attributes": {}, "origin": {}}',
     b'{"regions": {}, "attributes": {"left lung": {"a": "b"}}, "origin": {}}',
+    b'{"regions": {"left lung": ' + b"9" * 400 + b'}, "attributes": {}, "origin": {}}',
+    b'{"regions": {"\\ud800": 0.5}, "attributes": {}, "origin": {}}',
 ])
 def test_damaged_thresholds_are_named_in_one_line(tmp_path, parts, content):
     save(tmp_path / "best", parts)
@@ -339,3 +379,18 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, parts):
             with pytest.raises(UserError, match=r"weights.pt contains pickled code \(it calls posix.mkdir\), which"):
                 load_checkpoint(tmp_path / "last")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(("trained", "asked"), [
+    ("data.sections=findings", "data.sections=impression"), ("data.sections=impression", "data.sections=findings"),
+    ("data.sections=both", "data.sections=impression"), ("model.prior_report=false", "model.prior_report=true"),
+])
+def test_what_weights_do_not_tell_stays_as_it_was_trained(tmp_path, trained, asked):
+    """Another section would be the reference of reports that the model does not write."""
+    root = add_context(write_tiny_dataset(tmp_path / "tiny", image_size=32))
+    save_tiny_run(tmp_path / "run", root, "model.context=[indication,prior]", trained)
+    checkpoint = load_checkpoint(tmp_path / "run/best")
+    setting, _, value = trained.partition("=")
+    with pytest.raises(UserError, match=f"{setting}=.*: must be {value}, as the model was trained"):
+        checkpoint.load_config([asked])
+    assert checkpoint.load_config([trained, "eval.beam_size=1"]).eval.beam_size == 1

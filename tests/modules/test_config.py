@@ -68,12 +68,18 @@ def test_run_folder_is_below_results():
         ("- data\n", "holds a list"),
         ("data: [1\n", "experiment.yaml"),
         ("optim:\n  lr: null\n", "optim.lr"),
+        ("data:\n  weights: [[[]]]\n", "data.weights"),
+        ("model:\n  context: [[[]]]\n", "model.context"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
         load_config(write_yaml(tmp_path, text))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_folders_may_be_numbers(tmp_path):
+    assert load_config(write_yaml(tmp_path, "data:\n  root: [1, 2.5]\n")).data.roots == (Path("1"), Path("2.5"))
 
 
 def test_missing_or_unreadable_file_is_named(tmp_path):
@@ -127,6 +133,25 @@ def test_missing_or_unreadable_file_is_named(tmp_path):
         ("model.dropout=1", "model.dropout=1.0: must be below 1"),
         ("model.width=510", "model.width=510: must be a multiple of model.heads=8"),
         ("model.memory_top=600", "model.memory_top=600: must be at most model.memory_slots=512"),
+        ("model.cross_modal_memory.rows=0", "model.cross_modal_memory.rows=0: must be at least 1"),
+        ("model.cross_modal_memory={rows: 64, heads: 3}",
+         "model.cross_modal_memory.heads=3: must divide model.width=512"),
+        ("model.cross_modal_memory.rows=16",
+         "model.cross_modal_memory.responding=32: must be at most model.cross_modal_memory.rows=16"),
+        ("model.decoder.norms=conditional", "model.decoder.norms=conditional: choose one of plain, memory"),
+        ("model.decoder.memory_slots=0", "model.decoder.memory_slots=0: must be at least 1"),
+        ("model.decoder={norms: memory, memory_heads: 3}", "model.decoder.memory_heads=3: must divide model.width=512"),
+        ("model={discriminative_map: true, observation_head: false}", "set model.observation_head=true"),
+        ("model.subtract_background=true", "needs the map of model.discriminative_map=true"),
+        ("loss.attention_consistency=1", "set model.discriminative_map=true"),
+        ("loss.consistency_words=1.5", "loss.consistency_words=1.5: must be at most 1"),
+        ("loss.consistency_layer=4", "loss.consistency_layer=4: must be at most model.decoder_layers=3"),
+        ("model.prototypes.per_observation=0", "model.prototypes.per_observation=0: must be at least 1"),
+        ("model.prototypes={per_observation: 2, heads: 3}", "model.prototypes.heads=3: must divide model.width=512"),
+        ("model={prototypes: {per_observation: 2}, observation_head: false}", "set model.observation_head=true"),
+        ("model={prototypes: {per_observation: 2}, cross_modal_memory: {rows: 64}}", "exclude each other"),
+        ("loss.image_contrast=1", "loss.image_contrast compares what prototypes respond"),
+        ("loss.text_contrast=1", "set model.prototypes.per_observation"),
         ("eval.box_source=file", "eval.box_source=file needs a detector's file: set data.boxes_file"),
         ("train.deterministic=true", "train.deterministic=true needs model.roi=align"),
         ("model.localizer=false", "no boxes for eval.box_source=localizer: choose atlas or file"),

@@ -79,13 +79,9 @@ def test_what_a_user_can_mend_is_one_line_and_no_file(trained, tmp_path, capsys)
     assert "Study test1" in printed_error(run / "best", damaged)
 
 
-def test_the_splits_are_asked_for_where_the_data_set_counts_none(trained, tmp_path, capsys):
+def test_without_studies_a_split_is_left_out(trained, tmp_path):
     root = write_tiny_dataset(tmp_path / "data", train=1, val=0, test=1, image_size=32)
-    (root / "dataset.yaml").write_text(yaml.safe_dump({"name": "uncounted"}))
     out = tmp_path / "boxes.jsonl"
-    arguments = ["--checkpoint", str(trained[0] / "best"), "--data", str(root), "--out", str(out)]
-    assert main(arguments) == 1
-    assert "The split 'val'" in capsys.readouterr().err
-    assert main([*arguments, "--split", "train", "test"]) == 0
+    assert main(["--checkpoint", str(trained[0] / "best"), "--data", str(root), "--out", str(out)]) == 0
     entries = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert {entry["id"] for entry in entries} == {"train0", "test0"}

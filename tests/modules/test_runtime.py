@@ -3,10 +3,14 @@
 import os
 import random
 import signal
+import socket
+import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from data.errors import UserError
@@ -179,6 +183,38 @@ def test_one_process_is_the_ordinary_case(monkeypatch):
         assert broadcast_object("a") == "a"
         assert sum_over_processes(torch.tensor(2.0)) == 2
         assert run_on_rank_zero(lambda: "a") == "a"
+
+
+@pytest.mark.parametrize("own_rank", [0, 1])
+def test_a_process_whose_others_do_not_start_ends_with_one_line(monkeypatch, own_rank):
+    monkeypatch.setattr("modules.runtime._MEETING_ON_ONE_MACHINE", timedelta(seconds=1))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in (variables | {"RANK": str(own_rank)}).items():
+        monkeypatch.setenv(name, value)
+    message = rf"^Rank {own_rank}: not all of the 2 processes have met at 127.0.0.1:{port} within 1 s \(.+\): start all"
+    with pytest.raises(UserError, match=message) as caught, distributed(torch.device("cpu")):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_process_whose_other_ends_while_they_connect_ends_with_one_line(monkeypatch, capfd):
+    monkeypatch.setattr("modules.runtime._MEETING_ON_ONE_MACHINE", timedelta(seconds=0.2))
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: time.sleep(100))
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "RANK": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    child = os.fork()
+    if child == 0:
+        with distributed(torch.device("cpu")):
+            os._exit(17)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    printed = capfd.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("Rank 0: not all of the 2 processes have met at a:1 within 0 s (one has ended while")
 
 
 def test_an_error_in_the_first_process_keeps_its_line():

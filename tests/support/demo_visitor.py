@@ -40,9 +40,9 @@ class Visitor:
         """Upload a file and wait for its report."""
         self.wait_for_study(lambda: self.send(name, content))
 
-    def send(self, name, content):
-        """Upload a file without waiting."""
-        chooser = self.page.locator("#upload input[type=file]")
+    def send(self, name, content, field="upload"):
+        """Upload a file without waiting. field: upload, or prior for the previous image."""
+        chooser = self.page.locator(f"#{field} input[type=file]")
         chooser.set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": content})
 
     def wait_for_study(self, open_it):
@@ -50,12 +50,12 @@ class Visitor:
         before = self.image() if self.sentences().count() else None
         open_it()
         self.page.wait_for_function(
-            "before => document.querySelector('.sentence') && document.querySelector('.xray img').src !== before",
+            "before => document.querySelector('.sentence') && document.querySelector('.current img').src !== before",
             arg=before,
         )
 
     def image(self):
-        return self.page.locator(".xray img").get_attribute("src")
+        return self.page.locator(".current img").get_attribute("src")
 
     def sentences(self):
         return self.page.locator("button.sentence")
@@ -112,21 +112,22 @@ def top_regions(sentence):
     return {name for name, share in shares[:3] if share >= 0.5 * shares[0][1]}
 
 
-def post_event(address, event, data, event_data=None, session="0123456789"):
-    """Send an event without a page. Return the HTTP response."""
+def post_event(address, event, data, event_data=None, session="0123456789", which=0):
+    """Send an event without a page; which: of several events of that kind. Return the HTTP response."""
     dependencies = httpx.get(f"{address}config").json()["dependencies"]
-    number = next(one["id"] for one in dependencies if any(target[1] == event for target in one["targets"]))
+    numbers = [one["id"] for one in dependencies if any(target[1] == event for target in one["targets"])]
+    number = numbers[which]
     body = {"fn_index": number, "data": data, "event_data": event_data, "session_hash": session}
     return httpx.post(f"{address}gradio_api/queue/join", json=body)
 
 
-def response_to(address, event, data, event_data=None, session="0123456789"):
+def response_to(address, event, data, event_data=None, session="0123456789", which=0):
     """The message with the results of an event sent without a page, but with the connection that a page holds."""
     api = f"{address}gradio_api"
     with httpx.stream("GET", f"{api}/heartbeat/{session}", timeout=TIMEOUT) as heartbeat:
         alive = heartbeat.iter_lines()  # the connection is closed with this iterator
         next(alive)
-        assert post_event(address, event, data, event_data, session).status_code == 200
+        assert post_event(address, event, data, event_data, session, which).status_code == 200
         with httpx.stream("GET", f"{api}/queue/data", params={"session_hash": session}, timeout=TIMEOUT) as lines:
             for line in lines.iter_lines():
                 message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}

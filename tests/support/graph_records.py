@@ -6,7 +6,7 @@ import json
 def write_records(root, graphs, reports=None, split="train"):
     """Write a prepared data set without images, one study per graph; appends to an existing one."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / "dataset.yaml").write_text("name: hand-made\n", encoding="utf-8")
+    (root / "dataset.yaml").write_text("name: hand-made\ncounts: {}\n", encoding="utf-8")
     lines = []
     for number, graph in enumerate(graphs):
         report = reports[number] if reports else "Clear."

@@ -183,12 +183,13 @@ _REGION_FIELDS = ("boxes", "visible", "mentioned", "abnormal", "attributes")
 def teacher_forced(
     model: SGRRG, batch: Batch, graph_source: GraphSource = GraphSource.ORACLE,
     box_source: BoxSource = BoxSource.LOCALIZER, mixing_probability: float = 0.0,
+    image_attention_layer: int | None = None,
 ) -> SGRRGOutput:
     """The model's output on `batch` as in training."""
     inputs = model_inputs(batch, graph_source, box_source, training=True)
     return model(
         inputs, batch.token_ids, batch.token_mask, graph_source, box_source, mixing_probability,
-        with_region_attention=True,
+        with_region_attention=True, image_attention_layer=image_attention_layer,
     )
 
 
@@ -197,6 +198,8 @@ def losses_of(
     box_source: BoxSource = BoxSource.LOCALIZER, mixing_probability: float = 0.0, config: Config | None = None,
 ) -> Losses:
     """The losses of a single batch."""
-    criterion = builders.build_criterion(config or tiny_config(), tiny_vocabularies())
-    output = teacher_forced(model, batch, graph_source, box_source, mixing_probability)
+    config = config or tiny_config()
+    criterion = builders.build_criterion(config, tiny_vocabularies())
+    layer = 1 if config.loss.attention_consistency else None
+    output = teacher_forced(model, batch, graph_source, box_source, mixing_probability, layer)
     return criterion(output, batch, criterion.counts(batch))

@@ -59,6 +59,7 @@ class TinyModel(nn.Module):
     def forward(
         self, inputs: ModelInputs, token_ids: Tensor, token_mask: Tensor, graph_source: GraphSource,
         box_source: BoxSource, mixing_probability: float = 0.0, with_region_attention: bool = False,
+        image_attention_layer: int | None = None,
     ) -> SGRRGOutput:
         image = self.dropout(self.patch_encoder(inputs.images[:, 0]))
         self.mixing_probabilities.append(mixing_probability)

@@ -1,9 +1,10 @@
 """Reads the files of Chest ImaGenome: scene graphs, zipped or unpacked, and lists of images."""
 
-import json
+import codecs
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError, cannot_read, wrong_format
-from data.ontology import Anatomy
+from data.ontology import CHANGES, Anatomy, combine_changes
 from data.sources.distributions import Contents, read_table
 from data.sources.mimic_cxr.files import ListedImage
 from data.sources.zip_members import ZipMember, list_members, read_member
+from data.storage.parse import parse_json
 
 # Images per split in Chest ImaGenome 1.0.0.
 KNOWN_IMAGES = {"train": 166_521, "val": 23_953, "test": 47_393}
@@ -42,7 +44,8 @@ def read_scene_graph(document: dict, image_size: tuple[int, int], warn: Callable
 
     If polarities conflict, the last mention wins; a region is abnormal if any of its phrases says so. Entries about
     other than the 29 regions, and entries that the file marks as not being about their region, are left out. Boxes
-    are clipped to the image; empty boxes are dropped.
+    are clipped to the image; empty boxes are dropped. A region has its `change` since an earlier study if cues and
+    relationships agree on one, and the id of that study's image as `compared_with` if relationships name only one.
 
     Raises UserError, naming image and position, if the document is malformed.
     """
@@ -55,12 +58,43 @@ def read_scene_graph(document: dict, image_size: tuple[int, int], warn: Callable
     for place, entry in _list_entries(document, "attributes", name):
         with _report_malformed(name, place):
             _add_phrases(phrases, entry, warn)
+    comparisons = _read_comparisons(document, name)
     regions = {}
     for region in _region_names():
         if region in boxes or region in phrases:
             with _report_malformed(name, f"attributes of {region}"):
                 regions[region] = {"box": boxes.get(region)} | _summarise(phrases.get(region, []))
+            regions[region] |= comparisons.get(region, {})
     return {"regions": regions}
+
+
+def _read_comparisons(document: dict, name: str) -> dict[str, dict[str, str]]:
+    """Return region -> its `change`, and `compared_with`, where they are stated without contradiction."""
+    changes: dict[str, list[str]] = defaultdict(list)
+    images: dict[str, set[str]] = defaultdict(set)
+    for place, entry in _list_entries(document, "attributes", name):
+        with _report_malformed(name, place):
+            if isinstance(entry["bbox_name"], str) and entry.get(entry["bbox_name"], True):
+                for cues in entry.get("comparison_cues", ()):
+                    changes[entry["bbox_name"]] += _change_names(cues)
+    for place, entry in _list_entries(document, "relationships", name) if document.get("relationships") else ():
+        with _report_malformed(name, place):
+            changes[entry["bbox_name"]] += _change_names(entry.get("relationship_names", ()))
+            if "object_id" in entry:
+                images[entry["bbox_name"]].add(entry["object_id"].partition("_")[0])
+    found = {}
+    for region, stated in changes.items():
+        if (change := combine_changes(stated)) is not None:
+            found[region] = {"change": change}
+            if len(images[region]) == 1:
+                found[region]["compared_with"] = images[region].pop()
+    return found
+
+
+def _change_names(cues: Iterable[str]) -> list[str]:
+    """Return the changes that cues of the form category|polarity|label affirm."""
+    affirmed = (cue.removeprefix("comparison|yes|") for cue in cues if cue.startswith("comparison|yes|"))
+    return [change for change in affirmed if change in CHANGES]
 
 
 @cache
@@ -251,10 +285,7 @@ class SceneGraphs:
 
 def parse_document(content: bytes, where: str) -> dict:
     """Parse the bytes of a file as a JSON object. Raises UserError, naming the file, if they are anything else."""
-    try:
-        document = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise wrong_format(where, "JSON", "download the file again") from error
+    document = parse_json(content.removeprefix(codecs.BOM_UTF8), where, "download the file again")
     if not isinstance(document, dict):
         raise wrong_format(where, "a JSON object", "download the file again")
     return document

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from data.errors import UserError, cannot_read, missing
 from data.sources.iu_xray.reports import image_name, study_number
 from data.sources.packed_files import PackedFile, list_archive
+from data.storage.bounded_tar import open_tar
 
 EXPECTED = (
     "Open-i (NLMCXR_reports.tgz or ecgen-radiology/, with NLMCXR_png.tgz, PNGs or DICOMs), Kaggle "
@@ -114,7 +115,7 @@ def _add_file(path: Path, found: IUFiles) -> None:
 
 def _add_archive(path: Path, found: IUFiles) -> None:
     try:
-        with tarfile.open(path) as archive:
+        with open_tar(path) as archive:
             names = [PurePosixPath(member.name).name for member in islice(archive, _PEEKED_MEMBERS)]
     except _ARCHIVE_ERRORS as error:
         raise _damaged_archive(path, error) from error

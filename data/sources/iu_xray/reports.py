@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from data.errors import UserError, cannot_read, wrong_format
 from data.sources.distributions import read_table
 from data.sources.missing_texts import text_or_empty
+from data.storage.bounded_tar import open_tar
 
 # In bytes. The longest of the 3,955 reports has 9 kB.
 _LARGEST_REPORT = 1 << 20
@@ -33,6 +34,8 @@ class IUReport:
     findings: str
     impression: str
     images: tuple[str, ...] = ()
+    indication: str = ""
+    comparison: str = ""
 
 
 @dataclass
@@ -106,6 +109,8 @@ def parse_open_i(content: bytes, name: str) -> IUReport:
         findings=_single_spaced(" ".join(sections.get("FINDINGS", []))),
         impression=_single_spaced(" ".join(sections.get("IMPRESSION", []))),
         images=tuple(dict.fromkeys(images)),
+        indication=_single_spaced(" ".join(sections.get("INDICATION", []))),
+        comparison=_single_spaced(" ".join(sections.get("COMPARISON", []))),
     )
 
 
@@ -115,12 +120,13 @@ def read_kaggle(path: Path) -> IUReports:
     Raises UserError, naming file, row and column, if it is malformed.
     """
     reports = IUReports()
-    for row, (uid, findings, impression) in enumerate(read_table(path, ("uid", "findings", "impression")), start=1):
+    columns, optional = ("uid", "findings", "impression"), ("indication", "comparison")
+    for row, (uid, *texts) in enumerate(read_table(path, columns, optional=optional), start=1):
         number = re.fullmatch(r"(\d{1,9})(?:\.0*)?", uid, re.ASCII)  # pandas writes a column with gaps as floats
         if number is None:
             raise wrong_format(f"{path} row {row}: 'uid'", "an integer", _FIX)
-        sections = (_single_spaced(text_or_empty(text)) for text in (findings, impression))
-        report = IUReport(int(number[1]), *sections)
+        findings, impression, indication, comparison = (_single_spaced(text_or_empty(text)) for text in texts)
+        report = IUReport(int(number[1]), findings, impression, indication=indication, comparison=comparison)
         reports.add(report, f"{path.name} row {row}")
     return reports
 
@@ -153,7 +159,7 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
 def _read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the reports of an archive. Nothing is unpacked to disk, so the paths of its members do not matter."""
     try:
-        with tarfile.open(path) as archive:
+        with open_tar(path) as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if member.isfile() and _is_report(name):

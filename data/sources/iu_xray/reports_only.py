@@ -1,7 +1,7 @@
 """`python -m data.prepare iu_xray --reports-only`: the texts of IU X-Ray without images."""
 
 import csv
-import tempfile
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,12 +29,15 @@ def write_reports(source: Source, texts: IUTexts, out: Path) -> None:
             print(f"{out} holds these reports already")
             return
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-            building = Path(folder) / "reports"
+        building = out.with_name(f".{out.name}.partial")
+        shutil.rmtree(building, ignore_errors=True)  # what a killed run left
+        try:
             building.mkdir()
             _write_table(building / "reports.csv", texts.studies)
             (building / "dataset.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
             building.replace(out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise cannot_write(out, error) from error
     _print_summary(out, description)
@@ -52,7 +55,7 @@ def _describe(source: Source, texts: IUTexts) -> dict:
 def _check_same(out: Path, description: dict) -> None:
     try:
         same = yaml.safe_load((out / "dataset.yaml").read_text(encoding="utf-8")) == description
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         same = False
     if not same:
         raise UserError(f"{out} holds something else: delete it, or choose another --out")

@@ -28,7 +28,7 @@ from data.sources.iu_xray.reports_only import write_reports
 from data.sources.iu_xray.texts import IUText, read_texts
 from data.sources.packed_files import PackedFile
 from data.sources.preparation import add_common_arguments, prepare
-from data.sources.report_graph import build_report_graph
+from data.sources.report_graph import build_report_graph, describe_report_graphs
 from data.sources.source import Dropped, PreparedImage, Study
 from data.text.label_tables import LabelTable, read_label_table
 from data.text.report_labels import label_report
@@ -124,7 +124,7 @@ class IUXray:
             "reports": self.texts.origin,
             "damaged_reports": len(self.texts.damaged),
             "views": self._origin_of_views(),
-            "graph": "text of the report",
+            "graph": describe_report_graphs(),
             "labels": "our labeler" if self._labels_file is None else path_fingerprint(self._labels_file),
             "sources": [path_fingerprint(path) for path in self.paths],
             "expected": _STUDIES | self.texts.expected,
@@ -185,6 +185,9 @@ class IUXray:
             observations=self._find_observations(plan.text),
             graph=build_report_graph(plan.text.findings, frontal),
             warnings=tuple(warnings),
+            indication=plan.text.indication or None,
+            comparison=plan.text.comparison or None,
+            impression=plan.text.impression or None,
         )
 
     def _find_observations(self, text: IUText) -> dict[str, int] | None:

@@ -19,7 +19,7 @@ _REPORTS_OF_OPEN_I, _REPORTS_OF_KAGGLE = 3955, 3851
 class IUText:
     """The text of a study.
 
-    impression   None if the source does not contain it (R2Gen's annotation)
+    impression, indication, comparison   None if the source does not contain them (R2Gen's annotation)
     images       Open-i's names of its images, in order; empty if the source does not list them
     copies       the names of its images in R2Gen's copy, "STUDY/NUMBER", in order
     """
@@ -30,6 +30,8 @@ class IUText:
     impression: str | None
     images: tuple[str, ...]
     copies: tuple[str, ...]
+    indication: str | None = None
+    comparison: str | None = None
 
 
 @dataclass
@@ -80,7 +82,12 @@ def _select_studies(origin: str, reports: IUReports, expected: int) -> IUTexts:
         report = reports.by_number.get(study_number(study_id))
         if report is not None and report.findings:
             copies = (f"{study_id}/0", f"{study_id}/1")
-            studies.append(IUText(study_id, split, report.findings, report.impression, report.images, copies))
+            studies.append(
+                IUText(
+                    study_id, split, report.findings, report.impression, report.images, copies, report.indication,
+                    report.comparison,
+                )
+            )
     return IUTexts(
         origin,
         studies,

@@ -124,6 +124,30 @@ def read_metadata(path: Path) -> Iterator[tuple[str, ImageFacts]]:
         yield image, cache[key]
 
 
+def read_times(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield image id and time of the study for each image of the metadata table that states its date.
+
+    Times are of the form 2180-05-06T21:30:14, so that they sort as strings. Raises UserError as `read_table` does.
+    """
+    for image, date, time in read_table(path, ("dicom_id",), optional=("StudyDate", "StudyTime")):
+        if (taken := parse_time(date, time)) is not None:
+            yield image, taken
+
+
+def parse_time(date: str, time: str) -> str | None:
+    """Return the time of a study from StudyDate (20180506) and StudyTime, a number that lost its leading zeros.
+
+    3405.25 is 00:34:05.25. A blank time counts as midnight. None if the date is blank or malformed.
+    """
+    date = date.partition(".")[0]  # pandas writes a column with gaps as floats
+    hours, _, fraction = time.partition(".")
+    hours = hours.rjust(6, "0")
+    if not (date.isdecimal() and len(date) == 8 and hours.isdecimal() and len(hours) == 6):
+        return None
+    fraction = f".{fraction}" if fraction.strip("0") else ""
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}T{hours[:2]}:{hours[2:4]}:{hours[4:]}{fraction}"
+
+
 def parse_view(position: str, code: str, procedure: str) -> str:
     """Return an image's view from ViewPosition, else from the view code, else from the only view in the procedure."""
     position = position.strip().upper()

@@ -106,8 +106,13 @@ def section_name(header: str) -> str:
     return "findings" if any(view in name for view in _VIEWS) else name
 
 
+def extract_indication(text: str) -> str:
+    """Return why the study was requested: INDICATION (or REASON FOR EXAM) of a report, else HISTORY; "" if absent."""
+    return extract_section(text, "indication") or extract_section(text, "history")
+
+
 def extract_section(text: str, section: str) -> str:
-    """Return the text of "findings", "impression" or "both" of a report; "" if absent.
+    """Return the text of a section, such as "findings", or of "both" findings and impression; "" if absent.
 
     The last of several sections with the same name counts. Wrapped lines are joined; paragraphs are kept apart.
     """

@@ -31,10 +31,11 @@ from data.sources.mimic_cxr.files import (
     read_metadata,
     read_r2gen_images,
     read_splits,
+    read_times,
 )
-from data.sources.mimic_cxr.reports import SECTIONS, extract_section
+from data.sources.mimic_cxr.reports import SECTIONS, extract_indication, extract_section
 from data.sources.preparation import add_common_arguments, prepare
-from data.sources.report_graph import build_report_graph
+from data.sources.report_graph import build_report_graph, describe_report_graphs
 from data.sources.source import Dropped, PreparedImage, Study
 from data.sources.zip_members import ZipMember
 from data.text.label_tables import read_label_table
@@ -98,12 +99,14 @@ class MimicPlan:
     """A sample to build.
 
     report  its position in the archive of reports; None: the report is a file, or in the list of images
+    taken   time of its study; None if unknown
     """
 
     id: str
     split: str
     images: tuple[PlannedImage, ...]
     report: ZipMember | None
+    taken: str | None
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ class MimicSource:
                 "samples": self._options.samples,
                 "views": self._options.views,
             },
+            "graph": describe_report_graphs() if self._graphs is None else "Chest ImaGenome",
             "sources": [[path.name, path_fingerprint(path)] for path in self.paths],
             "labels": None if self._labels_path is None else path_fingerprint(self._labels_path),
             "expected": expected,
@@ -248,7 +252,7 @@ class MimicSource:
         lines.append("reports: " + (self._reports.archive.name if self._reports.archive else "text files"))
         lines.append("observations: " + (self._labels_path.name if self._labels_path else "our labeler"))
         if self._graphs is None:
-            return [*lines, "scene graphs: from the reports, with boxes of the fitted atlas"]
+            return [*lines, "scene graphs: from the reports, with boxes of the shipped localizer and the fitted atlas"]
         return [*lines, f"scene graphs: Chest ImaGenome, {'zipped' if self._graphs.archive else 'unpacked'}"]
 
     # Plans, in the main process
@@ -258,6 +262,7 @@ class MimicSource:
         facts = {} if self._metadata is None else dict(read_metadata(self._metadata))
         reports = self._reports.members()
         graphs = {} if self._graphs is None else self._graphs.members()
+        times = self._read_study_times()
         for sample in self._samples:
             first = sample[0]
             images = (
@@ -269,7 +274,21 @@ class MimicSource:
                 split=first.split,
                 images=tuple(images),
                 report=reports.get(first.study),
+                taken=times.get(first.study),
             )
+
+    def _read_study_times(self) -> dict[str, str]:
+        """Return study -> its time; all its images share one, so that none is a prior of another."""
+        if self._metadata is None:
+            return {}
+        times: dict[str, str] = {}
+        by_image = dict(read_times(self._metadata))
+        for sample in self._samples:
+            for image in sample:
+                taken = by_image.get(image.id)
+                if taken is not None:
+                    times[image.study] = min(taken, times.get(image.study, taken))
+        return times
 
     @cached_property
     def _samples(self) -> list[list[ListedImage]]:
@@ -326,7 +345,25 @@ class MimicSource:
             observations=self._find_observations(images[0].planned.listed, report, whole_report),
             graph=graph,
             warnings=tuple(warnings),
+            patient=plan.images[0].listed.subject or None,
+            taken=plan.taken,
+            **self._extract_context(plan, whole_report),
         )
+
+    def _extract_context(self, plan: MimicPlan, whole_report: str) -> dict[str, str | None]:
+        """Return indication, comparison and impression of the report's file, which R2Gen's list does not contain."""
+        if plan.images[0].listed.report is not None:
+            try:
+                whole_report = self._reports.read(plan.images[0].listed, plan.report) or ""
+            except UserError:
+                whole_report = ""
+        return {
+            "indication": extract_indication(whole_report) or None,
+            "comparison": extract_section(whole_report, "comparison") or None,
+            # The text to learn may already include it.
+            "impression": extract_section(whole_report, "impression") or None
+            if self._options.section == "findings" else None,
+        }
 
     def _read_image(self, planned: PlannedImage, warnings: list[str]) -> _ReadImage | None:
         """Read an image; None, with a warning, if it is missing or damaged."""

@@ -10,6 +10,7 @@ from data.errors import UserError, cannot_read, unknown_name
 from data.ontology import observation_names
 from data.sources.distributions import read_table
 from data.sources.packed_files import is_archive, list_paths
+from data.storage.lines import bounded_lines
 
 IMAGE_NAME = re.compile(r"\d{8}_\d{3}\.(png|jpg|jpeg)", re.ASCII | re.IGNORECASE)
 NO_FINDING = "No Finding"
@@ -121,7 +122,7 @@ def read_boxes(path: Path) -> dict[str, list[FindingBox]]:
     boxes: dict[str, list[FindingBox]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(bounded_lines(file, path))
             next(rows, None)
             for row in rows:
                 if not any(cell.strip() for cell in row):

@@ -201,17 +201,35 @@ def _subdiaphragmatic_interval(chest: Chest, lung: Lung, projection: Projection)
     return np.zeros_like(down), np.float32(depth) * np.maximum(below - outward * outward, 0) ** np.float32(0.42)
 
 
-def _subtract_lung(
-    chest: Chest, lung: Lung, projection: Projection, mediastinum: list[Interval], texture: _Texture,
-    total: np.ndarray,
-) -> np.ndarray:
-    """Replace soft tissue in `total` by a lung, in place; return the length of each beam in aerated lung."""
+def lung_depths(chest: Chest, projection: Projection) -> dict[str, np.ndarray]:
+    """Return the length of every beam in the left and in the right pleural cavity, [H, H] each, in cm.
+
+    The cavity is free of heart, mediastinum and diaphragm; what findings fill it with does not count.
+    """
+    mediastinum = _mediastinal_intervals(chest, projection)
+    return {side: _free_cavity(chest, lung, projection, mediastinum)[0] for side, lung in chest.lungs.items()}
+
+
+def _free_cavity(
+    chest: Chest, lung: Lung, projection: Projection, mediastinum: list[Interval]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the length of each beam in the pleural cavity without mediastinum and diaphragm, then what
+    `_pleural_cavity` returns beside the interval.
+    """
     cavity, position, down = _pleural_cavity(chest, lung, projection)
     # The heart rests on the diaphragm, so the two form one obstacle.
     heart, *others = mediastinum
     obstacles = [_enclosing_interval([heart, _subdiaphragmatic_interval(chest, lung, projection)]), *others]
     free = 2 * cavity[1] - sum(_overlap_length(cavity, obstacle) for obstacle in obstacles)
-    np.maximum(free, 0, out=free)
+    return np.maximum(free, 0, out=free), position, down
+
+
+def _subtract_lung(
+    chest: Chest, lung: Lung, projection: Projection, mediastinum: list[Interval], texture: _Texture,
+    total: np.ndarray,
+) -> np.ndarray:
+    """Replace soft tissue in `total` by a lung, in place; return the length of each beam in aerated lung."""
+    free, position, down = _free_cavity(chest, lung, projection, mediastinum)
     if lung.fluid:
         free *= 1 - _effusion_fraction(lung, position, down, projection.lateral)
     density = np.float32(lung.density) * (1 + 0.05 * texture.fine)

@@ -161,7 +161,7 @@ def draw_findings(rng: np.random.Generator, view: str, prevalence: float = 1.0) 
         for kind in rng.permutation(list(FINDING_KINDS)):
             if rng.random() < min(0.9, prevalence * FINDING_KINDS[kind].prevalence * _view_factor(kind, view)):
                 findings += _draw_finding(rng, str(kind))
-        findings = _select_compatible(findings)
+        findings = select_compatible(findings)
         if findings:
             order = list(FINDING_KINDS)
             return sorted(findings, key=lambda finding: (order.index(finding.kind), finding.side or ""))
@@ -186,7 +186,7 @@ def _draw_finding(rng: np.random.Generator, kind: str) -> list[Finding]:
     return findings
 
 
-def _select_compatible(findings: Sequence[Finding]) -> list[Finding]:
+def select_compatible(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings that are compatible with all selected before them, `MAX_FINDINGS` at most."""
     selected: list[Finding] = []
     for finding in findings:

@@ -19,9 +19,11 @@ from typing import Any
 import numpy
 import yaml
 
-from data.ontology import FILES
+from data.ontology import FILES, RESOLVED
 from data.sources.phantom.findings import FINDING_KINDS, SIDES, Finding, regions_of
 from data.sources.phantom.patient import TRAITS
+from data.sources.phantom.patients.history import StudyHistory
+from data.sources.phantom.patients.indication import context_phrases
 from data.sources.phantom.report_rules import (
     COMPARISONS_OF_KIND,
     EXTRA_ATTRIBUTES,
@@ -50,8 +52,14 @@ PRIOR_RATE = 0.45
 PRIOR_MENTION_RATE = 0.5
 NO_PRIOR_MENTION_RATE = 0.2
 COMPARISON_RATE = 0.4
+# Share of findings whose true change is stated; those that are gone included.
+TRUE_COMPARISON_RATE = 0.85
+# Alternatives in phrases that read like comparisons.
+_AMBIGUOUS = re.compile(r"\|increased in size|with an increased cardiothoracic ratio\||\|remains sharp")
 # Limit on findings and normal statements together; only normal statements are left out.
 MAX_STATEMENTS = 7
+# Limit on the statements of an impression.
+MAX_IMPRESSION = 3
 # From this number of findings and normal statements on, a study with findings has a third of the usual remarks.
 LONG_REPORT = 5
 
@@ -65,7 +73,7 @@ class Sentence:
     attributes  Chest ImaGenome's `category|polarity|label`, true of each of the regions
     abnormal    whether it asserts a finding; false if it denies one or asserts nothing
     severity    "mild", "moderate", "severe", "hedge" for an ungraded finding stated as a possibility, or None
-    comparison  "no change", "worsened" or "improved" relative to the previous study, or None
+    comparison  the change since the previous study, one of `data.ontology.CHANGES`, or None
     """
 
     text: str
@@ -81,6 +89,7 @@ class _Statement:
     """The content of a sentence before it is worded.
 
     slots   values of the {names} in the phrases, in addition to the file's `words`
+    comparison_phrases   one of them is inserted before the full stop
     """
 
     topic: str
@@ -91,15 +100,18 @@ class _Statement:
     abnormal: bool = False
     severity: str | None = None
     comparison: str | None = None
+    comparison_phrases: Sequence[str] = ()
 
 
 def write_report(
-    findings: Sequence[Finding], view: str, rng: numpy.random.Generator, traits: Collection[str] = ()
+    findings: Sequence[Finding], view: str, rng: numpy.random.Generator, traits: Collection[str] = (),
+    history: StudyHistory | None = None,
 ) -> list[Sentence]:
     """Write the report of a study with `findings` in `view` ("PA" or "AP"), as sentences to be joined by spaces.
 
     Almost every finding is mentioned, each in one sentence; the order of `findings` does not matter. `traits` are the
-    `TRAITS` that the image shows. The same findings, view, traits and state of `rng` give the same report. Raises
+    `TRAITS` that the image shows. With a `history`, comparisons say what is true of it; without one, they are made up,
+    as if every other patient had an earlier study. The same arguments and state of `rng` give the same report. Raises
     ValueError for any other view or trait.
     """
     if view not in ("PA", "AP"):
@@ -108,10 +120,16 @@ def write_report(
         raise ValueError(f"traits {sorted(unknown)}: choose from {', '.join(TRAITS)}")
     kinds = list(FINDING_KINDS)
     findings = sorted(findings, key=lambda f: (kinds.index(f.kind), str(f.side), str(f.place), str(f.severity)))
-    has_prior = rng.random() < PRIOR_RATE
+    has_prior = rng.random() < PRIOR_RATE if history is None else history.has_prior
     statements = [
-        _finding_statement(finding, has_prior, rng) for finding in findings if rng.random() >= FINDING_OMISSION_RATE
+        _finding_statement(finding, has_prior, history, rng)
+        for finding in findings if rng.random() >= FINDING_OMISSION_RATE
     ]
+    if history is not None:
+        statements += [
+            _resolved_statement(finding, rng) for finding in history.resolved
+            if finding.kind in context_phrases()["resolved"]["names"] and rng.random() < TRUE_COMPARISON_RATE
+        ]
     statements += [
         statement for statement in _normal_statements(findings, view) if rng.random() >= NORMAL_OMISSION_RATE
     ]
@@ -119,32 +137,95 @@ def write_report(
     statements += _remarks(circumstances_of(findings, view).union(traits), len(statements), rng)
     statements += _prior_remark(has_prior, rng)
     statements.sort(key=lambda statement: topics.index(statement.topic))
-    return [_realise(statement, rng) for statement in statements]
+    return [_realise(statement, rng, is_true=history is not None) for statement in statements]
+
+
+def write_impression(
+    findings: Sequence[Finding], rng: numpy.random.Generator, history: StudyHistory | None = None
+) -> str:
+    """Write the impression: up to `MAX_IMPRESSION` of the most important findings, or a normal result without any.
+
+    With a `history`, it says what has changed and resolved; without one, it compares with nothing.
+    """
+    phrases = context_phrases()["impressions"]
+    matters = phrases["of"]
+    statements = [
+        _impression_statement(finding, history, rng)
+        for finding in sorted(findings, key=lambda each: matters.index(each.kind) if each.kind in matters else -1)
+        if finding.kind in matters
+    ][:MAX_IMPRESSION]
+    for finding in () if history is None else history.resolved:
+        if finding.kind in matters and finding.kind in context_phrases()["resolved"]["names"]:
+            statements.append(_resolved_statement(finding, rng))
+    statements = statements[:MAX_IMPRESSION] or [_Statement("impression", phrases["nothing"], {})]
+    return " ".join(_realise(statement, rng, is_true=True).text for statement in statements)
 
 
 # Content
 
 
-def _finding_statement(finding: Finding, has_prior: bool, rng: numpy.random.Generator) -> _Statement:
-    phrases = _load_phrases()
-    entry = phrases["findings"][finding.kind]
+def _impression_statement(
+    finding: Finding, history: StudyHistory | None, rng: numpy.random.Generator
+) -> _Statement:
+    slots = _place_slots(finding, rng) | _severity_slots(finding, rng)
+    name = _fill_template(_load_phrases()["findings"][finding.kind]["name"], slots, rng)
+    change = None if history is None else history.changes.get(finding)
+    return _Statement(
+        "impression", context_phrases()["impressions"]["statements"], {"name": name},
+        comparison_phrases=context_phrases()["comparisons"][change] if change else (),
+    )
+
+
+def _severity_slots(finding: Finding, rng: numpy.random.Generator) -> dict[str, str]:
+    """Return the words of the finding's grade; empty if it is not graded."""
+    if not finding.severity:
+        return {}
+    phrases = _load_phrases()["severities"]
+    grades = phrases.get(finding.kind, phrases["usual"])[finding.severity]
+    return {
+        name: _choose(grades[kind], rng)
+        for name, kind in (("severity", "adjective"), ("severely", "adverb")) if kind in grades
+    }
+
+
+def _place_slots(finding: Finding, rng: numpy.random.Generator) -> dict[str, str]:
     slots: dict[str, str] = {}
     if finding.side:
         slots["side"] = finding.side
     if finding.place:
-        slots |= {"place": finding.place, "zone": _choose(phrases["zones"][finding.place], rng)}
-    if finding.severity:
-        grades = phrases["severities"].get(finding.kind, phrases["severities"]["usual"])[finding.severity]
-        slots["severity"] = _choose(grades["adjective"], rng)
-        if "adverb" in grades:
-            slots["severely"] = _choose(grades["adverb"], rng)
+        slots |= {"place": finding.place, "zone": _choose(_load_phrases()["zones"][finding.place], rng)}
+    return slots
+
+
+def _resolved_statement(finding: Finding, rng: numpy.random.Generator) -> _Statement:
+    """Return the statement that a finding of the previous study is gone."""
+    phrases = context_phrases()["resolved"]
+    category, label = FINDING_KINDS[finding.kind].label.split("|")
+    topic = TOPIC_OF_KIND.get(finding.kind, "lungs")
+    slots = _place_slots(finding, rng)
+    slots["name"] = _fill_template(phrases["names"][finding.kind], slots, rng)
+    return _Statement(
+        topic, phrases["devices" if topic == "devices" else "phrases"], slots, regions_of(finding),
+        (f"{category}|no|{label}",), comparison=RESOLVED,
+    )
+
+
+def _finding_statement(
+    finding: Finding, has_prior: bool, history: StudyHistory | None, rng: numpy.random.Generator
+) -> _Statement:
+    phrases = _load_phrases()
+    entry = phrases["findings"][finding.kind]
+    slots = _place_slots(finding, rng) | _severity_slots(finding, rng)
     hedged = "name" in entry and rng.random() < HEDGE_RATE
     if hedged:
         slots["name"] = _fill_template(entry["name"], slots, rng)
         slots["bare name"] = slots["name"].removeprefix("a ")
-    comparison = None
-    if has_prior and not hedged and rng.random() < COMPARISON_RATE:
-        comparison = _choose(COMPARISONS_OF_KIND.get(finding.kind, ONLY_UNCHANGED), rng)
+    comparison, comparisons = None, phrases["comparisons"]
+    if has_prior and not hedged:
+        if history is not None and rng.random() < TRUE_COMPARISON_RATE:
+            comparison, comparisons = history.changes[finding], context_phrases()["comparisons"]
+        elif history is None and rng.random() < COMPARISON_RATE:
+            comparison = _choose(COMPARISONS_OF_KIND.get(finding.kind, ONLY_UNCHANGED), rng)
     category, label = FINDING_KINDS[finding.kind].label.split("|")
     return _Statement(
         TOPIC_OF_KIND.get(finding.kind, "lungs"),
@@ -155,6 +236,7 @@ def _finding_statement(finding: Finding, has_prior: bool, rng: numpy.random.Gene
         abnormal=True,
         severity=finding.severity or ("hedge" if hedged else None),
         comparison=comparison,
+        comparison_phrases=comparisons[comparison] if comparison else (),
     )
 
 
@@ -239,11 +321,13 @@ def _order_topics(mentioned: set[str], rng: numpy.random.Generator) -> list[str]
 # Wording
 
 
-def _realise(statement: _Statement, rng: numpy.random.Generator) -> Sentence:
-    """Choose a phrase for `statement` and fill it in."""
+def _realise(statement: _Statement, rng: numpy.random.Generator, is_true: bool) -> Sentence:
+    """Choose a phrase for `statement` and fill it in; no phrase reads like a change if comparisons are to be true."""
     template = _choose(statement.phrases, rng)
-    if statement.comparison:
-        template = template.removesuffix(".") + _choose(_load_phrases()["comparisons"][statement.comparison], rng) + "."
+    if is_true:
+        template = _AMBIGUOUS.sub("", template)
+    if statement.comparison_phrases:
+        template = template.removesuffix(".") + _choose(statement.comparison_phrases, rng) + "."
     text = _fill_template(template, statement.slots, rng)
     return Sentence(
         text[0].upper() + text[1:], statement.regions, statement.attributes, statement.abnormal, statement.severity,

@@ -15,9 +15,14 @@ _CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def build_scene_graph(
-    study_id: str, number: int, patient: Patient, view: SimulatedView, sentences: Sequence[Sentence]
+    study_id: str, number: int, patient: Patient, view: SimulatedView, sentences: Sequence[Sentence],
+    order: int = 1, prior_id: str | None = None, taken: str = "2100-01-01 00:00:00 UTC",
 ) -> dict:
     """Build the scene graph of a study, without UMLS identifiers.
+
+    order, prior_id, taken   position of the study among its patient's, the previous study, and the time
+
+    Without a prior, comparisons are with a study that is not part of the data set.
 
     Original coordinates are rounded to a hundredth of a pixel, the others to whole pixels of the padded 224-pixel
     image.
@@ -26,16 +31,16 @@ def build_scene_graph(
     return {
         "image_id": study_id,
         "viewpoint": patient.view,
-        "patient_id": number,
+        "patient_id": number - order + 1,
         "study_id": number,
         "gender": patient.sex,
         "age_decile": f"{patient.age // 10 * 10}-{patient.age // 10 * 10 + 10}",
         "reason_for_exam": "",
-        "StudyOrder": 1,
-        "StudyDateTime": "2100-01-01 00:00:00 UTC",
+        "StudyOrder": order,
+        "StudyDateTime": taken,
         "objects": [_object(study_id, region, box, size) for region, box in view.boxes.items() if box],
         "attributes": _attribute_entries(study_id, number, sentences),
-        "relationships": _relationships(study_id, number, sentences),
+        "relationships": _relationships(study_id, number, sentences, prior_id or f"{study_id}-prior"),
     }
 
 
@@ -81,9 +86,12 @@ def _judgement(sentence: Sentence) -> str:
     return f"nlp|yes|{'abnormal' if sentence.abnormal else 'normal'}"
 
 
-def _relationships(study_id: str, number: int, sentences: Sequence[Sentence]) -> list[dict]:
-    """Return the comparisons of regions with a previous study, which is not part of the data set."""
-    predicates = {"improved": "['Improved']", "worsened": "['Worsened']", "no change": "['No status change']"}
+def _relationships(study_id: str, number: int, sentences: Sequence[Sentence], prior_id: str) -> list[dict]:
+    """Return the comparisons of regions with the study `prior_id`; Chest ImaGenome has no "new" and "resolved"."""
+    predicates = {
+        "improved": "['Improved']", "worsened": "['Worsened']", "no change": "['No status change']", "new": "['New']",
+        "resolved": "['Resolved']",
+    }
     relationships = []
     for position, sentence in enumerate(sentences):
         for region in sentence.regions if sentence.comparison else ():
@@ -97,7 +105,7 @@ def _relationships(study_id: str, number: int, sentences: Sequence[Sentence]) ->
                 "attributes": [*sentence.attributes, _judgement(sentence)],
                 "bbox_name": region,
                 "subject_id": f"{study_id}_{region}",
-                "object_id": f"{study_id}-prior_{region}",
+                "object_id": f"{prior_id}_{region}",
             })
     return relationships
 

@@ -1,6 +1,5 @@
 """Reading the rows of a table in CSV, Parquet, JSON or JSON lines, whatever program has written it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas
 
-from data.errors import UserError, cannot_read, reason, wrong_format
+from data.errors import UserError, cannot_read, wrong_format
 from data.sources.distributions import read_table
 from data.sources.missing_texts import text_or_empty
+from data.storage.parse import parse_json
 
 _FORMATS = ".csv, .tsv (both also .gz), .parquet, .jsonl or .json"
 
@@ -55,10 +55,7 @@ def _read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise wrong_format(path, f"JSON ({reason(error)})", "correct the file") from error
+    rows = parse_json(_read_text(path), str(path), "correct the file")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise wrong_format(path, "a list of JSON objects", "give one object for each image")
     return rows
@@ -72,10 +69,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise wrong_format(where, f"JSON ({reason(error)})", "correct the file") from error
+    row = parse_json(line, where, "correct the file")
     if not isinstance(row, dict):
         raise wrong_format(where, "a JSON object", "give one object for each image")
     return row

@@ -18,7 +18,7 @@ from data.sources.fingerprints import path_fingerprint
 from data.sources.packed_files import list_paths
 from data.sources.patient_splits import draw_split
 from data.sources.preparation import add_output_arguments, prepare
-from data.sources.report_graph import build_report_graph
+from data.sources.report_graph import build_report_graph, describe_report_graphs
 from data.sources.source import Dropped, PreparedImage, Study
 from data.sources.table.rows import read_rows
 from data.sources.table.values import (
@@ -28,11 +28,13 @@ from data.sources.table.values import (
     read_boxes,
     read_observations,
     read_split,
+    read_time,
     read_view,
 )
 from data.text.report_labels import label_report
 
 PIXELS, FRACTIONS = "pixels", "fractions"
+_CONTEXT = ("taken", "indication", "comparison", "impression", "prior")
 _UNMENTIONED = {"mentioned": False, "abnormal": False, "attributes": []}
 
 
@@ -50,6 +52,11 @@ class Columns:
     view: str | None = None
     report: str | None = None
     split: str | None = None
+    taken: str | None = None
+    indication: str | None = None
+    comparison: str | None = None
+    impression: str | None = None
+    prior: str | None = None
     observations: tuple[ObservationColumn, ...] = ()
     boxes: str | None = None
     box_units: str = PIXELS
@@ -58,6 +65,7 @@ class Columns:
     def names(self) -> tuple[str, ...]:
         """Return the columns to read."""
         named = (self.image, self.study, self.patient, self.view, self.report, self.split, self.boxes)
+        named += tuple(getattr(self, kind) for kind in _CONTEXT)
         observed = (observation.column for observation in self.observations)
         return tuple(dict.fromkeys(name for name in (*named, *observed) if name is not None))
 
@@ -73,12 +81,14 @@ class TableImage:
 
 @dataclass
 class TablePlan:
-    """A study to build."""
+    """A study to build; `context` has its time, prior, and texts beside the report, as far as they are known."""
 
     id: str
     split: str
+    patient: str | None = None
     report: str | None = None
     observations: dict[str, int | None] | None = None
+    context: dict[str, str] = field(default_factory=dict)
     images: list[TableImage] = field(default_factory=list)
 
 
@@ -98,9 +108,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="path in the folder of images, or a file name that occurs once in it (default: %(default)s)",
     )
     columns.add_argument("--study", metavar="COLUMN", help="study of an image (default: every image is a study)")
-    columns.add_argument("--patient", metavar="COLUMN", help="patient, for drawn splits (default: the study)")
+    columns.add_argument(
+        "--patient", metavar="COLUMN", help="patient, for drawn splits and earlier studies (default: the study)"
+    )
     columns.add_argument("--view", metavar="COLUMN", help="PA, AP, FRONTAL, LATERAL, ... (default: as DICOM files say)")
     columns.add_argument("--report", metavar="COLUMN", help="text of the report")
+    columns.add_argument("--indication", metavar="COLUMN", help="why the study was requested: reason, history")
+    columns.add_argument("--impression", metavar="COLUMN", help="impression of the report, if apart from --report")
+    columns.add_argument("--comparison", metavar="COLUMN", help="the report's section on what it was compared with")
+    columns.add_argument(
+        "--taken", metavar="COLUMN", help="time of the study, as 2180-05-06 or 2180-05-06T21:30:14; a patient's latest "
+        "earlier study of the same split is the prior"
+    )
+    columns.add_argument("--prior", metavar="COLUMN", help="study that is the prior (default: follows from --taken)")
     columns.add_argument(
         "--split", metavar="COLUMN", help="train, val or test (default: drawn by patient, 80, 10 and 10 %%)"
     )
@@ -129,6 +149,7 @@ def run(arguments: Namespace) -> None:
         image=arguments.image, study=arguments.study, patient=arguments.patient, view=arguments.view,
         report=arguments.report, split=arguments.split, observations=parse_observations(arguments.observations),
         boxes=arguments.boxes, box_units=arguments.box_units, regions=tuple(arguments.regions or known),
+        **{kind: getattr(arguments, kind) for kind in _CONTEXT},
     )
     name = arguments.name or arguments.out.resolve().name
     source = TableSource(arguments.table, arguments.images, columns, name, arguments.image_size)
@@ -173,6 +194,7 @@ class TableSource:
             "distributions": lines,
             "split": "drawn by patient" if columns.split is None else f"column {columns.split}",
             "labels": self._origin_of_labels(),
+            "graph": None if columns.report is None else describe_report_graphs(),
             "options": {
                 **{name: getattr(columns, name) for name in ("image", "study", "patient", "view", "report", "boxes")},
                 "observations": [
@@ -181,6 +203,7 @@ class TableSource:
                 ],
                 "box_units": columns.box_units,
                 "regions": list(columns.regions),
+                **{kind: getattr(columns, kind) for kind in _CONTEXT if getattr(columns, kind) is not None},
             },
             "sources": [path_fingerprint(path) for path in self.paths],
         }
@@ -210,6 +233,9 @@ class TableSource:
             if isinstance(plan, Dropped):
                 continue
             plan.report = plan.report or str(self._cell(row, "report")) or None
+            for kind in _CONTEXT:
+                if value := str(self._cell(row, kind)):
+                    plan.context.setdefault(kind, read_time(value, where) if kind == "taken" else value)
             plan.observations = plan.observations or read_observations(self._columns.observations, row, where)
             if name:
                 boxes = read_boxes(self._cell(row, "boxes"), where)
@@ -225,7 +251,7 @@ class TableSource:
             if split is None:
                 return Dropped(study_id, "no split")
         self._patients.setdefault(patient, set()).add(split)
-        return TablePlan(study_id, split)
+        return TablePlan(study_id, split, None if self._columns.patient is None else patient)
 
     def _cell(self, row: dict[str, Any], kind: str) -> Any:
         """Return the value in the column of this kind; "" if the table has no such column."""
@@ -268,6 +294,8 @@ class TableSource:
             graph=_build_graph(plan.report, first, regions),
             warnings=tuple(warnings),
             finding_boxes=tuple({"finding": name, "box": box} for name, box in boxes if name not in known),
+            patient=plan.patient,
+            **plan.context,
         )
 
     def _find_observations(self, plan: TablePlan) -> dict[str, int | None] | None:
@@ -307,9 +335,9 @@ def _images_of(plan: TablePlan | Dropped) -> list[TableImage]:
 
 
 def _build_graph(report: str | None, frontal: PreparedImage, boxes: dict[str, list[float]]) -> dict | None:
-    """Return the graph of a study: from its report, with the given `boxes` in place of the atlas; else only the boxes.
+    """Return the graph of a study; None if there is neither a report nor a box, or no frontal image.
 
-    None if there is neither, or no frontal image.
+    It is read from the report, with `boxes` in place of those of the localizer; without a report, it is `boxes` alone.
     """
     if not is_frontal_view(frontal.view):
         return None

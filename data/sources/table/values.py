@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from data.errors import UserError, unknown_name, wrong_value
@@ -93,6 +94,17 @@ def read_split(text: str, where: str) -> str | None:
     if text.lower() not in SPLIT_NAMES:
         raise unknown_name("split", text[:40], tuple(dict.fromkeys(SPLIT_NAMES.values())), where)
     return SPLIT_NAMES[text.lower()]
+
+
+def read_time(text: str, where: str) -> str:
+    """Return a date, or a date and a time, as text that sorts by time. Raises UserError for another form."""
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UserError(f"{where}: '{text[:40]}' is not a time: write 2180-05-06 or 2180-05-06T21:30:14") from error
+    if time.tzinfo is not None:
+        time = time.astimezone(UTC).replace(tzinfo=None)
+    return time.isoformat(timespec="seconds")
 
 
 def read_view(text: str) -> str:

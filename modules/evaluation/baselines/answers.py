@@ -6,7 +6,6 @@ training split.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +17,12 @@ from torch import nn
 
 from data.dataset import StudyDataset
 from data.errors import cannot_read
+from data.processes.worker_pool import ordered_map
+from data.storage.manifest import MALFORMED_MANIFEST, seal, unseal
 from data.text.tokenizer import fingerprint
-from data.worker_pool import ordered_map
 from modules.config import Config
 from modules.evaluation.baselines.names import BLIND, NEAREST_IMAGE
-from modules.evaluation.baselines.reports import best_constant_report, report_baselines
+from modules.evaluation.baselines.reports import best_constant_sections, report_baselines
 from modules.evaluation.baselines.training_summary import blind_prediction, summarise
 from modules.evaluation.evaluator import Evaluator
 from modules.evaluation.metrics.text_scores import ReportParser
@@ -33,7 +33,7 @@ from modules.evaluation.scoring import SCORE_NAMES, score_records
 from modules.runtime import choose_precision
 
 # Increase when a baseline answers otherwise than before: stored answers are then found again.
-_VERSION = 1
+_VERSION = 2
 # Reports that a worker process cleans at once.
 _CHUNK_SIZE = 256
 
@@ -56,9 +56,9 @@ def fit_answers(
                            BLEU-4 on the validation split
     nearest                for `nearest_image`, see `nearest_training_studies`
 
-    Reports are cut, and their rare words replaced, as the protocol does with references. Baselines other than `blind`
-    predict only reports, so they are left out if no training study has one. The answers do not depend on the number of
-    `workers`.
+    Reports are cut, and their rare words replaced, as the protocol does with references. Of reports in sections, the
+    blind and the most frequent one are chosen for each section by itself. Baselines other than `blind` predict only
+    reports, so they are left out if no training study has one. The answers do not depend on the number of `workers`.
     """
     if not names:
         return {}
@@ -90,7 +90,7 @@ def blind_answers(
     indices   the studies of `training` that the predictions are fitted on
     studies   how many studies to answer for
     """
-    report = best_constant_report(candidates, references)[0] if candidates and references else ""
+    report = best_constant_sections(candidates, references) if candidates and references else ""
     return Answers([report] * studies, blind_prediction(summarise(training, indices, workers)))
 
 
@@ -111,11 +111,15 @@ def score_answers(
     names: Collection[str] = SCORE_NAMES, workers: int = 1, parser: ReportParser | None = None,
 ) -> ScoreResults:
     """Score a baseline's answers in place of the model's; arguments as in `score_records`."""
-    answered = [
-        replace(record, generated=report, log_probability=None, prediction=answers.prediction, sentences=[])
+    return score_records(answer(records, answers), meteor, resamples, names, workers, parser)
+
+
+def answer(records: Sequence[StudyRecord], answers: Answers) -> list[StudyRecord]:
+    """Return the `records` with a baseline's answers in place of the model's."""
+    return [
+        replace(record.with_generated(report), prediction=answers.prediction)
         for record, report in zip(records, answers.reports, strict=True)
     ]
-    return score_records(answered, meteor, resamples, names, workers, parser)
 
 
 def absent_baselines(names: Iterable[str], studies: int, reason: str) -> dict[str, ScoreResults]:
@@ -135,9 +139,8 @@ class BaselineCache:
         self.path = path
         self._fingerprints = fingerprints
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            self._content = content if isinstance(content, dict) else {}
-        except (OSError, ValueError):
+            self._content = unseal(path.read_bytes())
+        except (OSError, *MALFORMED_MANIFEST):
             self._content = {}
 
     def load(self, names: Iterable[str], studies: int) -> dict[str, Answers]:
@@ -150,7 +153,7 @@ class BaselineCache:
                 if entry["fingerprint"] == self._fingerprints[name] and len(reports) == studies:
                     arrays = {part: np.array(values) for part, values in entry["prediction"].items()}
                     answers[name] = Answers(reports, Prediction(**arrays))
-            except (KeyError, IndexError, TypeError, AttributeError):
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError):
                 continue
         return answers
 
@@ -168,7 +171,7 @@ class BaselineCache:
                     part: array.tolist() for part, array in vars(each.prediction).items() if array is not None
                 },
             }
-        write_atomically(self.path, [json.dumps(self._content, ensure_ascii=False), "\n"])
+        write_atomically(self.path, [seal(self._content).decode()])
 
 
 def fingerprint_answers(
@@ -189,6 +192,7 @@ def fingerprint_answers(
     common: dict[str, Any] = {
         "version": _VERSION, "records": records, "split": split, "validation": config.eval.split, "seed": config.seed,
         "limits": [data.train_limit, data.eval_limit], "cleaning": data.cleaning, "uncertain": data.uncertain,
+        "sections": data.sections,
         "protocol": evaluator.protocol, "max_tokens": evaluator.max_tokens,
         "vocabularies": evaluator.vocabularies.fingerprints(),
     }

@@ -13,6 +13,7 @@ from modules.config import Config
 from modules.evaluation.baselines.answers import (
     BaselineCache,
     absent_baselines,
+    answer,
     fingerprint_answers,
     fit_answers,
     score_answers,
@@ -24,6 +25,7 @@ from modules.evaluation.metrics.text_scores import ReportParser
 from modules.evaluation.metrics.weighted import ScoreResults
 from modules.evaluation.records import StudyRecord
 from modules.evaluation.scoring import scoring_workers
+from modules.evaluation.sections.scores import score_sections
 from modules.runtime import run_on_rank_zero
 
 
@@ -98,4 +100,15 @@ class BaselineComparison:
         return absent | {
             name: score_answers(answers[name], records, workers=workers, parser=parser)
             for name in self.names if name in answers
+        }
+
+    def score_sections(
+        self, records: Sequence[StudyRecord], parser: ReportParser, workers: int
+    ) -> dict[str, dict[str, ScoreResults]]:
+        """Return the scores of each section of each baseline by name, after `score`; empty without sections."""
+        workers = min(workers, scoring_workers(len(records)))
+        answers = self._cache.load(self.names, len(records))
+        return {
+            name: score_sections(answer(records, each), workers=workers, parser=parser)
+            for name, each in answers.items()
         }

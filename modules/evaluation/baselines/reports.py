@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.sections.marked_text import map_sections, split_sections
 from modules.evaluation.baselines.names import MOST_FREQUENT, RANDOM
 from modules.evaluation.metrics.text.cider import count_ngrams
 from modules.evaluation.metrics.text.nlg import bleu_from_sums
@@ -47,6 +48,17 @@ def best_constant_report(candidates: Sequence[str], references: Sequence[str]) -
     return best, best_score
 
 
+def best_constant_sections(candidates: Sequence[str], references: Sequence[str]) -> str:
+    """Return the `best_constant_report`; of marked reports, that of each section by itself, marked again."""
+    of_references = [split_sections(reference) for reference in references]
+
+    def best(section: str, texts: list[str]) -> str:
+        compared = [parts[section] for parts in of_references if section in parts] if section else references
+        return best_constant_report(texts, compared)[0] if compared else ""
+
+    return map_sections(candidates, best)
+
+
 def most_frequent_report(reports: Sequence[str]) -> str:
     """Return the most frequent of `reports`, the first of equals. `reports` must not be empty."""
     return Counter(reports).most_common(1)[0][0]
@@ -59,5 +71,9 @@ def random_reports(reports: Sequence[str], studies: int) -> list[str]:
 
 
 def report_baselines(reports: Sequence[str], studies: int) -> dict[str, list[str]]:
-    """The baselines that need only training `reports` (not empty): name -> one report per study."""
-    return {MOST_FREQUENT: [most_frequent_report(reports)] * studies, RANDOM: random_reports(reports, studies)}
+    """The baselines that need only training `reports` (not empty): name -> one report per study.
+
+    Of marked reports, the most frequent one is that of each section.
+    """
+    most_frequent = map_sections(reports, lambda _, texts: most_frequent_report(texts))
+    return {MOST_FREQUENT: [most_frequent] * studies, RANDOM: random_reports(reports, studies)}

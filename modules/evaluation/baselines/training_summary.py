@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from data.dataset import StudyDataset
 from data.errors import UserError
-from data.worker_pool import ordered_map
+from data.ontology import CHANGES
+from data.processes.worker_pool import ordered_map
 from modules.evaluation.records import Annotation, Prediction, annotation_of
 
 # Studies that a worker process reads at once.
@@ -28,6 +29,7 @@ class TrainingSummary:
     graph_count   number of studies with an annotated graph
     mention_counts [R], attribute_counts [R, A]   of these studies, how many mention the region or have the attribute
     observation_counts [K], label_counts [K]  number of studies with the observation, and with a label for it
+    change_counts [R, changes]   number of studies with each change of the region since the prior
     """
 
     box_sums: NDArray
@@ -37,6 +39,7 @@ class TrainingSummary:
     attribute_counts: NDArray
     observation_counts: NDArray
     label_counts: NDArray
+    change_counts: NDArray
 
 
 def summarise(training: StudyDataset, indices: Sequence[int], workers: int = 1) -> TrainingSummary:
@@ -57,12 +60,13 @@ def summarise(training: StudyDataset, indices: Sequence[int], workers: int = 1) 
         sums["attributes"] += (study.attributes & mentioned[:, None]).astype(np.int64)
         sums["observations"] += (study.observations & study.observations_known).astype(np.int64)
         sums["labels"] += study.observations_known.astype(np.int64)
+        sums["changes"] += (study.change[:, None] == np.arange(len(CHANGES))).astype(np.int64)
     if not sums["studies"]:
         raise UserError(f"No study of the training split of {training.root} has a usable annotation")
     return TrainingSummary(
         box_sums=sums["boxes"], box_counts=sums["box_counts"], graph_count=sums["graphs"],
         mention_counts=sums["mentions"], attribute_counts=sums["attributes"],
-        observation_counts=sums["observations"], label_counts=sums["labels"],
+        observation_counts=sums["observations"], label_counts=sums["labels"], change_counts=sums["changes"],
     )
 
 
@@ -83,8 +87,8 @@ def blind_prediction(summary: TrainingSummary) -> Prediction:
     """Return the best constant prediction for every image.
 
     Boxes are the mean boxes of the training split, probabilities its frequencies. The threshold on them is the one with
-    the highest micro-F1 on the training split, separately for regions, attributes and observations. Parts that the
-    training split does not annotate are None.
+    the highest micro-F1 on the training split, separately for regions, attributes and observations. The change of a
+    region is its most frequent one. Parts that the training split does not annotate are None.
     """
     prediction = Prediction()
     if summary.box_counts.any():
@@ -102,6 +106,8 @@ def blind_prediction(summary: TrainingSummary) -> Prediction:
         prediction.observation_probabilities, prediction.observations = _threshold_priors(
             summary.observation_counts, summary.label_counts
         )
+    if summary.change_counts.any():
+        prediction.change = np.where(summary.change_counts.any(1), summary.change_counts.argmax(1), -1)
     return prediction
 
 

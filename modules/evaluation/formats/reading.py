@@ -27,6 +27,8 @@ from modules.evaluation.formats.tables import JSON_LINES, Row, read_json, read_r
 
 # The column of a table that has only one text for each study, as in CXR-Report-Metric.
 _SINGLE_TEXT = "report"
+# The key of our predictions.jsonl with the texts of each section.
+_OWN_SECTIONS = "sections"
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,9 @@ def _read_table(path: Path, texts: Sequence[str], options: FormatOptions) -> Rea
     kind, rows = read_rows(path)
     if not rows:
         return ReadReports([], kind)
+    if options.section != REPORT and any(_OWN_SECTIONS in row for row in rows):
+        rows = [_cut_to_own_section(row, options.section) for row in rows]
+        return ReadReports(rows, f"{kind}: the {options.section} of its '{_OWN_SECTIONS}'")
     # A table with only one kind of text has it in the column "report".
     extra = {texts[0]: _SINGLE_TEXT} if len(texts) == 1 else {}
     whole = [text for text in texts if not set(SECTION_ROLES[text]) & set(options.columns)]
@@ -157,6 +162,14 @@ def _read_table(path: Path, texts: Sequence[str], options: FormatOptions) -> Rea
             row[text] = ReportSections(*sections).select(options.section)
         taken += [f"{role} from '{column}'" for role, column in columns.items()]
     return ReadReports(rows, f"{kind}: {', '.join(taken)}")
+
+
+def _cut_to_own_section(row: Row, section: str) -> Row:
+    """Return a row of our predictions.jsonl with the texts of one of its sections; null if the reference lacks it."""
+    texts = (row.get(_OWN_SECTIONS) or {}).get(section, {})
+    if texts.get(REFERENCE) is None:
+        texts = {GENERATED: None}
+    return row | {name: texts.get(name) for name in (REFERENCE, "scored_reference", GENERATED)}
 
 
 def _missing_column(path: Path, role: str, header: Row, texts: Sequence[str]) -> UserError:

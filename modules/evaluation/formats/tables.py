@@ -1,11 +1,12 @@
 """Rows of tables: CSV, JSON lines, JSON and Parquet."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError, cannot_read, missing, reason, wrong_format
+from data.storage.lines import LARGEST_LINE, bounded_lines
+from data.storage.parse import parse_json
 from data.text.report_tables import read_table
 
 Row = dict[str, Any]
@@ -40,27 +41,26 @@ def read_json(path: Path) -> Any:
     Raises UserError if the file cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise cannot_read(path, error, "give a predictions file or a run folder") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise wrong_format(path, f"JSON ({reason(error)})", "write it again") from error
+    return parse_json(text, str(path), "write it again", parse_constant=lambda _: None)
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
     """Yield the objects of a JSON lines file. Raises UserError at the first malformed line."""
-    number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                row = json.loads(line)
+            for number, line in enumerate(bounded_lines(file, path), start=1):
+                where = f"{path} line {number}"
+                row = parse_json(line, where, "write the predictions again")
                 if not isinstance(row, dict):
-                    raise wrong_format(f"{path} line {number}", "a JSON object", "write the predictions again")
+                    raise wrong_format(where, "a JSON object", "write the predictions again")
                 yield row
     except OSError as error:
         raise cannot_read(path, error, "give a predictions file or a run folder") from error
-    except ValueError as error:
-        raise wrong_format(f"{path} line {number}", f"JSON ({reason(error)})", "write the predictions again") from error
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -84,7 +84,7 @@ def _find_separator(path: Path) -> str:
     """The separator of a CSV file's header: a comma, unless it has none but another one."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline()
+            header = file.readline(LARGEST_LINE)
     except OSError as error:
         raise cannot_read(path, error) from error
     return next((each for each in _OTHER_SEPARATORS if each in header), ",") if "," not in header else ","

@@ -4,7 +4,6 @@ We cannot distribute the weights. Put the authors' `chexbert.pth` into a folder,
 bert-base-uncased. The sizes of the model are read from the weights. Needs `requirements-metrics.txt`.
 """
 
-import pickle
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError, missing, reason, wrong_format
+from models.trunks.weight_files import read_weights
 from modules.evaluation.metrics.labelers import ReportLabeler
 
 # In the order of the published heads. The last head has only the values blank and present, the others all four.
@@ -38,10 +38,9 @@ def load_chexbert(folder: Path) -> ReportLabeler:
         if not (folder / name).is_file():
             raise missing("file that CheXbert needs", folder / name, fix)
     try:
-        state = torch.load(folder / _WEIGHTS, map_location="cpu", weights_only=True)["model_state_dict"]
-        weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        weights = {name.removeprefix("module."): tensor for name, tensor in read_weights(folder / _WEIGHTS).items()}
         return CheXbert(weights, folder / _VOCABULARY)
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         expected = f"a checkpoint of CheXbert ({reason(error)})"
         raise wrong_format(folder / _WEIGHTS, expected, "download it again") from error
 

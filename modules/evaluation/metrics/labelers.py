@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.ontology import observation_names
+from data.processes.worker_pool import ordered_map
 from data.text.report_labels import label_report
-from data.worker_pool import ordered_map
 
 Item = TypeVar("Item")
 

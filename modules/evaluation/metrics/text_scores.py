@@ -39,7 +39,9 @@ def describe_comparison(name: str, protocol: str) -> str:
         return protocol
     if name in report_observations.TRUTH_NAMES:
         return "data set's labels"
-    without_reference = name.startswith("generated_words") or name in ("distinct_reports", "most_frequent_share")
+    without_reference = name.startswith("generated_words") or name in (
+        "distinct_reports", "most_frequent_share", "repeated_sentences",
+    )
     return "nothing" if without_reference else "complete references"
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from data.processes.worker_pool import ordered_map
 from data.text.report_graph import read_report, scene_graph
-from data.worker_pool import ordered_map
 from modules.evaluation.metrics.labelers import split_into_chunks
 from modules.evaluation.metrics.multilabel import example_values, label_table, macro_scores, micro_scores
 from modules.evaluation.metrics.weighted import ScoreSet

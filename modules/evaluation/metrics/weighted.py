@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.worker_pool import ordered_map
+from data.processes.worker_pool import ordered_map
 
 # Number of resamples behind an interval, and the share of them that it covers.
 RESAMPLES = 1000

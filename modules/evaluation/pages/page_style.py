@@ -54,6 +54,7 @@ figcaption { font-size: .9rem; font-weight: 600; }
 .study:has(.sentence:is(:hover, :focus)) .image g { opacity: .15; }
 .study:has(.sentence:is(:hover, :focus)) .image text { visibility: hidden; }
 .switches { margin: .4rem 0; font-size: .875rem; } .switches label { margin-right: 1rem; white-space: nowrap; }
+.sentences .section { font-weight: 600; margin: .5rem 0 .2rem; }
 .sentences { list-style: none; margin: 0; padding: 0; }
 .sentence { border-left: .5rem solid var(--colour, #c4ccd6); padding: .25rem .6rem; margin: .3rem 0;
   background: color-mix(in srgb, var(--colour, #c4ccd6) 14%, #fff); cursor: default; }

@@ -16,6 +16,7 @@ from data.vocabulary import Vocabularies
 from models.outputs import GraphSource
 from modules.evaluation.metrics.calibration import RELIABILITY, Bin
 from modules.evaluation.metrics.selective import COVERAGES, ERROR_BY_COVERAGE
+from modules.evaluation.metrics.text_scores import TEXT_GROUPS
 from modules.evaluation.pages.page_style import STYLE
 from modules.evaluation.pages.plots import coverage_plot, line_plot, reliability_plot
 from modules.evaluation.pages.study_panel import HIGHLIGHT, LEGEND, Case, study_panel
@@ -85,7 +86,9 @@ def write_report_page(
     """
     contents = {
         "Scores": _scores(metrics),
+        "Scores of each section": _section_scores(metrics),
         "Effect of the scene graph": _graph_sources(metrics),
+        "Effect of the context": _contexts(metrics),
         "Calibration and confidence": _calibration(metrics),
         "By region and by observation": _tables(metrics),
         "Studies": LEGEND + "".join(study_panel(case, vocabularies) for case in cases) if cases else "",
@@ -109,23 +112,38 @@ def write_report_page(
 
 
 def _scores(metrics: Mapping[str, Any]) -> str:
-    baselines = metrics["baselines"]
+    return (
+        '<p class="note">docs/evaluation.md defines each score. Intervals: bootstrap over studies. The columns beside '
+        "the model are baselines: they do not read the image, or copy the report of another study.</p>\n"
+        + _scores_and_baselines("scores", metrics, SCORE_GROUPS)
+    )
+
+
+def _section_scores(metrics: Mapping[str, Any]) -> str:
+    """The scores of findings and impression; empty for a model that writes one of them."""
+    return "".join(
+        f"<h3>{escape(name.capitalize())}, of {scored['reports']} studies</h3>\n"
+        + _scores_and_baselines(f"scores of the {name}", scored, TEXT_GROUPS)
+        for name, scored in metrics.get("sections", {}).items()
+    )
+
+
+def _scores_and_baselines(title: str, scored: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> str:
+    """The scores of `groups` beside those of the baselines, and why scores are absent."""
+    baselines = scored["baselines"]
     titles = [BASELINE_TITLES.get(name, name.replace("_", " ")) for name in baselines]
 
     def row(name: str) -> str:
-        cells = f'<td class="model">{format_score(metrics["scores"].get(name))}</td>'
-        cells += f"<td>{format_interval(metrics['intervals'].get(name))}</td>"
+        cells = f'<td class="model">{format_score(scored["scores"].get(name))}</td>'
+        cells += f"<td>{format_interval(scored['intervals'].get(name))}</td>"
         cells += "".join(f"<td>{format_score(scores.get(name))}</td>" for scores in baselines.values())
         return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>\n'
 
     absent = "".join(
-        f"<li>{escape(name)} is absent: {escape(reason)}</li>" for name, reason in metrics["absent"].items()
+        f"<li>{escape(name)} is absent: {escape(reason)}</li>" for name, reason in scored["absent"].items()
     )
-    return (
-        '<p class="note">docs/evaluation.md defines each score. Intervals: bootstrap over studies. The columns beside '
-        "the model are baselines: they do not read the image, or copy the report of another study.</p>\n"
-        + _score_tables("scores", ["score", "model", "95 % interval", *titles], row)
-        + (f'<ul class="note">{absent}</ul>\n' if absent else "")
+    return _score_tables(title, ["score", "model", "95 % interval", *titles], row, groups) + (
+        f'<ul class="note">{absent}</ul>\n' if absent else ""
     )
 
 
@@ -133,35 +151,62 @@ def _graph_sources(metrics: Mapping[str, Any]) -> str:
     """The scores by graph source; empty if there is only one."""
     if "graph_sources" not in metrics:
         return ""
-    first, *others = metrics["graph_sources"]
-    columns = ((source, f"{source} − {first}", "95 % interval") for source in others)
-    head = ["score", first, *(column for group in columns for column in group)]
-
-    def row(name: str) -> str:
-        cells = f'<td class="model">{format_score(metrics["scores"][name])}</td>'
-        for source in others:
-            compared = metrics["graph_sources"][source]
-            cells += f"<td>{format_score(compared['scores'][name])}</td>"
-            cells += f"<td>{format_difference(compared['difference'][name])}</td>"
-            cells += f"<td>{format_interval(compared['interval'][name])}</td>"
-        return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>\n'
-
     notes = "".join(f"<li>{escape(note)}</li>" for note in describe_graph_sources(metrics))
     oracle = (
         '<p class="note">With the oracle, the model reads the annotated graph of the reference report: an upper bound, '
         "not a result.</p>\n" if GraphSource.ORACLE in metrics["graph_sources"] else ""
     )
-    return f'{oracle}<ul class="note">{notes}</ul>\n' + _score_tables("scores by graph source", head, row)
+    return f'{oracle}<ul class="note">{notes}</ul>\n' + _comparisons("by graph source", metrics, "graph_sources")
 
 
-def _score_tables(title: str, head: Sequence[str], row: Callable[[str], str]) -> str:
-    """The main scores, and below them all scores by group, folded; `row` returns the table row of a score."""
+def _contexts(metrics: Mapping[str, Any]) -> str:
+    """The scores by what the model was shown of the context; empty if that was one thing only."""
+    if "contexts" not in metrics:
+        return ""
+    note = '<p class="note">Columns: what the model was shown beside the images.</p>\n'
+    return note + _comparisons("by context", metrics, "contexts")
+
+
+def _comparisons(by: str, metrics: Mapping[str, Any], key: str) -> str:
+    """The comparison `key` of several evaluations of the same studies: of complete reports, then of each section."""
+    return _comparison(f"scores {by}", metrics[key], SCORE_GROUPS) + "".join(
+        f"<h3>{escape(name.capitalize())} alone</h3>\n"
+        + _comparison(f"scores of the {name} {by}", scored[key], TEXT_GROUPS)
+        for name, scored in metrics.get("sections", {}).items()
+    )
+
+
+def _comparison(
+    title: str, evaluations: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
+) -> str:
+    """The scores of `groups` of several evaluations, and their differences to the first one's."""
+    first, *others = evaluations
+    columns = ((name, f"{name} − {first}", "95 % interval") for name in others)
+    head = ["score", first, *(column for group in columns for column in group)]
+
+    def row(name: str) -> str:
+        cells = f'<td class="model">{format_score(evaluations[first]["scores"][name])}</td>'
+        for other in others:
+            compared = evaluations[other]
+            cells += f"<td>{format_score(compared['scores'][name])}</td>"
+            cells += f"<td>{format_difference(compared['difference'][name])}</td>"
+            cells += f"<td>{format_interval(compared['interval'][name])}</td>"
+        return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>\n'
+
+    return _score_tables(title, head, row, groups)
+
+
+def _score_tables(
+    title: str, head: Sequence[str], row: Callable[[str], str], groups: Mapping[str, Sequence[str]]
+) -> str:
+    """The main scores of `groups`, and below them all, folded; `row` returns the table row of a score."""
     rows = []
-    for group, names in SCORE_GROUPS.items():
+    main = [name for name in HEADLINES if any(name in names for names in groups.values())]
+    for group, names in groups.items():
         rows.append(f'<tr><th class="group" scope="rowgroup" colspan="{len(head)}">{escape(group)}</th></tr>\n')
         rows += [row(name) for name in names]
     return (
-        _table(f"Main {title}", head, [row(name) for name in HEADLINES])
+        _table(f"Main {title}", head, [row(name) for name in main])
         + f"<details><summary>All {escape(title)}</summary>\n{_table(f'All {title}', head, rows)}</details>\n"
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.vocabulary import Vocabularies
-from modules.evaluation.display import format_report
+from modules.evaluation.display import format_report, format_sections
 from modules.evaluation.metrics.claims import is_wrong
 from modules.evaluation.records import StudyRecord
 from modules.evaluation.results import predicted_attributes
@@ -72,7 +72,12 @@ def study_panel(case: Case, vocabularies: Vocabularies) -> str:
     record = case.record
     colours = _assign_colours(record)
     names = vocabularies.anatomy.names
-    sentences = "".join(_sentence(sentence, record, names, colours) for sentence in record.sentences)
+    sentences, section = "", ""
+    for sentence in record.sentences:
+        if sentence.section != section:
+            section = sentence.section
+            sentences += f'<li class="section">{escape(section.capitalize())}</li>\n'
+        sentences += _sentence(sentence, record, names, colours)
     if not sentences:
         placeholder = "(empty report)" if record.has_report else "(none: the data set has no report to compare with)"
         sentences = f"<li>{escape(format_report(record.generated)) or placeholder}</li>"
@@ -80,10 +85,17 @@ def study_panel(case: Case, vocabularies: Vocabularies) -> str:
         f'<article class="study">\n<h3>{escape(record.study_id)} <span class="why">{escape(case.reason)}</span></h3>\n'
         f'<div class="panes">\n<div>{_image(case, names, colours)}</div>\n'
         f'<div><h4>Generated</h4>\n<ol class="sentences">\n{sentences}</ol>\n'
-        f"<h4>Reference</h4>\n<p>{escape(format_report(record.reference)) or '(none)'}</p>\n"
+        f"<h4>Reference</h4>\n{_reference(record)}"
         f"{_observations(record, vocabularies)}</div>\n</div>\n"
         f"{_graph_table(record, vocabularies)}</article>\n"
     )
+
+
+def _reference(record: StudyRecord) -> str:
+    """The reference report, its sections apart."""
+    texts = {name: texts.reference for name, texts in record.sections.items() if texts.reference is not None}
+    lines = format_sections(texts).splitlines() or [format_report(record.reference) or "(none)"]
+    return "".join(f"<p>{escape(line)}</p>\n" for line in lines)
 
 
 def _highlighted_regions(sentence: GeneratedSentence) -> list[int]:

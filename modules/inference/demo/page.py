@@ -7,7 +7,7 @@ studies are kept in memory only, and studies are removed when the page is closed
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.data_classes import GradioRootModel
 
+from data.context.settings import PRIOR
 from modules.inference.demo import limits
 from modules.inference.demo.examples import EXAMPLES
 from modules.inference.demo.handlers import EventHandlers
 from modules.inference.demo.page_events import PageEvents
 from modules.inference.demo.request_guard import RequestGuard, bracketed, is_any_address
 from modules.inference.demo.server import serve
+from modules.inference.demo.studies import context_read
 from modules.inference.demo.uploads import UploadStore
 from modules.inference.prediction_files import NOTICE
 from modules.inference.predictor import Predictor
@@ -48,8 +50,11 @@ class _Token(GradioRootModel):
     root: str
 
 
-def build_page(handlers: EventHandlers) -> gr.Blocks:
-    """Build the page, ready to launch."""
+def build_page(handlers: EventHandlers, reads: Collection[str] = ()) -> gr.Blocks:
+    """Build the page, ready to launch.
+
+    reads   the parts of the context that the model reads: a previous image can be uploaded if it reads one
+    """
     def text_of(name: str) -> str:
         return (_FOLDER / name).read_text(encoding="utf-8")
 
@@ -62,6 +67,13 @@ def build_page(handlers: EventHandlers) -> gr.Blocks:
             upload = gr.File(
                 label="X-ray: PNG, JPEG, TIFF or DICOM", file_count="single", height=150, elem_id="upload", scale=3
             )
+            prior = None
+            if PRIOR in reads:
+                prior = gr.File(
+                    label="The same patient's previous image", file_count="single", height=150, elem_id="prior",
+                    scale=3,
+                )
+                prior.data_model = _Token
             with gr.Column(scale=2, elem_id="examples"):
                 gr.HTML("Or a simulated chest:", apply_default_css=False)
                 with gr.Row(elem_classes="demo-examples"):
@@ -73,6 +85,8 @@ def build_page(handlers: EventHandlers) -> gr.Blocks:
             elem_id="viewer", elem_classes="viewer", apply_default_css=False,
         )
         upload.upload(handlers.open_upload, [upload, current], [upload, current, viewer], preprocess=False, **_QUEUE)
+        if prior is not None:
+            prior.upload(handlers.open_prior, [prior, current], [prior, current, viewer], preprocess=False, **_QUEUE)
         for number, button in enumerate(buttons):
             button.click(partial(handlers.open_example, number), current, [current, viewer], **_QUEUE)
         # `multiple`: in the other modes, an event whose result was lost blocks all later ones.
@@ -113,7 +127,7 @@ def serve_page(
     with tempfile.TemporaryDirectory(prefix="sgrrg-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
-            page = build_page(EventHandlers(worker, uploads))
+            page = build_page(EventHandlers(worker, uploads), worker.call(context_read))
             app = gr.mount_gradio_app(
                 FastAPI(openapi_url=None), page, path="/", footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, allowed_paths=[],

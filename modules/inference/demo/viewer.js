@@ -17,6 +17,7 @@ let resendTimer = null;
 let pinned = null; // { sentence: number } or { region: name }, clicked
 let hovered = null; // the same, under the pointer or with keyboard focus
 let boxFilter = "graph";
+let indication = ""; // the text in the field, which may be withheld
 let boxChoices = {}; // region -> whether to show its box, overriding the filter
 
 // State
@@ -43,8 +44,14 @@ function isBoxShown(region) {
     return boxChoices[region.name] ?? byFilter[boxFilter];
 }
 
-function isEdited({ regions, attributes }) {
-    return Object.keys(regions).length + Object.keys(attributes).length > 0;
+function isEdited({ regions, attributes, context }) {
+    const isOther = JSON.stringify(context) !== JSON.stringify(value.context?.unedited);
+    return Object.keys(regions).length + Object.keys(attributes).length > 0 || isOther;
+}
+
+/** No edits: the graph as predicted, with all that the model was given when the study was opened. */
+function noEdits() {
+    return { regions: {}, attributes: {}, ...(value?.context && { context: { ...value.context.unedited } }) };
 }
 
 function isApplied() {
@@ -106,8 +113,12 @@ function highlight() {
     // Labels do not cover each other if that of the smallest box is below it and the others are inside at the top.
     const boxed = value.regions.filter(({ name, box }) => box && regions.has(name));
     const smallest = boxed.length > 1 && boxed.reduce((one, other) => (area(other.box) < area(one.box) ? other : one));
-    find(".xray").classList.toggle("highlighting", Boolean(target));
-    for (const box of element.querySelectorAll(".box")) {
+    for (const xray of element.querySelectorAll(".xray")) xray.classList.toggle("highlighting", Boolean(target));
+    for (const box of element.querySelectorAll(".prior .box")) {
+        box.classList.toggle("highlighted", regions.has(box.dataset.region));
+        box.hidden = !regions.has(box.dataset.region) && !isBoxShown(findRegion(box.dataset.region));
+    }
+    for (const box of element.querySelectorAll(".current .box")) {
         const region = findRegion(box.dataset.region);
         const isHighlighted = regions.has(region.name);
         box.classList.toggle("label-below", region === smallest);
@@ -207,6 +218,13 @@ function stopSending() {
     sentEdits = null;
 }
 
+/** Show or withhold a part of the context. An indication without words is none. */
+function setContext(part, isShown) {
+    if (part === "prior") edits.context.prior = isShown;
+    else edits.context.indication = isShown && indication.trim() ? indication.trim() : null;
+    sendEdits();
+}
+
 // Events
 
 // Scrolling below a resting pointer also fires mousemove; the pointer then must not take precedence over keyboard focus.
@@ -231,6 +249,11 @@ element.addEventListener("change", ({ target }) => {
         highlight();
     } else if (target.dataset.toggleRegion !== undefined) {
         toggleRegion(target.dataset.toggleRegion);
+    } else if (target.dataset.context !== undefined) {
+        setContext(target.dataset.context, target.checked);
+    } else if (target.dataset.key === "indication") {
+        indication = target.value;
+        setContext("indication", true);
     }
 });
 element.addEventListener("click", ({ target }) => {
@@ -240,7 +263,7 @@ element.addEventListener("click", ({ target }) => {
     else if (button.dataset.export === "json") saveJson();
     else if (button.dataset.export === "png") saveImage();
     else if (button.classList.contains("undo")) {
-        edits = { regions: {}, attributes: {} };
+        edits = noEdits();
         sendEdits();
     } else if (targetOf(button)) pin(button);
 });
@@ -251,7 +274,8 @@ function receive() {
     if (isOther || value?.error) stopSending();
     if (!value) return;
     // Edits made while the report was being generated are newer than those that come with it.
-    if (isOther || value.error) edits = structuredClone(value.edits ?? { regions: {}, attributes: {} });
+    if (isOther || value.error) edits = structuredClone(value.edits ?? noEdits());
+    if (isOther) indication = value.edits?.context?.indication ?? "";
     if (isOther) boxChoices = {};
     pinned = hovered = null;
     render();

@@ -21,6 +21,7 @@ function render() {
     find(".study").hidden = !value.result;
     if (!value.result) return;
     renderImage();
+    renderContext();
     renderReport();
     renderGraph();
     renderObservations();
@@ -32,13 +33,49 @@ function render() {
 }
 
 function renderImage() {
-    const image = find(".xray img");
+    const image = find(".current img");
     if (image.src !== value.image) image.src = value.image;
     image.alt = `The X-ray ${value.name}`;
-    find(".xray").style.setProperty("--ratio", value.width / value.height);
+    find(".current .xray").style.setProperty("--ratio", value.width / value.height);
     // Small boxes are on top of large ones, so that all can be reached.
     const boxed = value.regions.filter((region) => region.box).sort((one, other) => area(other.box) - area(one.box));
-    find(".boxes").replaceChildren(...boxed.map(boxButton));
+    find(".current .boxes").replaceChildren(...boxed.map(boxButton));
+}
+
+/** The previous image with the regions whose change is known, and the switches of what the model is shown. */
+function renderContext() {
+    const context = value.context;
+    const prior = context?.prior_image;
+    const isShown = Boolean(prior && edits.context.prior);
+    find(".xrays").classList.toggle("pair", isShown);
+    find(".prior").hidden = find(".current figcaption").hidden = !isShown;
+    find(".context").hidden = !context;
+    if (!context) return;
+    const reads = (part) => context.reads.includes(part);
+    find(".prior-switch").hidden = !prior;
+    find(".prior-switch input").checked = isShown;
+    find(".indication-switch").hidden = find(".context textarea").hidden = !reads("indication");
+    find(".indication-switch input").checked = edits.context.indication !== null;
+    if (document.activeElement !== find(".context textarea")) find(".context textarea").value = indication;
+    if (!isShown) return;
+    const image = find(".prior img");
+    if (image.src !== prior) image.src = prior;
+    image.alt = `The previous image of ${value.name}`;
+    image.onload = () => find(".prior .xray").style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+    const changed = value.regions.filter(({ name }) => context.prior_boxes[name]);
+    find(".prior .boxes").replaceChildren(...changed.map((region) => priorBox(region, context.prior_boxes[region.name])));
+}
+
+function priorBox(region, [left, top, right, bottom]) {
+    const box = make(
+        "span",
+        { className: "box changed", data: { region: region.name } },
+        make("span", {}, region.name),
+        make("small", { className: "change" }, region.change),
+    );
+    const edges = { left, top, width: right - left, height: bottom - top };
+    for (const [edge, share] of Object.entries(edges)) box.style[edge] = `${100 * share}%`;
+    return box;
 }
 
 function boxButton(region) {
@@ -47,11 +84,12 @@ function boxButton(region) {
         "button",
         {
             type: "button",
-            className: region.abnormal ? "box abnormal" : "box",
+            className: ["box", region.abnormal ? "abnormal" : "", region.change ? "changed" : ""].join(" ").trim(),
             data: { region: region.name, key: `box ${region.name}` },
             ariaLabel: `${region.name}${region.abnormal ? ", abnormal" : ""}: show its sentences`,
         },
-        make("span", {}, region.name),
+        make("span", {}, region.change ? `${region.name}: ${region.change}` : region.name),
+        region.change ? make("small", { className: "change" }, region.change) : "",
     );
     // Keep the label inside the image.
     button.classList.toggle("right", left + right > value.width);
@@ -67,13 +105,20 @@ function boxButton(region) {
 
 function renderReport() {
     find(".warnings").replaceChildren(...value.warnings.map((warning) => make("li", {}, warning)));
-    find(".sentences").replaceChildren(...value.sentences.map(sentenceItem));
+    find(".sentences").replaceChildren(...value.sentences.flatMap(sentenceItems));
     const texts = new Set(value.sentences.map((sentence) => sentence.text));
     const removed = value.unedited.filter((text) => !texts.has(text));
     const isSame = !removed.length && value.sentences.length === value.unedited.length;
     find(".unchanged").textContent = isEdited(value.edits) && isSame ? "Your edits do not change the report." : "";
     find(".removed").hidden = !removed.length;
     find(".removed ul").replaceChildren(...removed.map((text) => make("li", {}, make("del", {}, value.display_texts[text]))));
+}
+
+/** The sentence, with the name of its section before the first one of it. */
+function sentenceItems(sentence, number) {
+    const begins = sentence.section && sentence.section !== value.sentences[number - 1]?.section;
+    const name = begins && sentence.section[0].toUpperCase() + sentence.section.slice(1);
+    return [...(begins ? [make("li", { className: "section-name" }, name)] : []), sentenceItem(sentence, number)];
 }
 
 function sentenceItem(sentence, number) {
@@ -113,6 +158,7 @@ function regionRow(region) {
         { type: "button", className: "name", data: { region: region.name, key: `name ${region.name}` } },
         region.name,
         region.abnormal ? make("span", { className: "tag" }, "abnormal") : "",
+        region.change ? make("span", { className: "tag change" }, region.change) : "",
         region.name in edits.regions ? make("span", { className: "tag edited" }, "your edit") : "",
     );
     const box = make("input", {

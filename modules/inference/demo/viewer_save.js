@@ -15,7 +15,7 @@ function saveJson() {
 
 /** Save the image with the visible boxes, and the report below it. */
 async function saveImage() {
-    const image = find(".xray img");
+    const image = find(".current img");
     await image.decode();
     const scale = SAVED_SIDE / Math.max(value.width, value.height);
     const [width, height] = [value.width * scale, value.height * scale];
@@ -29,7 +29,7 @@ async function saveImage() {
     context.fillStyle = "#fff";
     context.fillRect(0, 0, width, canvas.height);
     context.drawImage(image, 0, 0, width, height);
-    for (const box of element.querySelectorAll(".box:not([hidden])")) drawBox(context, findRegion(box.dataset.region), scale);
+    for (const box of element.querySelectorAll(".current .box:not([hidden])")) drawBox(context, findRegion(box.dataset.region), scale);
     context.font = font;
     context.fillStyle = "#1c2430";
     lines.forEach((line, number) => context.fillText(line, 20, height + 40 + 30 * number));

@@ -1,9 +1,9 @@
 """Generates the reports of ReXrank's studies, with a journal from which an interrupted run resumes."""
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import nn
 from tqdm import tqdm
 
 from data.errors import UserError, cannot_write, wrong_format
-from modules.evaluation.display import format_report
+from data.storage.atomic_files import atomic_file
+from data.storage.manifest import MALFORMED_MANIFEST, seal, unseal
+from modules.evaluation.display import format_report, format_sections
 from modules.evaluation.formats.rexrank import PREDICTION, Studies
 from modules.inference.predictor import Predictor
 from modules.inference.studies import Study
@@ -20,7 +22,7 @@ _FRONTAL = "frontal"
 
 
 class Journal:
-    """The reports generated so far, one JSON line each, in a hidden file beside the result.
+    """The reports generated so far, one JSON line with its SHA-256 each, in a hidden file beside the result.
 
     reports   study -> report, of an earlier run with the same `settings`
     """
@@ -31,41 +33,37 @@ class Journal:
         self.reports: dict[str, str] = {}
         lines = self._read()
         if lines and lines[0] == dict(settings):
-            self.reports = {line["id"]: line["report"] for line in lines[1:]}
+            self.reports = {line["id"]: line["report"] for line in lines[1:] if line.keys() == {"id", "report"}}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8")
+            with atomic_file(self.path) as file:
+                file.write(seal(dict(settings)))
+                file.writelines(seal({"id": name, "report": report}) for name, report in self.reports.items())
+            self._file = self.path.open("ab")
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        self._write(dict(settings))
-        self._write(*({"id": name, "report": report} for name, report in self.reports.items()))
 
     def add(self, name: str, report: str) -> None:
         """Record the report of a study. Raises UserError if the journal cannot be written."""
         self.reports[name] = report
-        self._write({"id": name, "report": report})
+        try:
+            self._file.write(seal({"id": name, "report": report}))
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error, "free space, then run the same command to resume") from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _read(self) -> list[dict[str, Any]]:
-        """The lines of an earlier journal; a line that a crash cut short ends it."""
+        """The undamaged lines of an earlier journal, without one that a crash cut short."""
         lines: list[dict[str, Any]] = []
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    lines.append(json.loads(line))
-                except ValueError:
-                    break
+            for line in self.path.read_bytes().splitlines():
+                with suppress(*MALFORMED_MANIFEST):
+                    lines.append(unseal(line))
         return lines
-
-    def _write(self, *entries: Mapping[str, Any]) -> None:
-        try:
-            self._file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self.path, error, "free space, then run the same command to resume") from error
 
 
 def predict_studies(predictor: Predictor, studies: Studies, images: Path, result: Path) -> tuple[Studies, list[str]]:
@@ -151,4 +149,6 @@ def _generate(predictor: Predictor, studies: Sequence[Study], failed: list[str])
                 tqdm.write(f"study {study.name}: {error}", file=sys.stderr)
                 failed.append(study.name)
         for study, prediction in zip(batch, predictor.predict_read(batch), strict=True):
-            yield study.name, format_report(prediction.report)
+            # ReXrank's references have these headings too, one after the other in a line.
+            in_sections = " ".join(format_sections(prediction.sections).splitlines())
+            yield study.name, in_sections or format_report(prediction.report)

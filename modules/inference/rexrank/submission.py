@@ -30,10 +30,17 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER / "code"))
 
-from modules.rexrank import main  # noqa: E402
+from data.console import run_command  # noqa: E402
+
+
+def main() -> int:
+    from modules.rexrank import main as generate_reports
+
+    return generate_reports([*sys.argv[1:], "--checkpoint", str(FOLDER / "model")])
+
 
 if __name__ == "__main__":
-    sys.exit(main([*sys.argv[1:], "--checkpoint", str(FOLDER / "model")]))
+    sys.exit(run_command(main))
 '''
 
 _README = """# {name}

@@ -39,7 +39,7 @@ def read_ids(run_dir: Path) -> dict[str, str]:
         return {}
     try:
         return {str(name): str(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise cannot_read(path, error, "delete it: the run is then recorded as a new one") from error
 
 

@@ -56,7 +56,11 @@ def record_results(run_dir: Path, test: str, scores: Mapping[str, float | None],
     """
     values = {f"{test}/{name}": value for name, value in scores.items() if value is not None}
     lines = []
-    for name in read_ids(run_dir):
+    try:
+        names = read_ids(run_dir)
+    except UserError as error:
+        return [f"Warning: the results were not recorded. {error}"]
+    for name in names:
         try:
             # The run exists, so its steps only have to be more than 0.
             tracker = _open(name, run_dir, None, done_steps=1)

@@ -1,15 +1,28 @@
 """Contenders in separate processes, and their report."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 
-from benchmarks.support.measure import ALLOCATOR, OURS, Case, Contender, Rates, Report, compare, measure_rates, peak_mib
+from benchmarks.support.measure import (
+    ALLOCATOR,
+    OURS,
+    Case,
+    Contender,
+    Rates,
+    Report,
+    compare,
+    measure_rates,
+    peak_mib,
+    private_mib,
+)
 from data.errors import UserError
 from tests.support.checkout import ROOT
 
@@ -75,6 +88,16 @@ def test_a_dying_contender_is_an_error():
         compare("dying", [Contender("other", partial(os._exit, 1))], repeats=1, threads=1)
 
 
+def test_an_interrupt_ends_the_contenders_in_silence(capfd):
+    """Ctrl-C in a terminal reaches all processes."""
+    kill = "[os.kill(one, signal.SIGINT) for one in (os.getpid(), os.getppid())]"
+    code = f"import os, signal, time; {kill}; time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        compare("interrupted", [Contender(OURS, partial(partial, exec, code))], repeats=1, threads=1)
+    assert multiprocessing.active_children() == []
+    assert capfd.readouterr().err == ""
+
+
 def test_a_contender_that_takes_long_is_not_asked_again(monkeypatch):
     monkeypatch.setattr("benchmarks.support.measure.LONG_SECONDS", 0.01)
     case = compare("long", [Contender(OURS, partial(partial, time.sleep, 0.02))], repeats=3, threads=1)
@@ -135,3 +158,13 @@ def test_the_peak_counts_what_this_process_has_held():
     held = bytearray(int((before + 50) * 2**20))
     assert peak_mib() >= before + 50
     del held
+
+
+def test_private_memory_leaves_out_mapped_files(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(50 << 20))
+    before = private_mib()
+    mapped = np.memmap(path, mode="r")
+    assert mapped.sum() == 0 and private_mib() < before + 25
+    kept = np.ones(50 << 20, np.uint8)
+    assert kept.sum() > 0 and private_mib() > before + 40

@@ -34,3 +34,26 @@ def test_any_line_gives_boxes_or_one_line_that_names_the_file(changing_file, con
             assert boxes.shape == (29, 4) and boxes.dtype == np.float32
     except UserError as error:
         assert str(error).startswith(f"--boxes={path} line 1 (") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("value", "reason"), [
+    ('"0.5"', r"the coordinate '0\.5' is not a finite number"),
+    ("true", "the coordinate True is not a finite number"),
+    ("Infinity", "the coordinate inf is not a finite number"),
+    ("NaN", "the coordinate nan is not a finite number"),
+    ("180", "the coordinate 180 is not a fraction of the image, from 0 to 1"),
+    ("-1", "the coordinate -1 is not a fraction of the image, from 0 to 1"),
+    ("9" * 400, "."),
+])  # fmt: skip
+def test_a_coordinate_that_is_no_fraction_of_the_image_is_refused(tmp_path, value, reason):
+    path = tmp_path / "boxes.jsonl"
+    path.write_text(f'{{"id": "1", "boxes": {{"left lung": [0.1, 0.2, 0.3, {value}]}}}}\n')
+    with pytest.raises(UserError, match=rf"--boxes=.*boxes\.jsonl line 1 \({reason}"):
+        read_boxes(path, "--boxes", Anatomy.load())
+
+
+def test_a_box_may_reach_a_little_beyond_the_image(tmp_path):
+    path = tmp_path / "boxes.jsonl"
+    path.write_text('{"id": "1", "boxes": {"left lung": [-0.02, 0, 0.5, 1.04]}}\n')
+    boxes = read_boxes(path, "--boxes", Anatomy.load())["1"]
+    assert boxes[Anatomy.load().index("left lung")].tolist() == pytest.approx([-0.02, 0, 0.5, 1.04])

@@ -61,3 +61,16 @@ def test_errors_name_the_picture(tmp_path):
     cut = Image.open(tmp_path / "cut.png")
     with pytest.raises(UserError, match="^this one is damaged"):
         read_network_image(cut, "this one", 32)
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "\ud800.png"])
+def test_names_that_no_file_can_have_are_an_error_of_one_line(path):
+    with pytest.raises(UserError, match="^Cannot read "):
+        read_network_image(path, "", 32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, bool, np.float64])
+def test_an_enormous_array_is_refused_before_it_is_copied(dtype):
+    """One element that is repeated: a copy would take 10 GB and more."""
+    with pytest.raises(UserError, match="the image has 100000 x 100000 pixels, too many"):
+        read_network_image(np.broadcast_to(np.zeros((), dtype), (100_000, 100_000)), "the image", 32)

@@ -1,5 +1,6 @@
 """Resizing, and augmentation of images with their boxes."""
 
+import dataclasses
 import math
 from dataclasses import replace
 
@@ -239,6 +240,41 @@ def test_a_crop_does_not_change_the_other_draws():
     assert cropped.zoom == pytest.approx(plain.zoom / 0.8)
 
 
+def test_squashing_does_not_change_the_other_draws_and_is_drawn_within_its_limit():
+    limits = {"rotate": 10, "translate": 0.1, "scale": 0.2, "intensity": 0.3}
+    plain = Augmentation(**limits).draw(np.random.default_rng(3))
+    squashed = Augmentation(**limits, squash=0.25).draw(np.random.default_rng(3))
+    assert plain.squash == 1 and dataclasses.replace(squashed, squash=1.0) == plain
+    generator, augmentation = np.random.default_rng(0), Augmentation(0, 0, 0, 0, squash=0.25)
+    draws = [augmentation.draw(generator).squash for _ in range(200)]
+    assert augmentation.is_geometric and 0.75 <= min(draws) < 0.78 and 1.22 < max(draws) <= 1.25
+
+
+@pytest.mark.parametrize("angle", [0, 20])
+def test_a_squashed_box_follows_the_image(angle):
+    """A bright ellipse and its box; a rotated box is the one around a superellipse, slightly larger."""
+    change = Perturbation(math.radians(angle), 1.0, (0.05, -0.03), 1, 1, squash=1.3)
+    rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE
+    image = torch.from_numpy((((columns - 0.5) / 0.15) ** 2 + ((rows - 0.45) / 0.2) ** 2 < 1).astype(np.float32))
+    bright = (moved_image(change, image) > 0.5).nonzero()
+    (top, left), (bottom, right) = bright.min(0).values / SIDE, (bright.max(0).values + 1) / SIDE
+    box, visible = moved_box(change, [0.35, 0.25, 0.65, 0.65])
+    assert visible
+    np.testing.assert_allclose(box, [left, top, right, bottom], atol=0.012 if angle == 0 else 0.05)
+
+
+def test_the_domain_of_the_chosen_share_of_images_is_randomised():
+    image = torch.full((24, 24), 90, dtype=torch.uint8)
+    image[6:18, 6:18] = 180
+    kept = image.clone()
+    off, half = (Augmentation(0, 0, 0, 0, domain_randomisation=share) for share in (0.0, 0.5))
+    assert off.randomise(image, np.random.default_rng(0)) is image
+    results = [half.randomise(image, np.random.default_rng(seed)) for seed in range(60)]
+    changed = [not torch.equal(result, image) for result in results]
+    assert 18 <= sum(changed) <= 42 and torch.equal(image, kept)
+    assert all(result.dtype == torch.uint8 and result.shape == image.shape for result in results)
+
+
 def test_intensities_change_about_the_mean():
     pixels = torch.randint(60, 190, (32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = pixels.double().numpy() / 255
@@ -250,7 +286,10 @@ def test_intensities_change_about_the_mean():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rotate", -1), ("translate", 0.6), ("scale", 1.0), ("intensity", 2), ("crop", 0), ("crop", 1.5)],
+    [
+        ("rotate", -1), ("translate", 0.6), ("scale", 1.0), ("intensity", 2), ("crop", 0), ("crop", 1.5),
+        ("squash", 0.6), ("domain_randomisation", 1.1),
+    ],
 )
 def test_an_impossible_augmentation_is_refused(name, value):
     with pytest.raises(UserError, match=rf"data\.{name}={value}"):

@@ -7,6 +7,7 @@ import pytest
 
 from data.mixture import statistics
 from data.mixture.statistics import count_boxes, joined_statistics
+from data.records import read_records
 from data.storage.statistics import training_statistics
 from data.vocabulary_builder import build_vocabularies
 from tests.support.tiny_dataset import write_tiny_dataset
@@ -30,7 +31,7 @@ def test_they_are_those_of_all_records_in_one_data_set(roots, tmp_path):
     lines = [line for number, root in enumerate(roots) for line in (root / "records.jsonl").read_text().splitlines()]
     records = [json.loads(line) | {"id": str(number)} for number, line in enumerate(lines)]
     (both / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (both / "dataset.yaml").write_text("name: both\n")
+    (both / "dataset.yaml").write_text("name: both\ncounts: {}\n")
     joined, expected = joined_statistics(roots, "corrected"), training_statistics(both, "corrected")
     for name in ("words", "attributes", "annotated", "positives"):
         assert getattr(joined, name) == getattr(expected, name), name
@@ -71,6 +72,15 @@ def test_boxes_are_counted_once(roots, monkeypatch):
     counted = count_boxes(roots[0])
     monkeypatch.setattr(statistics, "MeanBox", lambda: pytest.fail("counted again"))
     assert count_boxes(roots[0]) == counted
+
+
+def test_a_damaged_count_of_boxes_is_made_again(roots):
+    counted = count_boxes(roots[0])
+    file, = read_records(roots[0], "train").offsets_file.parent.glob("boxes.*.json")
+    content = file.read_text()
+    number = str(counted["left lung"])
+    file.write_text(content.replace(f'"left lung": {number}', f'"left lung": {number}0'))
+    assert file.read_text() != content and count_boxes(roots[0]) == counted
 
 
 def test_a_data_set_without_training_studies_adds_nothing(roots, tmp_path):

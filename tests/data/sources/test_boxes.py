@@ -14,6 +14,7 @@ from data.records import read_records
 from data.sources.boxes import describe_boxes, replace_boxes
 from data.sources.phantom.dataset import PhantomSettings, prepare_phantom
 from data.sources.preparation import prepare
+from data.storage.prepared_files import write_manifest
 from tests.support.sources.toy_source import SIDE, ToySource, content_without_index, folder_content
 
 BOX = [0.1, 0.2, 0.3, 0.4]
@@ -175,7 +176,7 @@ def test_boxes_replaced_afterwards_are_recorded_as_in_preparation(tmp_path, data
     after = content_without_index(dataset)
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"records.jsonl", "dataset.yaml"}
+    assert changed == {"records.jsonl", "dataset.yaml", "manifest.json"}
     description = yaml.safe_load(after["dataset.yaml"])
     assert description == yaml.safe_load(before["dataset.yaml"]) | {"boxes": origin, "graphs_with_given_boxes": 2}
     # The same keys as with --boxes FILE.
@@ -224,7 +225,7 @@ def test_boxes_for_no_graph_change_nothing(dataset, origin):
     assert folder_content(dataset) == before
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, 2, 3])
 def test_after_a_failure_between_the_two_files_the_same_call_completes(dataset, origin, monkeypatch, step):
     before = folder_content(dataset)
     rename, steps = Path.replace, []
@@ -241,7 +242,7 @@ def test_after_a_failure_between_the_two_files_the_same_call_completes(dataset, 
             replace_boxes(dataset, boxes_of("99000000"), origin, "X")
     assert folder_content(dataset).keys() == before.keys()
     assert folder_content(dataset)["dataset.yaml"] == before["dataset.yaml"]
-    assert (folder_content(dataset)["records.jsonl"] == before["records.jsonl"]) == (step == 1)
+    assert (folder_content(dataset)["records.jsonl"] == before["records.jsonl"]) == (step < 3)
     assert replace_boxes(dataset, boxes_of("99000000"), origin, "X") == 1
     description = yaml.safe_load((dataset / "dataset.yaml").read_text(encoding="utf-8"))
     assert description["graphs_with_given_boxes"] == 1
@@ -264,6 +265,7 @@ def test_an_incomplete_graph_stays_incomplete(tmp_path):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records[0]["graph"] = {"complete": False, "regions": {"spine": {"box": BOX}}}
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_manifest(tmp_path / "toy")
     anatomy = Anatomy.load()
     boxes = {"99000000": boxes_array({"left lung": BOX}, anatomy)}
     assert replace_boxes(tmp_path / "toy", boxes, {"source": "localizer", "fingerprint": "0"}, "it") == 1

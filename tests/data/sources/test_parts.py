@@ -1,5 +1,6 @@
 """Building studies in parts: with any number of workers, resumed after any interruption."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -107,6 +108,33 @@ def test_a_worker_killed_for_memory_is_told_and_gone_on_after(tmp_path, expected
         prepare(ToySource(34, killed=25), tmp_path / "toy", SIDE, 2)
     prepare(ToySource(34), tmp_path / "toy", SIDE, 2)
     assert folder_content(tmp_path / "toy") == expected
+
+
+def _change_count(content: bytes) -> bytes:
+    return content.replace(b'"train": 5', b'"train": 6')
+
+
+def _without_digests(content: bytes) -> bytes:
+    state = json.loads(content)
+    del state["files"], state["sha256"]
+    return json.dumps(state).encode()
+
+
+@pytest.mark.parametrize("name", ["dataset/images/00000.tar", "parts/00000.jsonl", "parts/00000.json"])
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: b"x", lambda content: content[:-1], lambda content: content + b"\n",
+    lambda content: content.replace(b"5", b"4", 1), _change_count, _without_digests, None,
+], ids=["empty", "rubbish", "truncated", "longer", "changed", "count", "earlier", "missing"])
+def test_a_damaged_part_is_built_again(tmp_path, expected, name, damage, capsys):
+    prepare_interrupted(tmp_path / "toy")
+    path = tmp_path / ".toy.unfinished" / name
+    if damage is None:
+        path.unlink()
+    elif name.endswith(".json") or damage not in (_change_count, _without_digests):
+        path.write_bytes(damage(path.read_bytes()))
+    prepare(ToySource(34), tmp_path / "toy", SIDE, 1)
+    assert folder_content(tmp_path / "toy") == expected
+    assert capsys.readouterr().err.count("\n") <= 1
 
 
 def test_a_source_that_lists_others_than_before_is_told(tmp_path):

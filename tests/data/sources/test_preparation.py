@@ -11,10 +11,11 @@ from data.dataset import StudyDataset
 from data.errors import UserError
 from data.images.image_store import encode_image, read_image_bytes
 from data.loaders import training_loader
-from data.records import read_records
+from data.records import CONTEXT_KEYS, read_records
 from data.sources import preparation
 from data.sources.preparation import prepare
 from data.sources.source import Dropped
+from data.storage.prepared_files import write_manifest
 from data.vocabulary_builder import build_vocabularies
 from tests.support.sources.toy_source import SIDE, ToySource, folder_content
 
@@ -27,8 +28,10 @@ def test_the_data_set_holds_what_the_source_built(tmp_path):
     (index,) = (path.name for path in (out / "index").iterdir() if path.is_dir())
     assert folder_content(out).keys() == {
         "dataset.yaml",
+        "manifest.json",
         "records.jsonl",
         "index/current.json",
+        f"index/{index}/manifest.json",
         *(f"index/{index}/{split}.npy" for split in ("train", "val", "test")),
         *(f"index/{index}/training-{rule}.v1.json" for rule in ("iu_xray", "mimic_cxr", "corrected")),
         *(f"images/{number:05d}.tar" for number in range(4)),
@@ -48,6 +51,7 @@ def test_the_data_set_holds_what_the_source_built(tmp_path):
             "report": study.report,
             "observations": study.observations,
             "graph": study.graph,
+            **dict.fromkeys(CONTEXT_KEYS),
         }
         assert len(images) == len(study.images)
         for reference, image in zip(images, study.images, strict=True):
@@ -171,6 +175,7 @@ def test_packed_studies_shuffle_shard_and_resume_as_loose_ones(tmp_path):
                 (loose / record["images"][position]).write_bytes(read_image_bytes(packed, reference))
             file.write(json.dumps(record) + "\n")
     (loose / "dataset.yaml").write_bytes((packed / "dataset.yaml").read_bytes())
+    write_manifest(loose)
     vocabularies = build_vocabularies(packed, "corrected", 1, 1, True)
 
     def batches(root, start, rank, workers):

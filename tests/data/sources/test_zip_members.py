@@ -1,6 +1,7 @@
 """Reading members of zip archives by their offset."""
 
 import zipfile
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -54,3 +55,9 @@ def test_damage_is_noticed(tmp_path_factory, position, value):
             assert read_member(path, member) == FILES[member.name]
         except UserError as error:
             assert str(error).startswith(f"Cannot read {member.name} in {path} (")
+
+
+def test_a_huge_member_is_refused_before_it_is_read(tmp_path):
+    member = next(list_members(write(tmp_path / "x.zip")))
+    with pytest.raises(UserError, match=r"Cannot read a.txt in .*x\.zip \(it has 1099511627776 bytes\)"):
+        read_member(tmp_path / "x.zip", replace(member, size=1 << 40))

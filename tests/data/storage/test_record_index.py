@@ -25,6 +25,26 @@ def root(tmp_path):
     return write_tiny_dataset(tmp_path / "tiny", train=3, val=2, test=1, image_size=8)
 
 
+def change_last_byte(path):
+    """Change a byte of the last offset."""
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+
+
+def change_offset_without_manifest(index):
+    """Change an offset in an index of an earlier version, which has no manifest."""
+    change_last_byte(next(index.glob("*.v*/train.npy")))
+    next(index.glob("*.v*/manifest.json")).unlink()
+
+
+def swap(first, second):
+    """Give each of two files the content of the other."""
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
 def fail(*_):
     raise AssertionError("a record was checked again")
 
@@ -59,7 +79,7 @@ def test_an_earlier_data_set_is_indexed_once(root, monkeypatch):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 def test_records_are_those_of_the_file(tmp_path_factory, studies, newline):
     root = tmp_path_factory.mktemp("any")
-    (root / "dataset.yaml").write_text("name: any\n", encoding="utf-8")
+    (root / "dataset.yaml").write_text("name: any\ncounts: {}\n", encoding="utf-8")
     written = [
         {"id": f"study {number}", "split": split, "images": ["x.png"], "views": ["PA"], "report": report,
          "observations": None, "graph": None, "more": [report] * repeats}
@@ -123,6 +143,10 @@ def test_an_old_file_is_not_even_hashed(root, monkeypatch):
     lambda index: next(index.glob("*.v*/train.npy")).write_bytes(b"\x93NUMPY"),
     lambda index: next(index.glob("*.v*/train.npy")).write_bytes(b""),
     lambda index: next(index.glob("*.v*/test.npy")).unlink(),
+    lambda index: next(index.glob("*.v*/manifest.json")).write_bytes(b"{"),
+    lambda index: change_last_byte(next(index.glob("*.v*/train.npy"))),
+    lambda index: change_offset_without_manifest(index),
+    lambda index: swap(next(index.glob("*.v*/train.npy")), next(index.glob("*.v*/val.npy"))),
     lambda index: (index / "current.json").write_text("{"),
     lambda index: (index / "current.json").write_text("[]"),
     lambda index: (index / "current.json").unlink(),

@@ -112,6 +112,20 @@ def test_they_are_counted_again_for_other_records(tmp_path):
     assert training_statistics(root, "corrected").words == {"dense": 1, ".": 1}
 
 
+def test_changed_numbers_are_counted_again_and_those_of_earlier_versions_used(tmp_path, monkeypatch):
+    root = write_records(tmp_path / "set", [None])
+    expected = training_statistics(root, "corrected")
+    (file,) = (root / "index").glob("*/training-corrected*.json")
+    content = file.read_text()
+    file.write_text(content.replace('"clear": 1', '"clear": 3'))
+    assert training_statistics(root, "corrected") == expected
+    numbers = json.loads(content)
+    del numbers["sha256"]
+    file.write_text(json.dumps(numbers))
+    monkeypatch.setattr(statistics_module, "_count", fail)
+    assert training_statistics(root, "corrected") == expected
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"words": {}, "mean_boxes": []}'])
 def test_a_damaged_file_is_counted_again(tmp_path, content):
     root = write_records(tmp_path / "set", [None])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.text.report_graph import read_report
+from data.text.report_graph import read_report, scene_graph
 
 
 def only_finding(text, name):
@@ -71,9 +71,42 @@ def test_what_is_explained_lies_where_the_explanation_does():
 
 def test_cues():
     finding = only_finding("Moderate chronic left effusion, unchanged.", "pleural effusion")
-    assert (finding.severity, finding.temporal, finding.comparison) == ("moderate", "chronic", "no change")
-    assert only_finding("Worsening edema.", "edema").comparison == "worsened"
-    assert only_finding("Improved edema.", "edema").comparison == "improved"
+    assert (finding.severity, finding.temporal, finding.change) == ("moderate", "chronic", "no change")
+    assert only_finding("Worsening edema.", "edema").change == "worsened"
+    assert only_finding("Improved edema.", "edema").change == "improved"
+
+
+@pytest.mark.parametrize(("text", "region", "changes"), [
+    ("New left pleural effusion.", "left costophrenic angle", ["new"]),
+    ("Interval development of edema.", "left lung", ["new"]),
+    ("The left effusion has increased.", "left costophrenic angle", ["worsened"]),
+    ("Decreased left effusion.", "left costophrenic angle", ["improved"]),
+    ("Possible new left effusion.", "left costophrenic angle", ["new"]),
+    ("The left effusion has nearly resolved.", "left costophrenic angle", ["improved"]),
+    ("The left effusion has resolved.", "left costophrenic angle", ["resolved"]),
+    ("Resolution of the left effusion.", "left costophrenic angle", ["resolved"]),
+    ("The left effusion is no longer seen.", "left costophrenic angle", ["resolved"]),
+    ("No residual left pneumothorax.", "left lung", ["resolved"]),
+    ("The endotracheal tube has been removed.", "trachea", ["resolved"]),
+    ("No new left effusion.", "left costophrenic angle", []),
+    ("No left effusion.", "left costophrenic angle", []),
+    ("The heart is stable.", "cardiac silhouette", ["no change"]),
+    ("The cardiac silhouette is normal and unchanged.", "cardiac silhouette", ["no change"]),
+    ("Unchanged left effusion and new right effusion.", "left costophrenic angle", ["no change"]),
+    ("Unchanged left effusion and new right effusion.", "right costophrenic angle", ["new"]),
+    ("Left effusion.", "left costophrenic angle", []),
+])
+def test_changes_by_region(text, region, changes):
+    sentences = read_report(text)
+    assert [change for sentence in sentences for change in sentence.changes_of(region)] == changes
+
+
+def test_several_changes_of_a_region_are_unknown():
+    text = "New left effusion. The left lower lobe opacity has improved. The heart is stable."
+    graph = scene_graph(read_report(text))
+    assert "change" not in graph["regions"]["left lung"] and "change" not in graph["regions"]["right lung"]
+    assert graph["regions"]["left costophrenic angle"]["change"] == "new"
+    assert graph["regions"]["cardiac silhouette"]["change"] == "no change"
 
 
 def test_severity_and_side_stay_with_their_finding():

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.ontology import Anatomy
-from data.text.sentence_regions import word_regions
+from data.sources.phantom.reports import PHRASE_FILE, _fill_template
+from data.text.cleaning import clean
+from data.text.sentence_regions import word_comparisons, word_regions
 
 ANATOMY = Anatomy.load()
 
@@ -46,3 +49,54 @@ def test_words_between_full_stops_agree(words):
     for position in range(1, len(words)):
         if words[position - 1] != ".":
             assert np.array_equal(regions[position], regions[position - 1])
+
+
+def test_words_of_sentences_that_compare():
+    text = "small left effusion , unchanged from prior . no new effusion . the lungs are clear . heart is stable"
+    compares = word_comparisons(text)
+    sentences = [1] * 8 + [0] * 4 + [0] * 5 + [1] * 3
+    assert compares.astype(int).tolist() == sentences
+    assert word_comparisons("").shape == (0,)
+
+
+@pytest.mark.parametrize("sentence", [
+    "the exam is compared with the previous study", "comparison is made with the prior radiograph",
+    "an earlier examination is available for review", "prior studies were available for comparison",
+    "compared to the last chest radiograph from the archive", "as compared to the most recent study , there is a line",
+    "in comparison with the study of yesterday , there is little overall change", "no significant interval change",
+    "no change compared with the prior study", "there has been no interval development of anything",
+])
+def test_general_remarks_compare_though_they_are_about_no_region(sentence):
+    assert word_comparisons(sentence).all()
+
+
+@pytest.mark.parametrize("sentence", [
+    "no prior study is available for comparison", "there are no previous studies for comparison", "comparison is none",
+    "a previous radiograph is not available", "the left lung is small compared with the right",
+    "the right hemidiaphragm is raised compared to the left on the frontal view", "no new effusion",
+    "prior sternotomy", "the patient has had previous surgery",
+])
+def test_what_says_that_nothing_is_compared_or_compares_sides_does_not(sentence):
+    assert not word_comparisons(sentence).any()
+
+
+def test_the_remarks_of_phantom_reports_are_told_apart():
+    words = yaml.safe_load(PHRASE_FILE.read_text(encoding="ascii"))
+    for key, compares in (("compared with prior", True), ("no prior", False)):
+        for template in words["remarks"][key]:
+            for seed in range(20):
+                text = _fill_template(template, {}, np.random.default_rng(seed))
+                assert word_comparisons(clean(text, "corrected")).all() == compares, text
+
+
+def test_markers_of_sections_are_about_no_region_and_end_sentences():
+    text = "<findings> the left lung is clear . <impression> right effusion , increased since the prior ."
+    regions, compares = word_regions(text, ANATOMY), word_comparisons(text)
+    words = text.split()
+    for marker in ("<findings>", "<impression>"):
+        assert not regions[words.index(marker)].any() and not compares[words.index(marker)]
+    assert regions[1:7, ANATOMY.index("left lung")].all() and not regions[8:, ANATOMY.index("left lung")].any()
+    assert compares[8:].all() and not compares[:8].any()
+    plain = "the left lung is clear . right effusion , increased since the prior ."
+    is_word = [not word.startswith("<") for word in words]
+    assert (word_regions(plain, ANATOMY) == regions[is_word]).all()

@@ -14,14 +14,20 @@ _WORDS = st.text("abcde", max_size=8)
     ("first", "second", "errors"), [("edema", "edema", 0), ("edmea", "edema", 1), ("pnuemotorax", "pneumothorax", 2)]
 )
 def test_typing_errors(first, second, errors):
-    assert typing_errors(first, second) == errors
+    assert typing_errors(first, second, limit=3) == errors
 
 
 @given(_WORDS, _WORDS)
 def test_typing_errors_are_symmetric_and_bounded(first, second):
-    errors = typing_errors(first, second)
-    assert errors == typing_errors(second, first) and (errors == 0) == (first == second)
+    errors = typing_errors(first, second, limit=8)
+    assert errors == typing_errors(second, first, limit=8) and (errors == 0) == (first == second)
     assert abs(len(first) - len(second)) <= errors <= max(len(first), len(second))
+
+
+@given(_WORDS, _WORDS, st.integers(0, 3))
+def test_typing_errors_are_exact_up_to_the_limit(first, second, limit):
+    errors = typing_errors(first, second, limit=8)
+    assert min(typing_errors(first, second, limit), limit + 1) == min(errors, limit + 1)
 
 
 def test_one_error_in_short_words_and_two_in_long_ones():

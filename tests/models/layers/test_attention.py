@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.layers.attention import MultiHeadAttention
@@ -118,3 +119,13 @@ def test_packed_query_without_any_memory_gets_zeros(attention):
     mask = torch.tensor([[[True, True, True]], [[False, False, False]]])
     answer = attention.attend(torch.randn(3, 12), keys, values, mask, layout=packing)
     assert (answer[1:] == 0).all() and (answer[0] != 0).any()
+
+
+def test_bf16_on_the_cpu_equals_the_attention_of_the_rounded_projections(attention):
+    queries, memory = torch.randn(2, 3, 12), torch.randn(2, 5, 12)
+    keys, values = (projected.bfloat16() for projected in attention.project_memory(memory))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        projected = attention.query(queries).unflatten(-1, (attention.heads, -1)).transpose(-3, -2)
+        attended = F.scaled_dot_product_attention(projected.double(), keys.double(), values.double())
+        expected = attention.output(attended.to(torch.bfloat16).transpose(-3, -2).flatten(-2))
+        torch.testing.assert_close(attention.attend(queries, keys, values), expected, atol=0.004, rtol=0)

@@ -69,3 +69,32 @@ def test_static_sizes_keep_every_slot_and_zero_the_invalid_ones(mask):
 def test_counts_of_masks(mask):
     assert largest_count(mask) == max((sum(row) for row in mask.tolist()), default=0)
     assert is_all_true(mask) == all(all(row) for row in mask.tolist())
+
+
+@given(masks, st.integers(1, 5))
+def test_aligned_rows_end_with_padding_that_goes_nowhere(mask, multiple):
+    values = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
+    exact = Packing.from_mask(mask)
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", dtype=torch.bfloat16):
+        patch.setattr(packing_module, "ROW_MULTIPLE", multiple)
+        aligned = exact.aligned()
+    rows = aligned.pack(values)
+    assert len(rows) % multiple == 0 or len(rows) == mask.numel()
+    assert len(rows) - len(exact.sequence) < multiple
+    assert torch.equal(aligned.without_padding(rows), exact.pack(values))
+    assert torch.equal(rows, values[aligned.sequence, aligned.slot])
+    assert torch.equal(aligned.unpack(rows), values * mask)
+
+
+def test_padding_gets_no_gradient():
+    packing = Packing.from_mask(torch.tensor([[True, False, False]]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        aligned = packing.aligned()
+    rows = torch.randn(3, 2, requires_grad=True)
+    aligned.unpack(rows).sum().backward()
+    assert torch.equal(rows.grad, torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
+
+
+def test_rows_are_aligned_for_low_precision_only():
+    packing = Packing.from_mask(torch.tensor([[True, False]]))
+    assert packing.aligned() is packing

@@ -52,6 +52,21 @@ def test_bf16_on_the_cpu_stays_close(encode, sentence_attention):
     assert generation.scores.dtype == torch.float32 and torch.isfinite(generation.scores).all()
 
 
+@pytest.mark.parametrize(("encode", "sentence_attention"), CONNECTIONS)
+def test_aligned_rows_change_no_loss_and_no_gradient(encode, sentence_attention, monkeypatch):
+    found = []
+    for multiple in (1, 7):
+        monkeypatch.setattr(packing, "ROW_MULTIPLE", multiple)
+        model, batch = connected(encode, sentence_attention), tiny_batch(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = teacher_forced(model, batch)
+        criterion = build_criterion(tiny_config(), tiny_vocabularies())
+        losses = criterion(output, batch, criterion.counts(batch))
+        losses.total.backward()
+        found.append((losses.terms, {name: weight.grad for name, weight in model.named_parameters()}))
+    torch.testing.assert_close(found[1], found[0], atol=0.01, rtol=0.02)
+
+
 class OneCellTrunk(nn.Module):
     """A trunk of pooling and a 1x1 convolution."""
 

@@ -1,6 +1,7 @@
 """Files of weights: wrapped, prefixed, of other implementations, and what is not loaded from them."""
 
 import argparse
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 
 from models.patch_encoder import PatchEncoder
+from models.trunks import torch_archive
 from models.trunks.build import build_patch_encoder
 from models.trunks.small_resnet import small_resnet
 from models.trunks.torchvision_trunk import extract_trunk
@@ -225,3 +227,20 @@ def test_files_without_weights_are_refused(tmp_path):
         torch.save(content, tmp_path / "nothing.pth")
         with pytest.raises(ValueError, match="nothing.pth contains no weights: give a state dict, alone or under"):
             build_patch_encoder("small_resnet", 32, str(tmp_path / "nothing.pth"))
+
+
+def test_a_file_that_takes_more_memory_than_its_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.zeros(1 << 18)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(tmp_path / "compressed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"compressed.pt is not a file of weights \(.* is compressed\)"):
+        read_weights(tmp_path / "compressed.pt")
+    monkeypatch.setattr(torch_archive, "LARGEST_PICKLE", 5000)
+    assert read_weights(path)["a"].shape == (1 << 18,)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "history": [{} for _ in range(9000)]}, path)
+    with pytest.raises(ValueError, match=r"w.pt is not a file of weights \(.*data.pkl has"):
+        read_weights(path)

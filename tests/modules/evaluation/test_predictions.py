@@ -7,6 +7,7 @@ import pytest
 
 from data.errors import UserError
 from data.ontology import observation_names
+from modules.evaluation.formats.reading import FormatOptions
 from modules.evaluation.predictions import predictions_path, read_predictions
 
 TABLE = 'id,reference,generated,study\na,"One, two.",one two,s2\nb,"x\ny",,s1\nc,z,z,s2\n'
@@ -25,6 +26,8 @@ def test_a_table_is_read_with_its_studies(tmp_path):
     read = read_predictions(path, "study")
     assert read.ids == ["a", "b", "c"] and read.references == ["One, two.", "x\ny", "z"]
     assert read.generated == ["one two", "", "z"] and len(read) == 3
+    assert read.section == "report"
+    assert read_predictions(path, "study", FormatOptions(section="findings")).section == "findings"
     assert read.studies.tolist() == [1, 0, 1] and read.scored_references is None and read.truth() == (None, None)
 
 

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from modules.evaluation.metrics.text_scores import TEXT_NAMES
 from modules.evaluation.results_writer import compare_graph_sources
-from modules.evaluation.score_tables import format_graph_table, format_score_table
+from modules.evaluation.score_tables import format_context_table, format_graph_table, format_score_table
 from modules.evaluation.scoring import SCORE_GROUPS, SCORE_NAMES
 
 METRICS = {
@@ -56,3 +57,25 @@ def test_graph_sources_are_compared_with_the_first():
     rows = rows_of(table)
     assert rows["score"] == ["predicted", "oracle", "difference", "95 % interval"]
     assert rows["cider"] == ["0.123", "0.500", "+0.377", "[0.329, 0.424]"] and rows["meteor"] == ["-", "0.500", "-"]
+
+
+@pytest.mark.parametrize(("key", "format_table"), [
+    ("graph_sources", format_graph_table), ("contexts", format_context_table),
+])
+def test_sections_are_compared_below_complete_reports(key, format_table):
+    def compared(value, names):
+        return {
+            "scores": dict.fromkeys(names, value), "difference": dict.fromkeys(names, value - 0.5),
+            "interval": dict.fromkeys(names, (-0.5, 0.0)), "box_source": "atlas", "annotated_graphs": 0,
+        }
+
+    complete, of_section = (
+        {name: compared(value, names) for name, value in (("all", 0.5), ("none", 0.25))}
+        for names in (SCORE_NAMES, TEXT_NAMES)
+    )
+    table = format_table(METRICS | {key: complete, "sections": {"impression": {key: of_section}}})
+    whole, _, section = table.partition("The impression alone")
+    assert set(SCORE_NAMES) <= set(rows_of(whole))
+    assert rows_of(section)["score"] == ["all", "none", "difference", "95 % interval"]
+    assert set(TEXT_NAMES) == set(rows_of(section)) - {"score"}
+    assert rows_of(section)["cider"] == ["0.500", "0.250", "-0.250", "[-0.500, 0.000]"]

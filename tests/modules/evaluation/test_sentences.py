@@ -77,3 +77,22 @@ def test_the_certainty_of_a_subgraph():
     probabilities = np.array([[0.9, 0.4, 0.5], [0.2, 0.5, 0.5], [0.5, 0.5, 0.5]])
     predicted = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
     np.testing.assert_allclose(subgraph_certainty(probabilities, predicted), [0.9 * 0.6 * 0.5, 0.8, 1])
+
+
+def test_sentences_have_the_section_whose_marker_is_before_them():
+    tokenizer = Tokenizer((".", "<findings>", "<impression>", "<unk>", "clear", "lungs"), True)
+
+    def read_sections(text):
+        token_ids = np.array(tokenizer.encode(text, 100)[1:])
+        count = len(token_ids)
+        return split_into_sentences(token_ids, np.log(np.arange(1, count + 1) / 10), np.eye(count), None, tokenizer)
+
+    first, second = read_sections("<findings> lungs clear <impression> clear .")
+    assert (first.section, first.text, second.section, second.text) == (
+        "findings", "lungs clear", "impression", "clear ."
+    )
+    assert first.confidence == pytest.approx((0.2 * 0.3) ** 0.5)  # the markers do not count
+    assert first.regions.nonzero()[0].tolist() == [1, 2] and second.regions.nonzero()[0].tolist() == [4]
+    (only,) = read_sections("lungs clear .")
+    assert only.section == "findings"
+    assert read_sections("<findings> <impression>") == []

@@ -1,5 +1,6 @@
 """What the protocols do to reports, and how they describe it."""
 
+import json
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.text.cleaning import clean
 from data.text.tokenizer import Tokenizer
 from modules.evaluation.predictions import Predictions
 from modules.evaluation.text_protocol import CLEANINGS, add_protocol_options, clean_keeping_unknown, prepare_texts
@@ -83,6 +85,47 @@ def test_document_frequencies_of_the_training_reports(tmp_path):
     root = write_tiny_dataset(tmp_path / "tiny", train=5, val=1, test=1, image_size=8)
     texts = prepared(RAW, "--document-frequencies", "training", "--training-reports", root)
     assert texts.frequencies.documents == 5
+
+
+def test_training_reports_are_cleaned_as_the_references_of_our_predictions_were(tmp_path):
+    """Uncleaned, no word before a full stop would match, and capitals would be other words."""
+    arguments = "--training-reports", training_file(tmp_path)
+    assert prepared(OURS, *arguments).training == ["the heart is big .", "the heart is clear . big ."]
+    assert "'corrected'" in prepared(OURS, *arguments).applied["training reports"]
+    path = tmp_path / "numbered.csv"
+    path.write_text("id,report\n1,1. The heart.\n")
+    for rules in ("corrected", "iu_xray"):
+        texts = prepared(replace(OURS, evaluation=OURS.evaluation | {"cleaning": rules}), "--training-reports", path)
+        assert texts.training == [clean("1. The heart.", rules)] and rules in texts.applied["training reports"]
+    assert prepared(OURS, *arguments, "--cleaning", "none").training[0] == "The heart is big."
+    assert "training reports" not in prepared(RAW, *arguments).applied
+
+
+@pytest.mark.parametrize(("section", "writes", "expected"), [
+    ("report", None, ["the heart is clear .", "big ."]),
+    ("report", "impression", ["no disease .", "a mass ."]),
+    ("report", "both", ["the heart is clear . no disease .", "big .", "a mass ."]),
+    ("findings", "both", ["the heart is clear .", "big ."]),
+    ("impression", "both", ["no disease .", "a mass ."]),
+    ("impression", None, ["no disease .", "a mass ."]),
+])
+def test_training_reports_of_a_data_set_are_the_section_that_is_scored(tmp_path, section, writes, expected):
+    root = write_tiny_dataset(tmp_path / "tiny", train=3, val=1, test=1, image_size=8)
+    path = root / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    texts = (("The heart is clear.", "No disease."), ("Big.", None), (None, "A mass."))
+    for record, (findings, impression) in zip(records, texts, strict=False):
+        record |= {"report": findings, "impression": impression}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    evaluation = OURS.evaluation | ({} if writes is None else {"writes": writes})
+    predictions = replace(OURS, evaluation=evaluation, section=section)
+    assert prepared(predictions, "--training-reports", root).training == expected
+
+
+def test_a_data_set_without_impressions_is_named(tmp_path):
+    root = write_tiny_dataset(tmp_path / "tiny", train=3, val=1, test=1, image_size=8)
+    with pytest.raises(UserError, match="has no training reports with an impression"):
+        prepared(replace(OURS, section="impression"), "--training-reports", root)
 
 
 def test_what_a_user_can_mend_is_said(tmp_path):

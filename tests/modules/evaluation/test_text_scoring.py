@@ -22,7 +22,7 @@ def comparison_of(name):
         return "r2gen without <unk>"
     if name.startswith("truth_"):
         return "data set's labels"
-    return "nothing" if name.startswith(("generated", "distinct", "most")) else "complete references"
+    return "nothing" if name.startswith(("generated", "distinct", "most", "repeated")) else "complete references"
 
 
 def test_every_score_comes_with_an_interval_and_what_it_compares_with(tmp_path, capsys):
@@ -121,7 +121,8 @@ def test_reports_without_a_reference_are_in_no_score_that_compares_with_it(tmp_p
     unreferenced = [("e", "", "The lungs are clear.", "s3"), ("f", " ", "Mild pulmonary edema.", "s4")]
     results = score(write_table(path, ROWS + unreferenced), "--studies", "study")
     without_comparison = (
-        "distinct_reports", "most_frequent_share", "generated_words", "reference_words", "empty_references"
+        "distinct_reports", "most_frequent_share", "repeated_sentences", "generated_words", "reference_words",
+        "empty_references",
     )
     for level in (whole["scores"], whole["study_level"]["scores"]):
         scores = results["scores"] if level is whole["scores"] else results["study_level"]["scores"]

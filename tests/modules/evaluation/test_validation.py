@@ -93,13 +93,13 @@ def validate_share(rank, root, rendezvous, answers, scored):
     training = open_split(root, "train")
     split = open_split(root, "val", training.vocabularies)
     model, validator = FakeModel(training.vocabularies, TEXTS), SplitValidator(make_evaluator(split), training)
-    original = validation.score_records
+    original = validation.score_validation
 
     def score_slowly(*arguments):
         assert not scored.wait(2 * TIMEOUT.total_seconds())
         return original(*arguments)
 
-    validation.score_records = score_slowly
+    validation.score_validation = score_slowly
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     dist.barrier()
     dist.distributed_c10d._set_pg_timeout(TIMEOUT)

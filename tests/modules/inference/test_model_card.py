@@ -23,3 +23,14 @@ def test_names_cannot_add_markup():
     assert "Trained on `x'] # Title [link](javascript:1) <script>alert(1)<script> '''`" in text
     outside_code = re.sub(r"(?<!\\)`[^`\n]*`", "", text)
     assert "[link]" not in outside_code and "<script>" not in outside_code
+
+
+def test_a_model_with_context_says_what_it_reads_and_that_its_programs_do_not():
+    text = model_card(tiny_config("model.context=[indication,prior]"), tiny_vocabularies(), None)
+    assert "It also reads the indication and the previous image of a study" in text
+    assert '--indication "Fever." --prior earlier.png' in text and "These programs read the images alone" in text
+    report = model_card(tiny_config("model.context=[prior]", "model.prior_report=true"), tiny_vocabularies(), None)
+    assert "It also reads the previous image and the previous report of a study, as far as they are given." in report
+    assert "--prior earlier.png --prior-report earlier.txt" in report
+    alone = model_card(tiny_config(), tiny_vocabularies(), None)
+    assert "also reads" not in alone and "--prior" not in alone and "images alone" not in alone

@@ -176,9 +176,11 @@ def test_unreadable_files_are_named(predictor, images, tmp_path):
         predictor.predict([(images[0], tmp_path / "missing.png")])
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"beam_size": 0}])
-def test_numbers_below_one_are_refused(run, settings):
-    with pytest.raises(UserError, match="must be at least 1"):
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"beam_size": 0}, {"beam_size": 10**12}, {"batch_size": 2**62}]
+)
+def test_numbers_out_of_bounds_are_refused(run, settings):
+    with pytest.raises(UserError, match="must be at (least 1|most)"):
         Predictor(run[0], device="cpu", **settings)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from modules.saving import torch_files
+from models.trunks import torch_archive
 from modules.saving.torch_files import load_dictionary
 
 
@@ -47,7 +47,7 @@ def test_compressed_archives_are_refused_before_they_are_unpacked(tmp_path):
 
 
 def test_a_large_structure_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch_files, "_LARGEST_PICKLE", 5000)
+    monkeypatch.setattr(torch_archive, "LARGEST_PICKLE", 5000)
     path = tmp_path / "w.pt"
     path.write_bytes(saved({"a": [{} for _ in range(9000)]}))
     with pytest.raises(UserError, match="w.pt is damaged .*data.pkl has"):
@@ -65,4 +65,14 @@ def test_what_torch_save_did_not_write_is_damaged(tmp_path, content):
 def test_a_list_is_not_a_dictionary(tmp_path):
     (tmp_path / "w.pt").write_bytes(saved([torch.zeros(1)]))
     with pytest.raises(UserError, match="w.pt is not a dictionary but a list: use another file"):
+        load(tmp_path / "w.pt")
+
+
+def test_a_checkpoint_cannot_call_what_takes_memory_without_end(tmp_path):
+    content = rezipped(saved({}))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        name = next(entry.filename for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr(name, b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x05\x85R.")
+    with pytest.raises(UserError, match="contains pickled code .it calls .*bytearray., which was not executed"):
         load(tmp_path / "w.pt")

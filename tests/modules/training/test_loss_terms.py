@@ -178,7 +178,7 @@ def test_grounding_is_minus_the_log_of_the_weight_on_the_regions_of_the_sentence
     output.region_log_attention = attention.masked_fill(~selected.unsqueeze(1), EXCLUDED).requires_grad_()
     criterion = ReportCriterion({"grounding": 2.0}, SLOTS)
     counts = criterion.counts(batch)
-    assert counts[-1] == 4  # two tokens of each study that has region 0 or 1
+    assert counts[ReportCriterion.TERMS.index("grounding")] == 4  # two tokens of each study that has region 0 or 1
     losses = criterion(output, batch, counts)
     assert losses.terms["grounding"].item() == pytest.approx(-math.log(0.25))
     assert losses.total.item() == pytest.approx(-2 * math.log(0.25))
@@ -212,7 +212,7 @@ def test_grounding_counts_the_tokens_that_it_sums(batch):
     output.region_log_attention = log_attention.masked_fill(~predicted.unsqueeze(1), EXCLUDED)
     criterion = ReportCriterion({"grounding": 1.0}, SLOTS)
     counts = criterion.counts(batch)
-    assert counts[-1] == 6  # two tokens of each study
+    assert counts[ReportCriterion.TERMS.index("grounding")] == 6  # two tokens of each study
     losses = criterion(output, batch, counts)
     assert losses.terms["grounding"].item() == pytest.approx(-2 * math.log(0.5) / 6)
 

@@ -123,7 +123,9 @@ def test_counts_come_from_the_batch_alone(criterion, batch):
     assert counts == {
         "report": 7 + 5 + 3, "observations": batch.observations_known.sum().item(), "regions": 2 * 29,
         "attributes": pairs, "contrast": 1, "boxes": batch.regions.visible[:2].sum().item(), "visibility": 2 * 29,
-        "grounding": about.any(-1).sum().item(),
+        "grounding": about.any(-1).sum().item(), "change": 0,
+        "image_contrast": 1, "text_contrast": 1,
+        "attention_consistency": 3,  # every study has one view and a positive observation
     }
 
 

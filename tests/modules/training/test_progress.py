@@ -42,8 +42,20 @@ def test_a_validation_without_a_value_is_not_counted():
     assert (progress.best, progress.validations_without_gain) == (0.5, 1)
 
 
+def test_a_validation_before_the_first_step_is_of_epoch_0():
+    progress = RunProgress(phase=Phase.VALIDATE)
+    assert progress.record_validation(0.3) and progress.best_epoch == 0
+    progress.end_epoch(batches_per_epoch=4)
+    assert (progress.phase, progress.epoch, progress.batch) == (Phase.TRAIN, 0, 0)
+
+
+def test_what_reward_training_has_is_saved_and_read_back():
+    progress = RunProgress(start_scores={"bleu_4": 0.1}, broken_guard="bleu_4 fell")
+    assert RunProgress.from_dict(progress.to_dict()) == progress
+
+
 def test_best_validation_is_the_first_of_the_highest():
-    progress = RunProgress()
+    progress = RunProgress(batch=4)
     best = []
     for progress.epoch, monitored in enumerate([0.1, 0.4, 0.3, 0.4, float("nan"), 0.5]):
         best.append(progress.record_validation(monitored))

@@ -1,11 +1,15 @@
 """Which run folders may be used, and which runs may be resumed."""
 
+import fcntl
+import multiprocessing
+
 import pytest
 import torch
 
 from data.errors import UserError
 from modules.checkpoint import TRAINING_STATE
 from tests.support.checkpoint_files import update_manifest
+from tests.support.sources.toy_source import folder_content
 from tests.support.tiny_training import ScriptedEvaluator, tiny_trainer
 
 
@@ -16,6 +20,55 @@ def test_a_taken_run_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"already holds a run.*train\.resume=true.*name="):
         tiny_trainer(tmp_path, "train.epochs=1").fit()
     assert (tmp_path / "results/run/log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("setting", ["train.resume=true", "train.resume=false"])
+def test_a_run_that_another_process_trains_is_refused_and_left_alone(tmp_path, setting):
+    run = tmp_path / "results/run"
+    tiny_trainer(tmp_path, "train.epochs=1").fit()
+    before = folder_content(run)
+    context = multiprocessing.get_context("fork")
+    held, ended = context.Event(), context.Event()
+
+    def hold():
+        with (run / ".lock").open("wb") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            held.set()
+            ended.wait()
+
+    process = context.Process(target=hold)
+    process.start()
+    held.wait()
+    try:
+        with pytest.raises(UserError, match="Another process is training in .*run: wait for it, or choose another"):
+            tiny_trainer(tmp_path, "train.epochs=2", setting).fit()
+    finally:
+        ended.set()
+        process.join()
+    assert folder_content(run) == before
+    tiny_trainer(tmp_path, "train.epochs=2", "train.resume=true").fit()
+
+
+def test_a_folder_of_something_else_gets_no_lock(tmp_path):
+    (tmp_path / "results/run").mkdir(parents=True)
+    (tmp_path / "results/run/letter.txt").touch()
+    with pytest.raises(UserError, match="already holds a run"):
+        tiny_trainer(tmp_path).fit()
+    assert [path.name for path in (tmp_path / "results/run").iterdir()] == ["letter.txt"]
+
+
+def test_what_killed_saves_left_is_removed_when_the_run_is_resumed(tmp_path):
+    run = tmp_path / "results/run"
+    tiny_trainer(tmp_path, "train.epochs=1").fit()
+    expected = sorted(path.name for path in run.rglob("*"))
+    for name in (".best.partial", ".last.partial", ".best.previous"):
+        (run / name).mkdir()
+        (run / name / "weights.pt").write_bytes(b"half")
+    (run / "best/.thresholds.json.partial").write_bytes(b"half")
+    tiny_trainer(tmp_path, "train.epochs=1", "train.resume=true").fit()
+    assert sorted(path.name for path in run.rglob("*") if "tfevents" not in path.name) == [
+        name for name in expected if "tfevents" not in name
+    ]
 
 
 @pytest.mark.parametrize("name", ["best", "last"])

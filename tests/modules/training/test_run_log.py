@@ -48,6 +48,22 @@ def test_lines_average_over_the_steps_since_the_last_one(tmp_path, capsys):
         assert part in lines[0]
 
 
+def test_means_of_sampled_reports_are_beside_the_losses(tmp_path, capsys):
+    log = RunLog(tmp_path, total_steps=2, log_every=2)
+    for step, reward in ((1, 0.25), (2, 0.75)):
+        sampled = {"sampled/reward": reward, "sampled/words": 30.0, "sampled/cider": 2 * reward}
+        terms = {TOTAL: 1.0, "policy": 0.5, **sampled}
+        log.train_step(step, StepResult(terms, 2.0, False, False), rates={"rest": 0.1}, images=4)
+    log.close()
+    line = capsys.readouterr().err
+    assert "policy 0.500, reward 0.500, lr" in line and "cider" not in line
+    assert entries(tmp_path)[0]["terms"]["sampled/words"] == 30
+    assert read_curves(tmp_path) == {
+        "Training losses": {"total": [(2, 1.0)], "policy": [(2, 0.5)]},
+        "Sampled reports": {"reward": [(2, 0.5)], "cider": [(2, 1.0)]},
+    }
+
+
 def test_every_entry_is_on_disk_at_once(tmp_path):
     log = RunLog(tmp_path, total_steps=1, log_every=1)
     log.message("hallo")

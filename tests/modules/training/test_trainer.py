@@ -1,12 +1,8 @@
 """The trainer with a model of a few hundred weights; gradients over windows and processes with the smallest SGRRG."""
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +20,7 @@ from tests.support.tiny_training import (
     smallest_sgrrg_trainer,
     tiny_trainer,
 )
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.training.process_pair import run_two_processes
 
 # 9 studies, 4 per step in 2 micro-batches: an epoch is two steps.
 STEPS, MICRO_BATCHES = 2, 4
@@ -121,6 +116,27 @@ def test_saves_inside_an_epoch(tmp_path):
         tiny_trainer(tmp_path, "train.save_every=1", spoil_at=3).fit()
     position = load_checkpoint(tmp_path / "results/run/last", training=True).training_state["position"]
     assert (position["epoch"], position["batch"], position["step"]) == (0, 1, 1)
+
+
+def test_the_log_of_a_resumed_run_is_that_of_an_undisturbed_one(tmp_path):
+    """The run ends in its fifth step, and is resumed after the third: within the steps that a line averages over."""
+    settings = ["optim.batch_size=1", "data.micro_batch_size=1", "train.log_every=5", "train.save_every=3",
+                "train.epochs=2"]
+
+    def log(name):
+        lines = (tmp_path / "results" / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [
+            {key: value for key, value in entry.items() if key not in ("time", "images_per_second")}
+            for entry in entries if entry["kind"] in ("train", "validation")
+        ]
+
+    tiny_trainer(tmp_path, *settings, "name=whole").fit()
+    with pytest.raises(UserError, match="not finite"):
+        tiny_trainer(tmp_path, *settings, "name=broken", spoil_at=5).fit()
+    assert log("broken") == []
+    tiny_trainer(tmp_path, *settings, "name=broken", "train.resume=true").fit()
+    assert log("broken") == log("whole") and [entry["step"] for entry in log("whole")][:2] == [5, 9]
 
 
 def test_max_steps_ends_in_a_validated_checkpoint_to_go_on_from(tmp_path, uninterrupted):
@@ -349,22 +365,7 @@ def test_the_same_settings_give_the_same_run_in_two_processes_also_after_resumin
     trainer = smallest_sgrrg_trainer(tmp_path, "data.micro_batch_size=null", "data.rotate=5")
     batch = next(iter(training_loader(trainer.train_dataset, 4, seed=0, epoch=0)))
     losses = trainer.backward([batch])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    variables = os.environ | {
-        "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.support.training.two_processes", str(tmp_path), *EQUAL_RUNS], cwd=ROOT,
-            env=variables | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    run_two_processes("tests.support.training.two_processes", str(tmp_path), *EQUAL_RUNS, timeout=120)
     shared = torch.load(tmp_path / "shared.pt", weights_only=True)
     terms = dict(zip(losses.names, losses.table[0].tolist(), strict=True))
     assert terms["contrast"] > 0 and terms["boxes"] > 0

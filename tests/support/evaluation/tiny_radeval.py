@@ -98,6 +98,22 @@ def write_bertscore(weights: Path) -> None:
     ))).save_pretrained(folder)
 
 
+def write_modern_bert(weights: Path) -> None:
+    """The package's own encoder, a ModernBERT of as many layers as the published one."""
+    from transformers import ModernBertConfig, ModernBertModel
+
+    write_encoder(weights, "IAMJB/RadEvalModernBERT", ModernBertModel(ModernBertConfig(**small(
+        num_hidden_layers=22, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
+    ))))
+
+
+def write_radbert_ct(weights: Path) -> None:
+    """A classifier of reports into the 18 labels of CT."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    write_encoder(weights, "IAMJB/RadBERT-CT", BertForSequenceClassification(BertConfig(**small(num_labels=18))))
+
+
 def write_chexbert(weights: Path) -> None:
     """The configuration and the tokenizer of BERT, and the checkpoint of CheXbert."""
     import torch
@@ -222,7 +238,8 @@ def write_weights(weights: Path) -> None:
     import torch
 
     writers = (
-        write_bertscore, write_chexbert, write_srrbert, write_ratescore, write_radgraph, write_language_models
+        write_bertscore, write_modern_bert, write_radbert_ct, write_chexbert, write_srrbert, write_ratescore,
+        write_radgraph, write_language_models,
     )
     for write in writers:
         torch.manual_seed(7)

@@ -29,6 +29,7 @@ FINDINGS = {
     9005: "No pneumothorax.",
     9006: "Low lung volumes.",
 }
+INDICATION = "Fever, invented."
 IMPRESSION = {1: "Cardiomegaly.", 9001: "Effusion.", 9002: "", 9003: "Normal.", 9005: "Normal.", 9006: "No change."}
 # Images of each report, as listed by Open-i. 9003 has no FINDINGS, 9004 has no images, 9005 has only one.
 IMAGES = {
@@ -83,9 +84,9 @@ def xml_files():
             number,
             images,
             IMPRESSION=IMPRESSION.get(number),
-            INDICATION="Must be ignored.",
+            INDICATION=INDICATION,
             FINDINGS=FINDINGS.get(number),
-            COMPARISON=None,
+            COMPARISON="None.",
         )
         for number, images in IMAGES.items()
     }
@@ -173,7 +174,8 @@ def projections_table():
 def kaggle_files():
     """Return path -> content of Kaggle's layout."""
     rows = [
-        {"uid": number, "findings": FINDINGS.get(number, ""), "impression": IMPRESSION[number], "MeSH": "normal"}
+        {"uid": number, "findings": FINDINGS.get(number, ""), "impression": IMPRESSION[number], "MeSH": "normal",
+         "indication": INDICATION, "comparison": "None."}
         for number in IMAGES
         if IMAGES[number]
     ]

@@ -223,7 +223,8 @@ def _write_tables(fixture: MimicFixture, gzipped: bool) -> None:
          "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
          "PatientOrientationCodeSequence_CodeMeaning"),
         [(image.id, study.subject, study.id, "CHEST (PA AND LAT)", image.view, FULL_SIZE[1], FULL_SIZE[0], 21990102,
-          "3405.25", "CHEST (PA AND LAT)", image.view_code, "Erect") for study, image in images],
+          "3405.25" if study.id % 2 else "213014.5", "CHEST (PA AND LAT)", image.view_code, "Erect")
+         for study, image in images],
     )  # fmt: skip
     for name, blank in (("chexpert", ""), ("negbio", "0.0")):
         rows = []

@@ -69,7 +69,7 @@ def _parse_value(text: str) -> Any:
     """A number, true, false or null as YAML reads it; any other text as it is."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) or text == "null" else text
 

@@ -1,5 +1,6 @@
 """Diversity of the generated reports: a collapsed model writes a few reports, or only normal ones, for all images."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,9 +18,12 @@ from modules.evaluation.metrics.weighted import (
 _LENGTH_STATISTICS = ("mean", "std", "q10", "q50", "q90")
 _QUANTILES = (0.1, 0.5, 0.9)
 NAMES = (
-    "distinct_reports", "most_frequent_share", "abnormal_as_normal",
+    "distinct_reports", "most_frequent_share", "repeated_sentences", "abnormal_as_normal",
     *(f"{text}_words_{name}" for text in ("generated", "reference") for name in _LENGTH_STATISTICS),
 )
+
+# A full stop before a digit is a decimal point.
+_SENTENCE_END = re.compile(r"\.(?!\d)|[;!?]")
 
 
 def diversity_scores(
@@ -32,6 +36,7 @@ def diversity_scores(
 
     distinct_reports      number of distinct reports / number of reports
     most_frequent_share   share of the report that is generated most often
+    repeated_sentences    share of the generated sentences that their report has had before
     abnormal_as_normal    among studies whose reference is neither empty nor labelled No Finding, the share whose
                           generated report is labelled No Finding
     """
@@ -41,12 +46,20 @@ def diversity_scores(
     scores = {
         "distinct_reports": Score(duplicates.distinct_share, centred=True),
         "most_frequent_share": Score(duplicates.most_frequent_share, centred=True),
+        "repeated_sentences": _repeated_sentences(generated),
         "abnormal_as_normal": _abnormal_as_normal(references, reference_labels, generated_labels),
     }
     for name, texts in (("generated", generated), ("reference", references)):
         lengths = _length_scores([len(text.split()) for text in texts])
         scores |= {f"{name}_words_{statistic}": score for statistic, score in lengths.items()}
     return ScoreSet(scores)
+
+
+def count_repeated_sentences(text: str) -> tuple[int, int]:
+    """Return how many sentences of `text` it has had before, word for word, and how many it has."""
+    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE_END.split(text.lower())]
+    sentences = [sentence for sentence in sentences if sentence]
+    return len(sentences) - len(set(sentences)), len(sentences)
 
 
 class _Duplicates:
@@ -68,6 +81,11 @@ class _Duplicates:
     def _group_counts(self, weights: NDArray) -> NDArray:
         """Return [draws, texts]: the number of copies of each distinct text."""
         return np.add.reduceat(weights[:, self._order], self._group_starts, axis=1)
+
+
+def _repeated_sentences(generated: Sequence[str]) -> Score:
+    repeated, sentences = np.array([count_repeated_sentences(text) for text in generated]).T
+    return ratio_score(repeated, sentences, "no generated report has a sentence")
 
 
 def _abnormal_as_normal(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.worker_pool import available_cores
+from data.processes.worker_pool import available_cores
 from modules.evaluation.metrics.text import paraphrases
 
 _SEPARATOR = "|||"
@@ -148,20 +148,22 @@ def _filtered_paraphrases(texts: Iterable[str], timeout: float) -> Iterator[Path
 def _ask_all(processes: list["MeteorProcess"], shares: list[list[str]]) -> list[list[str]]:
     """Send each process its share of lines, all at the same time; return one answer per line. Raises MeteorError."""
 
+    failures: list[MeteorError] = []
+
     def ask(process: MeteorProcess, share: list[str]) -> list[str]:
         try:
             return process.ask(share, replies=len(share))
-        except MeteorError:
+        except MeteorError as error:
+            failures.append(error)
             for other in processes:  # their answers are no longer needed
                 other.process.kill()
-            raise
+            return []
 
     with ThreadPoolExecutor(len(processes)) as pool:
-        pending = [pool.submit(ask, process, share) for process, share in zip(processes, shares, strict=True)]
-        done, _ = wait(pending, return_when=FIRST_EXCEPTION)
-        for future in done:  # raise the first failure, not the ones that followed from killing the other processes
-            future.result()
-        return [future.result() for future in pending]
+        answers = list(pool.map(ask, processes, shares))
+    if failures:  # the others followed from killing the processes
+        raise failures[0]
+    return answers
 
 
 class MeteorProcess:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
-from data.worker_pool import ordered_map
+from data.processes.worker_pool import ordered_map
 from modules.evaluation.metrics.labelers import split_into_chunks
 from modules.evaluation.metrics.text.cider import DocumentFrequencies, cider_scores
 from modules.evaluation.metrics.text.meteor import (
@@ -117,7 +117,8 @@ def _bleu(references: Sequence[str], hypotheses: Sequence[str], workers: int = 1
     return ScoreSet(scores, per_study={"bleu_4": bleu_from_sums(statistics)[:, -1]})
 
 
-def _rouge_of_pairs(pairs: Sequence[Pair]) -> NDArray:
+def rouge_l_of_pairs(pairs: Sequence[Pair]) -> NDArray:
+    """Return ROUGE-L [pairs]: the F-measure of the longest common subsequence with beta 1.2 (Lin, 2004)."""
     rouge = Rouge()
     return np.array([
         float(rouge.calc_score([hypothesis], [reference])) for reference, hypothesis in pairs
@@ -125,8 +126,7 @@ def _rouge_of_pairs(pairs: Sequence[Pair]) -> NDArray:
 
 
 def _rouge(references: Sequence[str], hypotheses: Sequence[str], workers: int = 1) -> ScoreSet:
-    """Return ROUGE-L: the F-measure of the longest common subsequence with beta 1.2 (Lin, 2004)."""
-    values = np.concatenate(list(ordered_map(_rouge_of_pairs, _split_pairs(references, hypotheses), workers)))
+    values = np.concatenate(list(ordered_map(rouge_l_of_pairs, _split_pairs(references, hypotheses), workers)))
     return ScoreSet({"rouge_l": mean_score(values)}, per_study={"rouge_l": values})
 
 

@@ -93,7 +93,7 @@ def test_entries_that_are_not_about_their_region_are_left_out():
 
 
 def test_all_36_boxes_and_comparisons_with_earlier_films_give_the_29_regions():
-    """The seven regions that reports never mention are left out; `relationships` are ignored."""
+    """The seven regions that reports never mention are left out, and changes that contradict each other."""
     names = Anatomy.load().names
     others = ("left cardiac silhouette", "right cardiac silhouette", "descending aorta", "left upper abdomen",
               "right upper abdomen", "left cardiophrenic angle", "right cardiophrenic angle")  # fmt: skip
@@ -106,7 +106,42 @@ def test_all_36_boxes_and_comparisons_with_earlier_films_give_the_29_regions():
     }  # fmt: skip
     regions = read_scene_graph(document, (100, 100))["regions"]
     assert tuple(regions) == names and all(region["box"] for region in regions.values())
-    assert regions["left lung"]["attributes"] == ["nlp|yes|abnormal"]
+    assert regions["left lung"]["attributes"] == ["nlp|yes|abnormal"] and "change" not in regions["left lung"]
+
+
+def relationship(region: str, *changes: str, earlier: str = "y") -> dict:
+    names = [f"comparison|yes|{each}" for each in changes]
+    objects = {"subject_id": f"x_{region}", "object_id": f"{earlier}_{region}"}
+    return {"bbox_name": region, "relationship_names": names} | objects
+
+
+def cued(region: str, *cues: list[str], about: bool = True) -> dict:
+    return entry(region, *([["nlp|yes|abnormal"]] * len(cues)), about=about) | {
+        "comparison_cues": [[f"comparison|yes|{each}" for each in names] for names in cues],
+    }
+
+
+@pytest.mark.parametrize(("cues", "relationships", "change", "image"), [
+    ([["worsened"], []], [], "worsened", None),
+    ([[]], [], None, None),
+    ([["improved"]], [relationship("spine", "improved")], "improved", "y"),
+    ([["improved"]], [relationship("spine", "worsened")], None, None),
+    ([["improved", "worsened"]], [], None, None),
+    ([[]], [relationship("spine", "no change"), relationship("spine", "no change", earlier="z")], "no change", None),
+    ([[]], [relationship("carina", "worsened")], None, None),
+    ([["resolved"]], [], "resolved", None),
+    ([["confirmed"]], [], None, None),
+])
+def test_the_change_of_a_region(cues, relationships, change, image):
+    document = {"image_id": "x", "objects": [], "attributes": [cued("spine", *cues)], "relationships": relationships}
+    region = read_scene_graph(document, (10, 10))["regions"]["spine"]
+    assert region.get("change") == change and region.get("compared_with") == image
+
+
+def test_changes_of_other_regions_and_denied_ones_do_not_count():
+    denied = entry("spine", ["nlp|yes|abnormal"]) | {"comparison_cues": [["comparison|no|improved"]]}
+    regions = read(attributes=[denied, cued("carina", ["improved"], about=False)])
+    assert "change" not in regions["spine"] and "carina" not in regions
 
 
 def test_entries_of_the_same_region_are_merged():
@@ -182,7 +217,9 @@ def documents(draw) -> dict:
     phrases = st.lists(_attributes, max_size=3)
     entries = [entry(region, *draw(phrases), about=draw(st.booleans()))
                for region in draw(st.lists(_regions, max_size=4))]  # fmt: skip
-    return {"image_id": "x", "objects": objects, "attributes": entries}
+    changes = st.sampled_from(["improved", "worsened", "no change", "odd"])
+    related = st.lists(st.builds(relationship, _regions, changes, changes), max_size=2)
+    return {"image_id": "x", "objects": objects, "attributes": entries, "relationships": draw(related)}
 
 
 @given(documents(), st.integers(1, 4000), st.integers(1, 4000))
@@ -202,8 +239,8 @@ def test_any_sound_document_gives_a_sound_graph(document, width, height):
 
 @given(documents(), _anything, st.data())
 def test_any_document_gives_a_graph_or_one_line(document, replacement, data):
-    paths = [["objects"], ["attributes"], ["image_id"]]
-    for key in ("objects", "attributes"):
+    paths = [["objects"], ["attributes"], ["relationships"], ["image_id"]]
+    for key in ("objects", "attributes", "relationships"):
         for number, part in enumerate(document[key]):
             paths += [[key, number], *([key, number, name] for name in part)]
     document = change(document, data.draw(st.sampled_from(paths)), replacement)

@@ -55,6 +55,15 @@ def test_every_layout_gives_the_same_studies(tmp_path, layout, views):
     assert all(record["views"] == expected[:2] for key, record in records.items() if key != "CXR9002_IM-9202-0001")
 
 
+@pytest.mark.parametrize("layout", ["Open-i", "Kaggle", "R2Gen"])
+def test_texts_beside_the_report_and_never_a_prior(tmp_path, layout):
+    records, _ = prepare_iu(write_files(tmp_path / "source", LAYOUTS[layout]), tmp_path / "out")
+    record = records["CXR9001_IM-9201"]
+    texts = ("Fever, invented.", IMPRESSION[9001], "None.") if layout != "R2Gen" else (None, None, None)
+    assert (record["indication"], record["impression"], record["comparison"]) == texts
+    assert all(each["patient"] is each["taken"] is each["prior"] is None for each in records.values())
+
+
 def test_the_frontal_image_comes_first(tmp_path):
     source = IUXray([write_files(tmp_path, LAYOUTS["Open-i with projections"])], image_size=32)
     study = {plan.id: source.build(plan) for plan in source.plans()}
@@ -112,7 +121,7 @@ def test_the_graph_is_the_texts_with_boxes_where_there_is_a_frontal_image(tmp_pa
     del layout["png/CXR9001_IM-9201-1001.png"]
     records, _ = prepare_iu(write_files(tmp_path / "source", layout), tmp_path / "out")
     whole, lateral = records["CXR1_1_IM-9101"]["graph"], records["CXR9001_IM-9201"]["graph"]
-    assert whole["box_source"] == "atlas" and len(whole["regions"]) == 29
+    assert whole["box_source"] == "localizer" and len(whole["regions"]) == 29
     assert all(region["box"] for region in whole["regions"].values())
     assert [name for name, region in whole["regions"].items() if region["mentioned"]] == ["cardiac silhouette"]
     assert lateral["regions"]["left lung"]["mentioned"]

@@ -13,10 +13,12 @@ from data.sources.mimic_cxr.files import (
     ListedImage,
     Reports,
     find_image,
+    parse_time,
     parse_view,
     read_metadata,
     read_r2gen_images,
     read_splits,
+    read_times,
 )
 from tests.support.sources.mimic_fixture import write_files, write_table
 
@@ -54,6 +56,35 @@ def test_metadata(tmp_path):
         "a": ImageFacts("PA", (2544, 3056)), "b": ImageFacts("LATERAL", (2544, 3056)), "c": ImageFacts("", None),
         "d": ImageFacts("AP", None),
     }  # fmt: skip
+
+
+def test_times_of_studies(tmp_path):
+    columns = ("StudyTime", "dicom_id", "StudyDate")
+    rows = [("3405.25", "a", 21990102), ("213014", "b", "21990102.0"), ("0.0", "c", 21990102), ("", "d", 21990103),
+            ("120000", "e", ""), ("late", "f", 21990102), ("7", "g", "2199")]  # fmt: skip
+    write_table(tmp_path / "m.csv", columns, rows)
+    times = dict(read_times(tmp_path / "m.csv"))
+    assert times == {
+        "a": "2199-01-02T00:34:05.25", "b": "2199-01-02T21:30:14", "c": "2199-01-02T00:00:00",
+        "d": "2199-01-03T00:00:00",
+    }  # fmt: skip
+    assert sorted(times, key=times.get) == ["c", "a", "b", "d"]
+    write_table(tmp_path / "other.csv", ("dicom_id",), [("a",)])
+    assert dict(read_times(tmp_path / "other.csv")) == {}
+
+
+@given(seconds=st.lists(st.integers(0, 86_399), min_size=2, max_size=2), dates=st.lists(st.integers(0, 3), min_size=2,
+       max_size=2), fractions=st.lists(st.sampled_from(["", ".0", ".25", ".3"]), min_size=2, max_size=2))
+def test_times_sort_as_text(seconds, dates, fractions):
+    written = [f"{second // 3600}{second // 60 % 60:02}{second % 60:02}".lstrip("0") for second in seconds]
+    moments = [
+        (date, second, float(fraction or 0)) for date, second, fraction in zip(dates, seconds, fractions, strict=True)
+    ]
+    times = [
+        parse_time(str(21990101 + date), text + fraction)
+        for date, text, fraction in zip(dates, written, fractions, strict=True)
+    ]
+    assert (times[0] < times[1]) == (moments[0] < moments[1])
 
 
 def test_splits_have_our_names_and_ids_no_prefix(tmp_path):

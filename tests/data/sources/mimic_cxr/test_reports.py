@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.sources.mimic_cxr.reports import extract_section, read_sections, section_name
+from data.sources.mimic_cxr.reports import extract_indication, extract_section, read_sections, section_name
 from tests.support.sources.mimic_fixture import report_text
 
 
@@ -47,6 +47,16 @@ def test_combined_header_is_an_impression(header):
 )  # fmt: skip
 def test_names_are_normalised(header, name):
     assert section_name(header) == name
+
+
+@pytest.mark.parametrize(("sections", "indication"), [
+    ("\n INDICATION:  Cough\n and fever.\n\n FINDINGS: Clear.\n", "Cough and fever."),
+    ("\n REASON FOR EXAM: Fall.\n HISTORY: Old.\n FINDINGS: Clear.\n", "Fall."),
+    ("\n CLINICAL HISTORY: Smoker.\n FINDINGS: Clear.\n", "Smoker."),
+    ("\n FINDINGS: Clear.\n", ""),
+])  # fmt: skip
+def test_indication(sections, indication):
+    assert extract_indication(sections) == indication
 
 
 def test_last_of_several_findings_counts():

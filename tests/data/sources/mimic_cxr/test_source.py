@@ -1,5 +1,6 @@
 """Preparing MIMIC-CXR, on made-up downloads."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -89,7 +90,8 @@ def test_boxes_at_full_size_fit_the_smaller_copy(downloads, built):
     assert set(sample.graph["regions"]) == set(expected)
     for region, entry in sample.graph["regions"].items():
         assert entry["box"] == pytest.approx(expected[region]["box"], abs=2e-3)
-        assert entry | {"box": None} == expected[region] | {"box": None}
+        changes = {"change": entry.get("change")} if "change" in entry else {}  # the phantom leaves them out
+        assert entry | {"box": None} == expected[region] | {"box": None} | changes
 
 
 def test_odd_graph(downloads, built):
@@ -163,7 +165,7 @@ def test_sections(downloads):
 def test_without_chest_imagenome_graphs_come_from_the_reports(downloads):
     built = build_all(source([downloads.jpg, downloads.reports]))
     sample = built[downloads.studies[len(TRAPS)].images[0].id]
-    assert sample.graph["box_source"] == "atlas" and len(sample.graph["regions"]) == 29
+    assert sample.graph["box_source"] == "localizer" and len(sample.graph["regions"]) == 29
     assert any(region["mentioned"] for region in sample.graph["regions"].values())
 
 
@@ -194,6 +196,47 @@ def write_r2gen_list(path: Path, studies: list[FixtureStudy]) -> None:
     path.write_text(json.dumps(samples), encoding="utf-8")
 
 
+def test_texts_beside_the_report_and_the_order_of_studies(downloads, built):
+    sample = built[downloads.studies[len(TRAPS)].images[0].id]
+    assert sample.indication == "___ year old with an invented cough."
+    assert (sample.comparison, sample.impression) == ("None.", "No acute process.")
+    for study in downloads.studies:
+        for image in study.images:
+            if isinstance(sample := built[image.id], Study):
+                assert sample.patient == str(study.subject)
+                assert sample.taken == f"2199-01-02T{'00:34:05.25' if study.id % 2 else '21:30:14.5'}"
+    both = build_all(source(downloads.sources, section="both"))
+    assert all(sample.impression is None for sample in both.values() if isinstance(sample, Study))
+
+
+def test_priors_are_of_the_same_patient_and_split(downloads, tmp_path):
+    out = tmp_path / "prepared"
+    command = ["mimic_cxr", *(f"--source={path}" for path in downloads.sources), "--out", str(out), "--workers", "1"]
+    assert main([*command, "--image-size", "32"]) == 0
+    records = {record["id"]: record for split in SPLITS for record in read_records(out, split)}
+    subjects = {image.id: study.subject for study in downloads.studies for image in study.images}
+    priors = {name: record["prior"] for name, record in records.items() if record["prior"] is not None}
+    assert len(priors) > 3
+    for name, prior in priors.items():
+        assert subjects[name] == subjects[prior] and records[name]["split"] == records[prior]["split"]
+        assert records[prior]["taken"] < records[name]["taken"]
+    # The last training study and the first validation study are of one patient.
+    last, first = (study.images[0].id for study in downloads.studies[16:18])
+    assert records[last]["patient"] == records[first]["patient"] and records[first]["prior"] is None
+
+
+def test_images_of_one_study_are_no_priors_of_each_other(downloads, tmp_path):
+    """Not even if the table gives them different times."""
+    table = downloads.jpg / "mimic-cxr-2.0.0-metadata.csv.gz"
+    lines = gzip.decompress(table.read_bytes()).decode().splitlines()
+    study = downloads.trap("two frontals")
+    lines = [line.replace("3405.25", "3406.25") if line.startswith(study.images[1].id) else line for line in lines]
+    (tmp_path / "mimic-cxr-2.0.0-metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    built = build_all(source([tmp_path / "mimic-cxr-2.0.0-metadata.csv", *downloads.sources]))
+    times = {built[image.id].taken for image in study.images}
+    assert times == {"2199-01-02T00:34:05.25" if study.id % 2 else "2199-01-02T21:30:14.5"}
+
+
 def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
     write_r2gen_list(tmp_path / "annotation.json", downloads.studies[-7:])
     shutil.copytree(downloads.jpg / "files", tmp_path / "images")
@@ -204,9 +247,13 @@ def test_r2gen_annotation_is_a_list_with_reports(downloads, tmp_path):
     assert {identity: sample.report for identity, sample in built.items()} == {
         study.images[0].id: f"Cut. {study.findings}" for study in downloads.studies[-7:]
     }
-    assert all(sample.graph["box_source"] == "atlas" and sample.observations for sample in built.values())
+    assert all(sample.graph["box_source"] == "localizer" and sample.observations for sample in built.values())
     unknown = build_all(source([tmp_path], views="all"))
     assert all(sample.graph is None and sample.images[0].view == "" for sample in unknown.values())
+    assert all(sample.indication is sample.impression is None for sample in built.values())
+    with_reports = build_all(source([tmp_path, *tables, downloads.reports]))
+    assert all("invented cough" in sample.indication for sample in with_reports.values())
+    assert [sample.report for sample in with_reports.values()] == [sample.report for sample in built.values()]
 
 
 def test_r2gen_list_is_prepared_with_its_laterals_under_its_name(downloads, tmp_path, capsys):
@@ -292,7 +339,7 @@ def test_dicom_tree_tells_views_where_the_table_does_not(tmp_path, downloads):
     sample = build_all(source([tmp_path, split], views="all"))[study.images[0].id]
     assert sample.report == "From a DICOM."
     assert sample.images[0].view == "AP" and sample.images[0].pixels.shape == (30, 40)
-    assert sample.graph["box_source"] == "atlas"
+    assert sample.graph["box_source"] == "localizer"
 
 
 def test_png_copies_are_read_too(tmp_path, downloads):

@@ -14,11 +14,12 @@ import yaml
 from PIL import Image
 
 from data.errors import UserError
-from data.ontology import Anatomy, observation_names
-from data.records import SPLITS, read_records
+from data.ontology import CHANGES, Anatomy, observation_names
+from data.records import CONTEXT_KEYS, SPLITS, read_records
 from data.sources.phantom import dataset as phantom
 from data.sources.phantom.dataset import PhantomSettings, assign_splits, prepare_phantom
 from data.sources.phantom.findings import Finding, observations_of
+from data.text.report_graph import read_report, scene_graph
 
 SETTINGS = PhantomSettings(studies=24, image_size=32, seed=5)
 PARALLEL_FIELDS = ("attributes", "attributes_ids", "phrases", "phrase_IDs", "sections", "comparison_cues",
@@ -77,7 +78,7 @@ def test_the_prepared_data_set_can_be_read(written):
 def test_records_hold_what_the_schema_says(written):
     names = set(Anatomy.load().names)
     for record in lines(written / "records.jsonl"):
-        assert list(record) == ["id", "split", "images", "views", "report", "observations", "graph"]
+        assert list(record) == ["id", "split", "images", "views", "report", "observations", "graph", *CONTEXT_KEYS]
         assert record["views"][0] in ("PA", "AP") and len(record["views"]) == len(record["images"]) == 1
         image = Image.open(written / record["images"][0])
         assert image.size == (32, 32) and image.mode == "L"
@@ -220,6 +221,29 @@ def test_after_an_end_in_any_study_the_same_command_goes_on(written, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+def test_damaged_studies_of_an_interrupted_phantom_are_simulated_again(written, tmp_path, monkeypatch):
+    write_image, drawn = phantom._write_image, []
+
+    def fail_late(path: Path, image: np.ndarray) -> None:
+        drawn.append(path.name)
+        if len(drawn) == 9:
+            raise OSError(28, "No space left on device")
+        write_image(path, image)
+
+    monkeypatch.setattr(phantom, "_write_image", fail_late)
+    with pytest.raises(UserError, match="No space left on device"):
+        prepare_phantom(tmp_path / "made", SETTINGS, workers=1)
+    folder = tmp_path / ".made.unfinished"
+    parts, images = sorted((folder / "parts").iterdir()), sorted((folder / "dataset/images").iterdir())
+    graphs = sorted((folder / "dataset/scene_graphs").iterdir())
+    parts[0].write_bytes(parts[0].read_bytes().replace(b"train", b"valid").replace(b" lung", b" bone"))
+    parts[1].write_bytes(b"x")
+    images[2].write_bytes(images[3].read_bytes())
+    graphs[4].unlink()
+    prepare_phantom(tmp_path / "made", SETTINGS, workers=1)
+    assert contents(tmp_path / "made") == contents(written) and len(drawn) == 24 + 1 + 4
+
+
 def test_a_killed_phantom_goes_on_and_leaves_no_worker(written, tmp_path):
     process = multiprocessing.get_context("fork").Process(target=prepare_phantom, args=(tmp_path / "made", SETTINGS, 2))
     process.start()
@@ -253,3 +277,71 @@ def test_impossible_settings_are_refused(settings, message):
 def test_workers_must_be_positive(tmp_path):
     with pytest.raises(UserError, match="--workers=0: must be at least 1"):
         prepare_phantom(tmp_path / "made", SETTINGS, workers=0)
+
+
+# Patients with several studies
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of patients who mostly have several studies; tests only read it."""
+    return prepared(tmp_path_factory.mktemp("phantom") / "followed", studies=120, priors=0.8)
+
+
+def test_priors_are_earlier_studies_with_an_image(followed):
+    records = {record["id"]: record for record in lines(followed / "records.jsonl")}
+    priors = {name: record["prior"] for name, record in records.items() if record["prior"] is not None}
+    assert len(priors) > 40
+    for name, prior in priors.items():
+        assert all(records[prior][key] == records[name][key] for key in ("patient", "split"))
+        assert records[prior]["taken"] < records[name]["taken"] and (followed / records[prior]["images"][0]).exists()
+    assert sum(read_records(followed, split).prior(0) is not None for split in SPLITS) <= 3
+    assert all(record["indication"] for record in records.values())
+
+
+def test_comparisons_say_what_is_true_of_the_pair(followed):
+    truths = {truth["id"]: truth for truth in lines(followed / "truth.jsonl")}
+    stated = Counter()
+    for record in lines(followed / "records.jsonl"):
+        changes = truths[record["id"]].get("changes")
+        assert (changes is None) == (record["prior"] is None)
+        for name, region in record["graph"]["regions"].items():
+            if "change" in region:
+                stated[region["change"]] += 1
+                assert region["compared_with"] == record["prior"]
+                assert changes.get(name, region["change"]) == region["change"]
+        if changes is None:
+            assert all(sentence["comparison"] is None for sentence in truths[record["id"]]["sentences"])
+            read = scene_graph(read_report(record["report"]))["regions"].values()
+            assert not any("change" in region for region in read)
+    assert set(stated) == set(CHANGES)
+
+
+def test_a_reader_finds_the_changes_in_the_reports(followed):
+    truths = {truth["id"]: truth.get("changes", {}) for truth in lines(followed / "truth.jsonl")}
+    right = [
+        truths[record["id"]][name] == region["change"]
+        for record in lines(followed / "records.jsonl")
+        for name, region in scene_graph(read_report(record["report"]))["regions"].items()
+        if "change" in region and name in truths[record["id"]]
+    ]
+    assert len(right) > 50 and sum(right) / len(right) > 0.97
+
+
+def test_the_scores_without_images_are_printed(tmp_path, capsys):
+    prepared(tmp_path / "followed", studies=40, priors=0.9)
+    printed = capsys.readouterr().out
+    assert "observations from the indication alone: micro F1 0." in printed
+    assert "observations from the previous report alone: micro F1 0." in printed
+
+
+def test_a_data_set_of_before_these_settings_is_kept(tmp_path, capsys):
+    folder = prepared(tmp_path / "made", studies=10)
+    description = yaml.safe_load((folder / "dataset.yaml").read_text())
+    for name in ("priors", "informativeness"):
+        del description[name]
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(description))
+    prepared(folder, studies=10)
+    assert "holds this data set already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="priors 0.0 instead of 0.5"):
+        prepared(folder, studies=10, priors=0.5)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from data.sources.phantom.findings import FINDING_KINDS, SEVERITIES, SIDES, Finding, regions_of
 from data.sources.phantom.patient import TRAITS
+from data.sources.phantom.patients.history import StudyHistory
 from data.sources.phantom.report_rules import TOPICS
 from data.sources.phantom.reports import PHRASE_FILE, Sentence, write_report
+from data.text.report_graph import read_report, scene_graph
 
 STUDIES = 3000
 SHARE_OF_AP = 0.4
@@ -305,6 +307,14 @@ def test_a_report_without_a_prior_compares_nothing(reports):
 
 
 # View and randomness
+
+
+def test_no_phrase_reads_like_a_change_if_comparisons_are_to_be_true(studies):
+    for number, (findings, view) in enumerate(studies[:300]):
+        report = write_report(findings, view, numpy.random.default_rng(number), history=StudyHistory())
+        text = " ".join(sentence.text for sentence in report)
+        regions = scene_graph(read_report(text))["regions"]
+        assert not any("change" in region for region in regions.values()), text
 
 
 def test_the_view_is_worded_and_changes_the_routine():

@@ -69,6 +69,8 @@ def test_images_alone_are_enough(tmp_path):
     for record in records.values():
         assert record["report"] is record["observations"] is record["graph"] is None and record["views"] == [""]
         assert record["split"] == draw_split(record["id"])
+        context = ("patient", "taken", "indication", "comparison", "impression", "prior")
+        assert all(record[key] is None for key in context)
 
 
 def test_every_column_is_read(tmp_path):
@@ -90,12 +92,63 @@ def test_every_column_is_read(tmp_path):
     assert record["observations"]["Cardiomegaly"] == 1 and record["observations"]["Pneumothorax"] is None
     assert record["observations"]["Edema"] is None
     assert record["graph"]["regions"]["left lung"]["box"] == [0.5, 0, 1, 0.5]
-    assert len(record["graph"]["regions"]) == 29  # the report's graph, with the atlas for the other regions
+    assert len(record["graph"]["regions"]) == 29  # the report's graph, with the localizer's boxes of the other regions
     effusion = record["graph"]["regions"]["left costophrenic angle"]
     assert effusion["mentioned"] and effusion["abnormal"]
     assert record["finding_boxes"] == [{"finding": "Nodule", "box": [0, 0, 0.1, 0.1]},
                                        {"finding": "Nodule", "box": [0.1, 0.1, 0.2, 0.2]}]
     assert description["name"] == "mine" and description["images"] == 2
+
+
+CONTEXT = ("--study", "study", "--patient", "patient", "--split", "split", "--taken", "taken")
+
+
+def context_rows(tmp_path, *rows):
+    """Rows of (study, patient, split, taken, prior), each with an image."""
+    for name, *_ in rows:
+        write_image(tmp_path / f"images/{name}.png")
+    keys = ("study", "patient", "split", "taken", "prior")
+    return [{"image": f"{row[0]}.png", "why": "Fever.", "said": "No change.", **dict(zip(keys, row, strict=True))}
+            for row in rows]
+
+
+def test_earlier_studies_and_texts_beside_the_report(tmp_path):
+    rows = context_rows(
+        tmp_path, ("c", "P1", "train", "2100-03-01", ""), ("a", "P1", "train", "20991231T2359", ""),
+        ("b", "P1", "train", "2100-02-01T08:00:00+02:00", ""), ("d", "P1", "val", "2100-04-01", ""),
+        ("e", "P2", "train", "2100-05-01", ""), ("f", "P1", "train", "", ""),
+    )
+    records, description = prepare(tmp_path, rows, *CONTEXT, "--indication", "why", "--impression", "said")
+    assert {name: record["prior"] for name, record in records.items()} == {
+        "a": None, "b": "a", "c": "b", "d": None, "e": None, "f": None,
+    }
+    assert records["a"]["taken"] == "2099-12-31T23:59:00" and records["b"]["taken"] == "2100-02-01T06:00:00"
+    assert records["a"]["patient"] == "P1" and records["f"]["taken"] is None
+    assert records["a"]["indication"] == "Fever." and records["a"]["impression"] == "No change."
+    assert records["a"]["comparison"] is None and description["studies_with_prior"] == 2
+
+
+@pytest.mark.parametrize(("last", "message"), [
+    (("c", "P1", "val", "2100-03-01", "a"), "study c: its prior a is in the split 'train', not 'val'"),
+    (("c", "P2", "train", "2100-03-01", "a"), "study c: its prior a is of another patient"),
+    (("c", "P1", "train", "2099-01-01", "a"), "study c: its prior a was not taken earlier"),
+])
+def test_a_prior_of_another_split_patient_or_of_the_future_stops_the_preparation(tmp_path, capsys, last, message):
+    rows = context_rows(tmp_path, ("a", "P1", "train", "2100-01-01", ""), last)
+    assert message in error_of(tmp_path, capsys, rows, *CONTEXT, "--prior", "prior")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stated_prior_is_used(tmp_path):
+    rows = context_rows(tmp_path, ("a", "P1", "train", "2100-01-01", ""), ("b", "P1", "train", "2100-01-02", ""),
+                        ("c", "P1", "train", "2100-01-03", "a"))
+    records, _ = prepare(tmp_path, rows, *CONTEXT, "--prior", "prior")
+    assert records["c"]["prior"] == "a" and records["b"]["prior"] == "a"
+
+
+def test_a_time_in_another_form(tmp_path, capsys):
+    rows = context_rows(tmp_path, ("a", "P1", "train", "May 2100", ""))
+    assert "row 1: 'May 2100' is not a time: write 2180-05-06" in error_of(tmp_path, capsys, rows, *CONTEXT)
 
 
 def test_boxes_without_a_report_are_an_incomplete_graph(tmp_path):

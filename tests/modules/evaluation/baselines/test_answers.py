@@ -19,7 +19,7 @@ from modules.evaluation.baselines.answers import (
 )
 from modules.evaluation.baselines.names import BLIND, MOST_FREQUENT, NAMES, NEAREST_IMAGE, RANDOM
 from modules.evaluation.baselines.nearest_images import nearest_training_studies
-from modules.evaluation.metrics import selective
+from modules.evaluation.metrics import changes, selective
 from modules.evaluation.records import Prediction
 from modules.evaluation.scoring import SCORE_NAMES
 from tests.support.evaluation.fake_evaluation import CPU, evaluate, make_evaluator, open_split
@@ -65,10 +65,10 @@ def test_all_baselines_are_scored_like_the_model(splits, model, records):
     for name in ("region_auroc", "attribute_auroc", "observation_auroc"):
         assert scores[BLIND][name] == pytest.approx(0.5)
     assert 0.4 < scores[BLIND]["box_iou"] < 1
-    # A baseline has no confidence in its sentences.
+    # A baseline has no confidence in its sentences, and no study of the data set has a change.
     may_be_absent = {
         "meteor", "grounding_generated_iou", "grounding_generated_pointing", "observation_auroc_frequent",
-        *selective.NAMES,
+        *selective.NAMES, *changes.HEAD_NAMES, *changes.REPORT_NAMES[:2],
     }
     assert set(absent[BLIND]) <= may_be_absent
     assert "box_iou" in absent[NEAREST_IMAGE] and scores[NEAREST_IMAGE]["bleu_1"] > 0
@@ -138,13 +138,21 @@ def test_what_was_stored_for_something_else_is_not_used(tmp_path):
     assert BaselineCache(path, FINGERPRINTS).load((NEAREST_IMAGE,), 2) == {}
     other = BaselineCache(path, {RANDOM: "3"})
     other.store({RANDOM: Answers(["c"], Prediction())})
-    assert set(json.loads(path.read_text())) == {BLIND, RANDOM}
+    assert set(json.loads(path.read_text())) == {BLIND, RANDOM, "sha256"}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"blind": 3}', '{"blind": {"fingerprint": "1"}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 9999, '{"blind": 3}', '{"blind": {"fingerprint": "1"}}'])
 def test_a_damaged_file_is_like_an_empty_one(tmp_path, content):
     path = tmp_path / "baselines.json"
     path.write_text(content)
+    assert BaselineCache(path, FINGERPRINTS).load((BLIND,), 1) == {}
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "baselines.json"
+    BaselineCache(path, FINGERPRINTS).store({BLIND: Answers(["clear lungs"])})
+    assert BaselineCache(path, FINGERPRINTS).load((BLIND,), 1)
+    path.write_text(path.read_text().replace("clear", "cleat"))
     assert BaselineCache(path, FINGERPRINTS).load((BLIND,), 1) == {}
 
 

@@ -1,6 +1,6 @@
 """The summary of a training split and the constant prediction, compared with slow and obvious implementations."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -49,6 +49,22 @@ def test_summary_counts_what_is_annotated(training):
         np.testing.assert_allclose(boxes[region], expected, atol=1e-6)
 
 
+def test_the_change_of_a_region_is_its_most_frequent_one(training, monkeypatch):
+    assert blind_prediction(summarise(training, range(len(training)))).change is None
+    changes = np.full((3, 29), -1)
+    changes[:, 4] = 3, 1, 3
+    changes[1, 7] = 2
+    read = type(training).read_annotation
+
+    def read_annotation(self, index):
+        regions, *observations = read(self, index)
+        return replace(regions, change=torch.from_numpy(changes[index])), *observations
+
+    monkeypatch.setattr(type(training), "read_annotation", read_annotation)
+    change = blind_prediction(summarise(training, range(3))).change
+    assert (change[4], change[7]) == (3, 2) and (np.delete(change, [4, 7]) == -1).all()
+
+
 def summary_of(mentioned, observations, known):
     """A summary of studies with mentioned [studies, R], observations and known [studies, K] as their only labels."""
     mentioned, observations, known = (np.array(table, dtype=bool) for table in (mentioned, observations, known))
@@ -57,6 +73,7 @@ def summary_of(mentioned, observations, known):
         box_sums=np.zeros((regions, 4)), box_counts=np.zeros(regions, int),
         graph_count=len(mentioned), mention_counts=mentioned.sum(0), attribute_counts=np.zeros((regions, 1), int),
         observation_counts=(observations & known).sum(0), label_counts=known.sum(0),
+        change_counts=np.zeros((regions, 5), int),
     )
 
 

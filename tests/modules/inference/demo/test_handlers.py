@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from modules.config import Config
 from modules.inference.prediction import PredictedRegion, PredictedSentence, Prediction
 from modules.inference.studies import ReadStudy
 from modules.processes.worker_process import WorkerError
@@ -19,6 +20,7 @@ class ScriptedPredictor:
     """Reports the number of edited regions; raises `error` if set."""
 
     window = False
+    config, vocabularies = Config(), None
 
     def __init__(self, error=None):
         self.error = error
@@ -170,6 +172,45 @@ def test_an_unexpected_error_is_one_line_for_the_visitor_and_a_traceback_for_the
     assert value == {"error": "The report could not be generated: see the server's log."}
     printed = capsys.readouterr().err
     assert "Traceback" in printed and "secret" in printed
+
+
+@pytest.mark.parametrize("data", [None, {}, {"context": None}])
+def test_a_page_that_sends_no_context_shows_none(data):
+    from modules.inference.demo.handlers import parse_context
+    from modules.inference.demo.studies import ShownContext
+
+    assert parse_context(data) == ShownContext(prior=False, indication=None)
+
+
+@pytest.mark.parametrize("context", [
+    [], {"prior": True}, {"prior": 1, "indication": None}, {"prior": True, "indication": 3},
+    {"prior": True, "indication": None, "more": 1}, {"prior": True, "indication": 1001 * "x"},
+    {"prior": False, "indication": "\ud800 cough"},
+])
+def test_a_malformed_context_is_one_line(make_handlers, uploaded, context):
+    handlers = make_handlers(ScriptedPredictor())
+    _, current, _ = handlers.open_upload(uploaded(), None)
+    value = handlers.edit(current, Event({"regions": {}, "attributes": {}, "context": context}))
+    assert "context: reload" in value["error"] or "more than 1000 characters" in value["error"]
+
+
+def test_a_model_without_context_is_shown_none(make_handlers, uploaded):
+    handlers = make_handlers(ScriptedPredictor())
+    _, current, value = handlers.open_upload(uploaded(), None)
+    assert "context" not in value and "context" not in value["edits"]
+    for context, message in (
+        ({"prior": True, "indication": None}, "no previous image"),
+        ({"prior": False, "indication": "Fever."}, "does not read an indication"),
+    ):
+        edits = {"regions": {}, "attributes": {}, "context": context}
+        assert message in handlers.edit(current, Event(edits))["error"]
+
+
+def test_a_previous_image_needs_a_study_and_is_removed_in_any_case(make_handlers, uploaded, uploads):
+    token = uploaded()
+    cleared, current, value = make_handlers(ScriptedPredictor()).open_prior(token, None)
+    assert cleared is None and current is None and not uploads.claim(token, "session")
+    assert value == {"error": "Open an X-ray first, then its previous image"}
 
 
 json = st.recursive(

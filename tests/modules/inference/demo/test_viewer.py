@@ -15,7 +15,7 @@ def test_boxes_lie_on_the_picture_where_the_result_has_them(visit):
     visitor.upload("wide.png", png(size=(90, 50)))
     visitor.page.get_by_text("All", exact=True).click()
     result = visitor.result()
-    image = visitor.page.locator(".xray").bounding_box()
+    image = visitor.page.locator(".current .xray").bounding_box()
     assert image["width"] / image["height"] == pytest.approx(90 / 50, rel=0.01)
     scale = image["width"] / 90
     boxes = {name: region["box"] for name, region in result["regions"].items() if region["box"]}
@@ -196,7 +196,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):
     visitor.open_example("Enlarged heart")
     assert visitor.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     visitor.sentences().first.click()
-    image = visitor.page.locator(".xray").bounding_box()
+    image = visitor.page.locator(".current .xray").bounding_box()
     assert 250 <= image["width"] <= PHONE["width"]
     assert 0 <= image["y"] < PHONE["height"] / 2  # visible together with the sentence
     small = visitor.page.evaluate(
@@ -209,4 +209,5 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):
 def test_names_are_text_never_markup(visit):
     visitor = visit()
     visitor.upload("<img src=x onerror=alert(1)>.png", png())
-    assert visitor.page.locator("#viewer img").count() == 1
+    assert visitor.page.locator(".current .xray").count() == 1
+    assert visitor.page.locator('img[src="x"]').count() == 0

@@ -101,6 +101,24 @@ def test_the_fingerprint_is_that_of_the_weights(run, tmp_path):
     assert fingerprint(predictor.model) == before != fingerprint(other.model)
 
 
+def test_a_damaged_line_of_the_journal_is_not_used(tmp_path):
+    out = tmp_path / "out.json"
+    journal = Journal(out, {"model": "a"})
+    for name in ("one", "two", "three"):
+        journal.add(name, f"clear lungs {name}")
+    journal.close()
+    path = tmp_path / ".out.json.partial.jsonl"
+    path.write_text(path.read_text().replace("lungs two", "lungs twa") + "[" * 9999 + "\n3\n")
+    again = Journal(out, {"model": "a"})
+    again.close()
+    assert again.reports == {"one": "clear lungs one", "three": "clear lungs three"}
+    # Resuming rewrites the journal, without the damaged lines.
+    assert path.read_text().count("\n") == 3
+    other = Journal(out, {"model": "b"})
+    other.close()
+    assert other.reports == {}
+
+
 def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot write"):

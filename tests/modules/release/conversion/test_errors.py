@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data.errors import UserError
+from models.trunks import torch_archive
 from modules.official_checkpoint import main
 from modules.release.conversion import convert
 from tests.support.release_files import ATTRIBUTES, OVERRIDES, TRUNK, UNUSED, WIDTH, release_state, write_release
@@ -74,6 +75,11 @@ def test_a_name_without_the_number_of_its_layer_is_not_used(small_trunk, tokens,
     (["model.localizer=true", "eval.box_source=localizer"], "model.localizer=true has no weights in a release"),
     (["model.share_attribute_names=true"], "model.share_attribute_names=true has no weights in a release"),
     (["model.gate=true"], "model.gate=true has no weights in a release"),
+    (["model.cross_modal_memory.rows=64"], "model.cross_modal_memory.rows=64: the release has no such part"),
+    (["model.decoder.norms=memory"], "model.decoder.norms=memory: the release has no such part"),
+    (["model.discriminative_map=true"], "model.discriminative_map=true: the release has no such part"),
+    (["model.prototypes.per_observation=2"], "model.prototypes.per_observation=2: the release has no such part"),
+    (["model.norm=std"], "model.norm=std: the release has no such part"),
     (["model.fuse=concat"], "model.fuse=concat has no weights in a release"),
     (["model.sentence_attention=hierarchical"], "model.sentence_attention=hierarchical has no weights in a release"),
     (["model.patch_encoder.backbone=densenet121"], "backbone=densenet121 is not the release's trunk"),
@@ -142,6 +148,13 @@ def test_what_is_no_file_of_weights_is_refused(content, said, tokens, tmp_path):
         file.write_bytes(content)
     with pytest.raises(UserError, match=said):
         convert(file, tokens, tmp_path / "out", OVERRIDES)
+
+
+def test_a_large_structure_is_refused_before_it_is_read(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_archive, "LARGEST_PICKLE", 5000)
+    torch.save({"state_dict": {}, "history": [{} for _ in range(9000)]}, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"weights alone \(ValueError\)"):
+        convert(tmp_path / "file.pth", tokens, tmp_path / "out", OVERRIDES)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 1}, {"state_dict": [1]}])

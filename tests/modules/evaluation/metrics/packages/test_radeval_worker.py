@@ -22,10 +22,10 @@ ROWS = [
     ("d", "No pneumothorax. Mild edema.", "No pneumothorax.", "s3"),
     ("e", "The heart is large.", "The heart is large and there is edema.", "s4"),
 ]
-ON_CORPUS = ("bleu", "f1chexbert", "srrbert")
+ON_CORPUS = ("bleu", "f1chexbert", "f1radbert_ct", "srrbert")
 PRINTED = {
     "bleu": 1, "rouge": 3, "bertscore": 1, "f1chexbert": 8, "radgraph": 3, "radcliq": 2, "radgraph_radcliq": 1,
-    "srrbert": 3, "ratescore": 1, "green": 1, "crimson": 1,
+    "radeval_bertscore": 1, "f1radbert_ct": 4, "srrbert": 3, "ratescore": 1, "green": 1, "crimson": 1,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modules.evaluation.metrics.text.diversity import NAMES, diversity_scores
+from modules.evaluation.metrics.text.diversity import NAMES, count_repeated_sentences, diversity_scores
 
 NORMAL = {"No Finding": 1}
 
@@ -38,6 +38,22 @@ def test_a_collapsed_model_shows():
     scored = scores_of(["the same report"] * 30).evaluate(30, resamples=50)
     assert scored.scores["distinct_reports"] == 1 / 30 and scored.scores["most_frequent_share"] == 1
     assert scored.intervals["most_frequent_share"] == (1, 1) and scored.scores["generated_words_std"] == 0
+
+
+@pytest.mark.parametrize(("text", "repeated", "sentences"), [
+    ("the heart is large . no effusion . the heart is large . the heart is  large .", 2, 4),
+    ("The heart is large. the heart is large!", 1, 2),
+    ("a nodule of 2.5 cm . a nodule of 2.7 cm", 0, 2),
+    (" . . ", 0, 0),
+])
+def test_sentences_repeat_word_for_word(text, repeated, sentences):
+    assert count_repeated_sentences(text) == (repeated, sentences)
+
+
+def test_repeated_sentences_are_a_share_of_all_sentences():
+    assert scores_of(["a . a .", "b . c . b . b ."]).compute(2)[0]["repeated_sentences"] == 3 / 6
+    scores, absent = scores_of(["", " "]).compute(2)
+    assert scores["repeated_sentences"] is None and "sentence" in absent["repeated_sentences"]
 
 
 def test_intervals_of_shares_hold_the_share_though_resamples_repeat_studies():

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from data.errors import UserError
-from data.worker_pool import available_cores, ordered_map
+from data.processes.worker_pool import available_cores, ordered_map
 
 
 def slow_square(number: int) -> int:

@@ -14,7 +14,7 @@ from modules.evaluation.scoring import SCORE_NAMES
 from tests.support.checkout import path_without_java
 from tests.support.tiny_training import SMALLEST_SGRRG
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "real" / "iu_xray" / "r2gen_sample"
 
 

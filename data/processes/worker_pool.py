@@ -6,8 +6,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -36,15 +37,11 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], workers:
     if workers == 1:
         yield from map(function, jobs)
         return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), initializer=_start_worker, initargs=(function,)
-    )
+    pool = WorkerPool(function, workers)
     pending = deque()
     try:
-        # The first submission forks the workers: before `jobs` runs, so that they do not inherit its memory.
-        pool.submit(os.getpid).result()
         for job in jobs:
-            pending.append(pool.submit(_run_job, job))
+            pending.append(pool.submit(job))
             if len(pending) == _JOBS_PER_WORKER * workers:
                 yield pending.popleft().result()
         while pending:
@@ -55,19 +52,54 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], workers:
             f"with fewer than --workers {workers}; finished work is kept"
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.close()
+
+
+class WorkerPool:
+    """Processes that apply a function to jobs, for as long as the pool lives.
+
+    They are forked when the pool is made, so they share the memory that `function` holds then, and end with this
+    process, even if it is killed.
+    """
+
+    def __init__(self, function: Callable[[Job], Result], workers: int, seconds_after_sigterm: float = 0.0):
+        """seconds_after_sigterm: how long workers continue after SIGTERM, which a cluster sends to all processes of a
+        job: this process may still need their results to stop in an orderly way.
+        """
+        self._pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("fork"), initializer=_start_worker,
+            initargs=(function, seconds_after_sigterm),
+        )
+        self._pool.submit(os.getpid).result()  # the first submission forks the workers
+
+    def submit(self, job: Job) -> Future[Result]:
+        """Return the future result of `job`; it raises BrokenProcessPool if the system killed a worker."""
+        return self._pool.submit(_run_job, job)
+
+    def close(self) -> None:
+        """End the workers; jobs that have not begun are dropped."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 _function: Callable[[Any], Any]
 
 
-def _start_worker(function: Callable[[Any], Any]) -> None:
+def _start_worker(function: Callable[[Any], Any], seconds_after_sigterm: float) -> None:
     """Initialise a forked worker."""
     global _function
     _function = function
     # Ctrl-C reaches all processes of the terminal: only the parent handles it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if seconds_after_sigterm:
+        signal.signal(signal.SIGTERM, partial(_exit_later, seconds_after_sigterm))
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _exit_later(seconds: float, *_: object) -> None:
+    """Exit after `seconds`; the handler of a signal."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _end_with_parent() -> None:
