@@ -146,9 +146,10 @@ def studies_in_memory():
     ]
 
 
-def wait_until_no_study_is_in_memory():
-    end = time.monotonic() + TIMEOUT
+def wait_until_no_study_is_in_memory(seconds=TIMEOUT):
+    """seconds: a session that never held the connection of a page keeps its study for `limits.UPLOAD_SECONDS`."""
+    end = time.monotonic() + seconds
     while studies_in_memory():
-        assert time.monotonic() < end, f"a study is in memory {TIMEOUT} seconds after its visitor left"
+        assert time.monotonic() < end, f"a study is in memory {seconds} seconds after its visitor left"
         time.sleep(0.2)
         gc.collect()

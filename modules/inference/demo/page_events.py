@@ -83,8 +83,11 @@ class PageEvents:
         return 200, json.dumps(checked).encode()
 
     @contextmanager
-    def connected(self, session: str) -> Iterator[None]:
-        """Keep what belongs to `session` within the context, in which its page holds a connection."""
+    def connected(self, session: str, is_page: bool = False) -> Iterator[None]:
+        """Keep what belongs to `session` within the context, in which it holds a connection.
+
+        is_page: the connection lasts as long as the page is open, so nothing of the session is needed after it
+        """
         self._connections[session] += 1
         try:
             yield
@@ -92,12 +95,16 @@ class PageEvents:
             self._connections[session] -= 1
             if not self._connections[session]:
                 del self._connections[session]
-            self._last_seen[session] = time.monotonic()
+            if is_page:
+                self._last_seen.pop(session, None)
+            elif session in self._last_seen:
+                self._last_seen[session] = time.monotonic()
 
     def remove_closed_sessions(self) -> None:
-        """Remove the studies and messages of sessions without a connection in the last minute.
+        """Remove the studies and messages of closed pages, and of sessions without a connection in the last minute.
 
-        Gradio reports a page that is closed, but not a client that never held a connection.
+        Gradio does that once when a page is closed, but not for a report that is finished later, nor for a client that
+        never held the connection of a page.
         """
         states, messages = self._page.state_holder.session_data, self._queue.pending_messages_per_session
         sessions = {*states, *messages, *self._queue.pending_event_ids_session, *self._last_seen}

@@ -89,7 +89,7 @@ class RequestGuard:
                 with self._uploads.waiting(session), self._events.connected(session):
                     await self.app(scope, receive, request.send)
             elif request.path.startswith(_HEARTBEAT):
-                with self._events.connected(request.path.removeprefix(_HEARTBEAT)):
+                with self._events.connected(request.path.removeprefix(_HEARTBEAT), is_page=True):
                     await self.app(scope, receive, request.send)
             elif request.is_write:
                 await self._pass_on(request)

@@ -3,7 +3,8 @@
 import pytest
 
 from docs.chromium import MISSING, find_chromium
-from tests.support.demo_visitor import DESKTOP, Visitor, wait_until_no_study_is_in_memory
+from modules.inference.demo import limits
+from tests.support.demo_visitor import DESKTOP, TIMEOUT, Visitor, wait_until_no_study_is_in_memory
 from tests.support.tiny_run import write_tiny_run
 
 
@@ -16,7 +17,8 @@ def address(tmp_path_factory):
     run_folder, _ = write_tiny_run(tmp_path_factory.mktemp("demo"), lively=True)
     with serve_page(run_folder, "cpu") as address:
         yield address
-        wait_until_no_study_is_in_memory()  # so that tests of the next module see their own studies only
+        # So that tests of the next module see their own studies only.
+        wait_until_no_study_is_in_memory(limits.UPLOAD_SECONDS + TIMEOUT)
 
 
 @pytest.fixture(scope="module")

@@ -114,15 +114,38 @@ def test_messages_are_kept_for_a_limited_number_of_pages():
     assert "0" not in messages
 
 
+def keep_results(events, session):
+    """Add what Gradio keeps when the event of a session is finished."""
+    events._page.state_holder.session_data[session] = "study"
+    events._queue.pending_messages_per_session[session] = asyncio.Queue()
+    events._queue.pending_event_ids_session[session] = {"1"}
+
+
+def test_a_report_that_is_finished_after_its_page_was_closed_is_removed_at_once(events):
+    events, _ = events
+    with events.connected("one", is_page=True), events.connected("other"):
+        assert check(events, session="one")[0] == 200
+        assert check(events, session="other")[0] == 200
+        with events.connected("one"):
+            pass
+        keep_results(events, "one")
+        events.remove_closed_sessions()
+        assert "one" in events._page.state_holder.session_data
+    with events.connected("other", is_page=True), events.connected("one"):
+        pass  # the connection for results may end after that of the page
+    for session in ("one", "other"):
+        keep_results(events, session)
+        events.remove_closed_sessions()
+        assert session not in events._page.state_holder.session_data
+
+
 def test_sessions_without_a_connection_are_removed_after_a_minute(events, monkeypatch):
     events, _ = events
     clock = 0.0
     monkeypatch.setattr(page_events.time, "monotonic", lambda: clock)
     for session in ("open", "closed", "silent"):
         assert check(events, session=session)[0] == 200
-        events._page.state_holder.session_data[session] = "study"
-        events._queue.pending_messages_per_session[session] = asyncio.Queue()
-        events._queue.pending_event_ids_session[session] = {"1"}
+        keep_results(events, session)
 
     def remaining():
         events.remove_closed_sessions()

@@ -27,7 +27,7 @@ class AnyEvent:
     def has_messages(self, session):
         return session != "unknown"
 
-    def connected(self, session):
+    def connected(self, session, is_page=False):
         return contextlib.nullcontext()
 
 
