@@ -7,15 +7,21 @@
 """
 
 import fcntl
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import yaml
 
 from data.errors import UserError, damaged
 from data.storage.atomic_files import write_yaml
+
+_SECONDS_FOR_WORKERS_TO_END = 2.0
+_BUSY = "Another process is preparing {out}: wait for it, or choose another --out"
 
 
 def work_folder(out: Path) -> Path:
@@ -25,16 +31,29 @@ def work_folder(out: Path) -> Path:
 
 @contextmanager
 def lock(folder: Path, out: Path) -> Iterator[None]:
-    """Lock the work folder of `out` against other processes, until this process ends at the latest.
+    """Lock the work folder of `out` against other processes, until this process and the workers that it forks end.
 
-    Raises UserError if another process holds the lock.
+    The workers of a process that was just killed may still write: the lock waits until they have ended. Raises
+    UserError if another process holds the lock.
     """
     with (folder / "lock").open("wb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"Another process is preparing {out}: wait for it, or choose another --out") from error
+        end = time.monotonic() + _SECONDS_FOR_WORKERS_TO_END
+        while not _is_locked(file):
+            if time.monotonic() > end:
+                raise UserError(_BUSY.format(out=out))
+            time.sleep(0.02)
+        if not os.fstat(file.fileno()).st_nlink:  # the other process has finished, and removed the folder
+            raise UserError(_BUSY.format(out=out))
         yield
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Lock an open file and return whether that succeeded. Forked workers hold this kind of lock too."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def start_or_resume(folder: Path, settings: dict) -> None:

@@ -1,11 +1,15 @@
 """The folder of unfinished work: it is locked, and resumed only with the same settings."""
 
 import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 
 from data.errors import UserError
 from data.sources.preparation import prepare
+from data.sources.work_folder import lock
 from tests.support.sources.toy_source import SIDE, ToySource, folder_content, prepare_interrupted, wait_until
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -44,3 +48,33 @@ def test_two_processes_do_not_prepare_the_same(tmp_path):
     finally:
         process.kill()
         process.join()
+
+
+def _write_late(folder, seconds):
+    """Hold the lock, with a worker that writes a file after `seconds` even if this process is killed."""
+    with lock(folder, folder):
+        if os.fork() == 0:
+            (folder / "begun").touch()
+            time.sleep(seconds)
+            (folder / "late").touch()
+            os._exit(0)
+        time.sleep(60)
+
+
+def test_the_lock_waits_for_the_workers_of_a_killed_process(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_write_late, args=(tmp_path, 0.5))
+    process.start()
+    wait_until((tmp_path / "begun").exists)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with lock(tmp_path, tmp_path):
+        assert (tmp_path / "late").exists()
+
+
+def test_the_lock_of_a_folder_that_was_removed_is_refused(tmp_path, monkeypatch):
+    def remove_and_lock(file, operation):
+        (tmp_path / "lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", remove_and_lock)
+    with pytest.raises(UserError, match="Another process is preparing"), lock(tmp_path, tmp_path):
+        pass
