@@ -14,8 +14,10 @@ from data.text.sentence_regions import word_comparisons
 from modules.evaluation.metrics.multilabel import label_counts, macro_scores
 from modules.evaluation.metrics.weighted import ScoreSet, absent_scores, ratio_score
 
-HEAD_NAMES = ("change_macro_f1",)
-REPORT_NAMES = ("comparison_accuracy", "comparison_accuracy_unchanged", "invented_comparisons")
+HEAD_NAMES = ("change_macro_f1", "change_macro_f1_unchanged")
+REPORT_NAMES = (
+    "comparison_accuracy", "comparison_accuracy_unchanged", "comparison_accuracy_frequent", "invented_comparisons",
+)
 NAMES = HEAD_NAMES + REPORT_NAMES
 TABLE = "changes by region"
 
@@ -31,7 +33,8 @@ def read_changes(report: str) -> NDArray:
 
 
 def change_scores(predicted: NDArray | None, reference: NDArray, prior_shown: NDArray) -> ScoreSet:
-    """Return F1 of the predicted changes, mean over the changes that occur, and a table by region.
+    """Return F1 of the predicted changes, mean over the changes that occur, that of always saying "no change"
+    (`change_macro_f1_unchanged`), and a table by region.
 
     Regions whose change is unknown, or not predicted, do not count, nor do studies whose prior was not shown to the
     model: a baseline, which answers for all studies, is compared with it on the same ones.
@@ -48,13 +51,18 @@ def change_scores(predicted: NDArray | None, reference: NDArray, prior_shown: ND
     counted = (reference >= 0) & (predicted >= 0) & prior_shown[:, None]
     if not counted.any():
         return absent_scores(HEAD_NAMES, "no predicted change is annotated")
-    by_class = [
-        label_counts(predicted == change, reference == change, counted).sum(1) for change in range(len(CHANGES))
-    ]
+    answers = {"change_macro_f1": predicted, "change_macro_f1_unchanged": np.full_like(predicted, _UNCHANGED)}
     return ScoreSet(
-        {"change_macro_f1": macro_scores(np.stack(by_class, 1))["f1"]},
+        {name: macro_scores(_counts_by_change(answer, reference, counted))["f1"] for name, answer in answers.items()},
         tables={TABLE: _accuracy_table(predicted, reference, counted)},
     )
+
+
+def _counts_by_change(predicted: NDArray, reference: NDArray, counted: NDArray) -> NDArray:
+    """Return the `label_counts` of every study and change, [studies, changes, counts]."""
+    return np.stack([
+        label_counts(predicted == change, reference == change, counted).sum(1) for change in range(len(CHANGES))
+    ], 1)
 
 
 def _accuracy_table(
@@ -81,6 +89,8 @@ def comparison_scores(
     comparison_accuracy             share of the changes that reports state of regions whose change is known that are
                                     right, in studies with a known change
     comparison_accuracy_unchanged   the same if each of these statements were "no change"
+    comparison_accuracy_frequent    the same if each were the most frequent known change of the region in these studies:
+                                    no answer that ignores the images can be better
     invented_comparisons            share of the reports that compare with an earlier study, be it in general, of those
                                     of studies whose prior was not shown to the model
 
@@ -94,7 +104,15 @@ def comparison_scores(
     return ScoreSet({
         "comparison_accuracy": ratio_score((compared & (stated == reference)).sum(1), counts, reason),
         "comparison_accuracy_unchanged": ratio_score((compared & (reference == _UNCHANGED)).sum(1), counts, reason),
+        "comparison_accuracy_frequent": ratio_score(
+            (compared & (reference == _most_frequent_changes(reference, compared))).sum(1), counts, reason
+        ),
         "invented_comparisons": ratio_score(
             (compares & unseen).astype(float), unseen.astype(float), "every prior was shown"
         ),
     })
+
+
+def _most_frequent_changes(reference: NDArray, counted: NDArray) -> NDArray:
+    """Return the change of each region that is most frequent where it is `counted`, [R]."""
+    return np.stack([((reference == change) & counted).sum(0) for change in range(len(CHANGES))]).argmax(0)

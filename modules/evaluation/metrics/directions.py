@@ -4,7 +4,9 @@ from modules.evaluation.metrics.text import diversity
 
 # Numbers that describe the reports: neither direction is better.
 _DESCRIPTIONS = frozenset(name for name in diversity.NAMES if name.startswith(("generated_words", "reference_words")))
-_DESCRIPTIONS |= {"empty_references", "comparison_accuracy_unchanged"}
+_DESCRIPTIONS |= {
+    "empty_references", "change_macro_f1_unchanged", "comparison_accuracy_unchanged", "comparison_accuracy_frequent",
+}
 _LOWER = (
     "most_frequent_share", "repeated_sentences", "abnormal_as_normal", "sentence_error_", "region_ece", "attribute_ece",
     "observation_ece", "invented_comparisons",
