@@ -7,6 +7,7 @@ from benchmarks import (
     cost,
     decode,
     frontal_check,
+    graph_errors,
     grounding,
     inference,
     input_pipeline,
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for benchmark in (
         decode, train_step, input_pipeline, preparation, scores, inference, predict, lung_boxes, frontal_check,
-        grounding, cost, scale, gpu, ablation, tune, chaos, image_side, drawn_boxes, mixed_boxes,
+        graph_errors, grounding, cost, scale, gpu, ablation, tune, chaos, image_side, drawn_boxes, mixed_boxes,
         predict_films,
     ):
         benchmark.add_arguments(commands)
