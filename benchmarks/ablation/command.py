@@ -7,8 +7,8 @@ A run is the demo's experiment (configs/demo.yaml) with fewer epochs, tested on 
 from the same trunk (files/phantom_trunk.safetensors), which was trained to classify the observations of other phantoms,
 like the paper's from one trained on ImageNet. Finished runs are skipped and interrupted ones are resumed; the most
 important runs come first. The results of finished runs are recorded next to the report (docs/results.jsonl), so that
-the study can be continued on another machine. The report is rewritten after every run; runs of an earlier version are
-reported as such, and runs with other settings than the current ones are left out.
+the study can be continued on another machine. The report is rewritten after every run; runs of an earlier version, or
+with other settings than the current ones, are left out.
 """
 
 import argparse
@@ -65,25 +65,18 @@ def _run_graph_study(options: argparse.Namespace, overrides: tuple[str, ...]) ->
     recorded = read_ledger(ledger)
     _print_left_out(recorded, overrides)
     if options.report_only:
-        write_report(options.report, *_select(recorded, overrides))
+        write_report(options.report, select_current(recorded, overrides), overrides)
         return options.report
     for result in _complete_study(options, select_current(recorded, overrides), overrides):
-        write_report(options.report, *_select(record_run(ledger, result), overrides))
+        write_report(options.report, select_current(record_run(ledger, result), overrides), overrides)
     return options.report
-
-
-def _select(
-    recorded: Sequence[FinishedRun], overrides: tuple[str, ...]
-) -> tuple[list[FinishedRun], tuple[str, ...], list[FinishedRun]]:
-    """Return the arguments of `write_report`."""
-    return select_current(recorded, overrides), overrides, select_earlier(recorded, overrides)
 
 
 def _print_left_out(recorded: Sequence[FinishedRun], overrides: tuple[str, ...]) -> None:
     runs = [run for run in recorded if run.arm not in family_names()]
-    left_out = len(runs) - len(select_current(runs, overrides)) - len(select_earlier(runs, overrides))
+    left_out = len(runs) - len(select_current(runs, overrides))
     if left_out:
-        print(f"{left_out} runs with other settings are left out of the report")
+        print(f"{left_out} runs of an earlier version or with other settings are left out of the report")
 
 
 def _complete_study(
@@ -113,15 +106,6 @@ def select_current(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> l
     """Return the runs with the current version, arms and settings."""
     current = {arm.name: Run(arm, 0, Path(), overrides).experiment for arm in ARMS}
     return [run for run in runs if run.version == VERSION and current.get(run.arm) == run.experiment]
-
-
-def select_earlier(runs: Sequence[FinishedRun], overrides: tuple[str, ...]) -> list[FinishedRun]:
-    """Return the runs of earlier versions with the current arms and settings.
-
-    Their fingerprints cannot be compared: the demo's settings had other names.
-    """
-    settings = {arm.name: Run(arm, 0, Path(), overrides).settings for arm in ARMS}
-    return [run for run in runs if run.version < VERSION and settings.get(run.arm) == run.settings]
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -30,7 +30,7 @@ class RecordedRun:
     experiment   `Run.experiment`
     trunk        fingerprint of the initial weights of its trunk
     parameters   of its model
-    version      `arms.VERSION` when it was made; the lines of version 1 do not state it
+    version      `arms.VERSION` when it was made
     """
 
     arm: str
@@ -39,7 +39,7 @@ class RecordedRun:
     experiment: str
     trunk: str
     parameters: int
-    version: int = 1
+    version: int
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -57,7 +57,7 @@ class FinishedRun(RecordedRun):
     counts              per test study: observations in both the generated report and the simulation, in the report
                         only, in the simulation only
     references          `counts` of the reference report: the limit of the labeler
-    validation_bleu_4   the best BLEU-4 on the validation split, which chooses among arms; older lines do not state it
+    validation_bleu_4   the best BLEU-4 on the validation split, which chooses among arms; None if the run was too short
     """
 
     scores: dict[str, float | None]

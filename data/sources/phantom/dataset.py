@@ -42,7 +42,7 @@ from data.storage.prepared_files import write_description, write_manifest
 from data.storage.statistics import write_derived_files
 
 # Increase when the same settings give different studies than before.
-VERSION = 1
+VERSION = 2
 _TIME_BETWEEN_STUDIES = timedelta(days=30)
 SPLIT_SHARES = {"train": 0.80, "val": 0.08, "test": 0.12}
 
@@ -53,8 +53,8 @@ class PhantomSettings:
 
     prevalence         factor on the probability of every kind of finding; 0 gives healthy patients only
     annotation_noise   0..1: how much the scene graphs of the training split are disturbed (`add_annotation_noise`)
-    priors             0..1, share of patients with two or three studies, whose reports compare them as they are. At 0,
-                       every patient has one study, and comparisons in reports are made up
+    priors             0..1, share of patients with two or three studies, whose reports compare them. At 0, every
+                       patient has one study, and reports compare with nothing
     informativeness    0..1: how much indications say about the findings (`write_indication`)
 
     Raises UserError if a setting is out of range.
@@ -95,8 +95,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--annotation-noise", type=float, default=defaults.annotation_noise,
                         help="0..1: disturb the scene graphs of the training split (default: %(default)s)")
     parser.add_argument("--priors", type=float, default=defaults.priors,
-                        help="0..1: share of patients with two or three studies; at 0, comparisons in reports are "
-                        "made up (default: %(default)s)")
+                        help="0..1: share of patients with two or three studies (default: %(default)s)")
     parser.add_argument("--informativeness", type=float, default=defaults.informativeness,
                         help="0..1: how much indications say about the findings (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=None, help="number of processes (default: one per core)")
@@ -237,8 +236,7 @@ def _write_study(dataset: Path, settings: PhantomSettings, study: StudyOfPatient
     streams = study_streams(settings.seed, index)
     state = draw_states(settings.seed, study.first, study.position + 1, settings.prevalence)[-1]
     patient, findings = state.patient, state.findings
-    history = state.history if settings.priors else None
-    sentences = write_report(findings, patient.view, streams[2], visible_traits(patient), history)
+    sentences = write_report(findings, patient.view, streams[2], visible_traits(patient), state.history)
     noise_seeds = streams[3].integers(2**63, size=2)
 
     frontal = simulate(patient, findings, settings.image_size, int(noise_seeds[0]))
@@ -261,9 +259,6 @@ def _write_study(dataset: Path, settings: PhantomSettings, study: StudyOfPatient
     (dataset / _graph_file(study_id)).write_text(text, encoding="utf-8")
 
     graph = read_scene_graph(json.loads(text), (settings.image_size, settings.image_size))
-    for region in graph["regions"].values() if prior is None else ():  # then, comparisons are made up
-        region.pop("change", None)
-        region.pop("compared_with", None)
     report = " ".join(sentence.text for sentence in sentences)
     positive = observations_of(findings)
     record = {
@@ -275,7 +270,7 @@ def _write_study(dataset: Path, settings: PhantomSettings, study: StudyOfPatient
         "indication": write_indication(
             patient, findings, state.history.has_prior, settings.informativeness, streams[4]
         ),
-        "impression": write_impression(findings, streams[5], history),
+        "impression": write_impression(findings, streams[5], state.history),
     }
     truth = {
         "id": study_id, "split": split, "view": patient.view,

@@ -25,16 +25,6 @@ EXTRA_ATTRIBUTES = {
     "calcified aorta": ("texture|yes|calcified",),
 }
 
-# Possible comparisons of a finding with a previous study. Findings that can heal or spread allow all three.
-ONLY_UNCHANGED = ("no change",)
-_MAY_GROW = ("no change", "worsened")
-_MAY_CHANGE = ("no change", "worsened", "improved")
-COMPARISONS_OF_KIND = {
-    "pleural effusion": _MAY_CHANGE, "pneumothorax": _MAY_CHANGE, "consolidation": _MAY_CHANGE,
-    "patchy atelectasis": _MAY_CHANGE, "linear atelectasis": _MAY_CHANGE, "edema": _MAY_CHANGE,
-    "cardiomegaly": _MAY_GROW, "widened mediastinum": _MAY_GROW, "nodule": _MAY_GROW, "mass": _MAY_GROW,
-}
-
 # A report on findings of these kinds alone, which are easily missed, makes the same routine statements as a normal one.
 # So a reader of the image who misses them is still right about most of the report.
 MINOR_KINDS = frozenset({

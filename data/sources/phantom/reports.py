@@ -2,8 +2,8 @@
 
 The content of a report follows from the findings and the view: it states the findings and the normal statements that
 they call for (a line calls for "no pneumothorax", see `report_rules.py`). Only wording, order, omissions, hedges,
-comparisons and remarks about no region in particular are random. So the regions that a report mentions can be predicted
-from the image, and cannot be guessed without it.
+which changes are stated, and remarks about no region in particular are random. So the regions that a report mentions
+can be predicted from the image, and cannot be guessed without it.
 
 The phrases are in `files/phantom_phrases.yaml`, the most frequent first.
 """
@@ -22,14 +22,12 @@ import yaml
 from data.ontology import FILES, RESOLVED
 from data.sources.phantom.findings import FINDING_KINDS, SIDES, Finding, regions_of
 from data.sources.phantom.patient import TRAITS
-from data.sources.phantom.patients.history import StudyHistory
+from data.sources.phantom.patients.history import NO_HISTORY, StudyHistory
 from data.sources.phantom.patients.indication import context_phrases
 from data.sources.phantom.report_rules import (
-    COMPARISONS_OF_KIND,
     EXTRA_ATTRIBUTES,
     MOVABLE_TOPICS,
     NORMAL_STATEMENTS,
-    ONLY_UNCHANGED,
     REMARKS,
     TOPIC_OF_KIND,
     TOPICS,
@@ -48,14 +46,10 @@ FINDING_OMISSION_RATE = 0.03
 NORMAL_OMISSION_RATE = 0.05
 TOPIC_SWAP_RATE = 0.15
 HEDGE_RATE = 0.10
-PRIOR_RATE = 0.45
 PRIOR_MENTION_RATE = 0.5
 NO_PRIOR_MENTION_RATE = 0.2
-COMPARISON_RATE = 0.4
 # Share of findings whose true change is stated; those that are gone included.
 TRUE_COMPARISON_RATE = 0.85
-# Alternatives in phrases that read like comparisons.
-_AMBIGUOUS = re.compile(r"\|increased in size|with an increased cardiothoracic ratio\||\|remains sharp")
 # Limit on findings and normal statements together; only normal statements are left out.
 MAX_STATEMENTS = 7
 # Limit on the statements of an impression.
@@ -105,14 +99,14 @@ class _Statement:
 
 def write_report(
     findings: Sequence[Finding], view: str, rng: numpy.random.Generator, traits: Collection[str] = (),
-    history: StudyHistory | None = None,
+    history: StudyHistory = NO_HISTORY,
 ) -> list[Sentence]:
     """Write the report of a study with `findings` in `view` ("PA" or "AP"), as sentences to be joined by spaces.
 
     Almost every finding is mentioned, each in one sentence; the order of `findings` does not matter. `traits` are the
-    `TRAITS` that the image shows. With a `history`, comparisons say what is true of it; without one, they are made up,
-    as if every other patient had an earlier study. The same arguments and state of `rng` give the same report. Raises
-    ValueError for any other view or trait.
+    `TRAITS` that the image shows. Comparisons say what is true of the `history`; without an earlier study, the report
+    compares with nothing. The same arguments and state of `rng` give the same report. Raises ValueError for any other
+    view or trait.
     """
     if view not in ("PA", "AP"):
         raise ValueError(f'view "{view}": phantom reports are about "PA" and "AP" views')
@@ -120,32 +114,30 @@ def write_report(
         raise ValueError(f"traits {sorted(unknown)}: choose from {', '.join(TRAITS)}")
     kinds = list(FINDING_KINDS)
     findings = sorted(findings, key=lambda f: (kinds.index(f.kind), str(f.side), str(f.place), str(f.severity)))
-    has_prior = rng.random() < PRIOR_RATE if history is None else history.has_prior
     statements = [
-        _finding_statement(finding, has_prior, history, rng)
+        _finding_statement(finding, history, rng)
         for finding in findings if rng.random() >= FINDING_OMISSION_RATE
     ]
-    if history is not None:
-        statements += [
-            _resolved_statement(finding, rng) for finding in history.resolved
-            if finding.kind in context_phrases()["resolved"]["names"] and rng.random() < TRUE_COMPARISON_RATE
-        ]
+    statements += [
+        _resolved_statement(finding, rng) for finding in history.resolved
+        if finding.kind in context_phrases()["resolved"]["names"] and rng.random() < TRUE_COMPARISON_RATE
+    ]
     statements += [
         statement for statement in _normal_statements(findings, view) if rng.random() >= NORMAL_OMISSION_RATE
     ]
     topics = _order_topics({statement.topic for statement in statements}, rng)
     statements += _remarks(circumstances_of(findings, view).union(traits), len(statements), rng)
-    statements += _prior_remark(has_prior, rng)
+    statements += _prior_remark(history.has_prior, rng)
     statements.sort(key=lambda statement: topics.index(statement.topic))
-    return [_realise(statement, rng, is_true=history is not None) for statement in statements]
+    return [_realise(statement, rng) for statement in statements]
 
 
 def write_impression(
-    findings: Sequence[Finding], rng: numpy.random.Generator, history: StudyHistory | None = None
+    findings: Sequence[Finding], rng: numpy.random.Generator, history: StudyHistory = NO_HISTORY
 ) -> str:
     """Write the impression: up to `MAX_IMPRESSION` of the most important findings, or a normal result without any.
 
-    With a `history`, it says what has changed and resolved; without one, it compares with nothing.
+    It says what has changed and resolved since the earlier study of the `history`, if there is one.
     """
     phrases = context_phrases()["impressions"]
     matters = phrases["of"]
@@ -154,22 +146,22 @@ def write_impression(
         for finding in sorted(findings, key=lambda each: matters.index(each.kind) if each.kind in matters else -1)
         if finding.kind in matters
     ][:MAX_IMPRESSION]
-    for finding in () if history is None else history.resolved:
+    for finding in history.resolved:
         if finding.kind in matters and finding.kind in context_phrases()["resolved"]["names"]:
             statements.append(_resolved_statement(finding, rng))
     statements = statements[:MAX_IMPRESSION] or [_Statement("impression", phrases["nothing"], {})]
-    return " ".join(_realise(statement, rng, is_true=True).text for statement in statements)
+    return " ".join(_realise(statement, rng).text for statement in statements)
 
 
 # Content
 
 
 def _impression_statement(
-    finding: Finding, history: StudyHistory | None, rng: numpy.random.Generator
+    finding: Finding, history: StudyHistory, rng: numpy.random.Generator
 ) -> _Statement:
     slots = _place_slots(finding, rng) | _severity_slots(finding, rng)
     name = _fill_template(_load_phrases()["findings"][finding.kind]["name"], slots, rng)
-    change = None if history is None else history.changes.get(finding)
+    change = history.changes.get(finding)
     return _Statement(
         "impression", context_phrases()["impressions"]["statements"], {"name": name},
         comparison_phrases=context_phrases()["comparisons"][change] if change else (),
@@ -211,7 +203,7 @@ def _resolved_statement(finding: Finding, rng: numpy.random.Generator) -> _State
 
 
 def _finding_statement(
-    finding: Finding, has_prior: bool, history: StudyHistory | None, rng: numpy.random.Generator
+    finding: Finding, history: StudyHistory, rng: numpy.random.Generator
 ) -> _Statement:
     phrases = _load_phrases()
     entry = phrases["findings"][finding.kind]
@@ -220,12 +212,9 @@ def _finding_statement(
     if hedged:
         slots["name"] = _fill_template(entry["name"], slots, rng)
         slots["bare name"] = slots["name"].removeprefix("a ")
-    comparison, comparisons = None, phrases["comparisons"]
-    if has_prior and not hedged:
-        if history is not None and rng.random() < TRUE_COMPARISON_RATE:
-            comparison, comparisons = history.changes[finding], context_phrases()["comparisons"]
-        elif history is None and rng.random() < COMPARISON_RATE:
-            comparison = _choose(COMPARISONS_OF_KIND.get(finding.kind, ONLY_UNCHANGED), rng)
+    comparison = None
+    if history.has_prior and not hedged and rng.random() < TRUE_COMPARISON_RATE:
+        comparison = history.changes[finding]
     category, label = FINDING_KINDS[finding.kind].label.split("|")
     return _Statement(
         TOPIC_OF_KIND.get(finding.kind, "lungs"),
@@ -236,7 +225,7 @@ def _finding_statement(
         abnormal=True,
         severity=finding.severity or ("hedge" if hedged else None),
         comparison=comparison,
-        comparison_phrases=comparisons[comparison] if comparison else (),
+        comparison_phrases=context_phrases()["comparisons"][comparison] if comparison else (),
     )
 
 
@@ -321,11 +310,9 @@ def _order_topics(mentioned: set[str], rng: numpy.random.Generator) -> list[str]
 # Wording
 
 
-def _realise(statement: _Statement, rng: numpy.random.Generator, is_true: bool) -> Sentence:
-    """Choose a phrase for `statement` and fill it in; no phrase reads like a change if comparisons are to be true."""
+def _realise(statement: _Statement, rng: numpy.random.Generator) -> Sentence:
+    """Choose a phrase for `statement` and fill it in."""
     template = _choose(statement.phrases, rng)
-    if is_true:
-        template = _AMBIGUOUS.sub("", template)
     if statement.comparison_phrases:
         template = template.removesuffix(".") + _choose(statement.comparison_phrases, rng) + "."
     text = _fill_template(template, statement.slots, rng)

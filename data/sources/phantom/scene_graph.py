@@ -22,7 +22,7 @@ def build_scene_graph(
 
     order, prior_id, taken   position of the study among its patient's, the previous study, and the time
 
-    Without a prior, comparisons are with a study that is not part of the data set.
+    Comparisons of the `sentences` are with the previous study; without one, there are none.
 
     Original coordinates are rounded to a hundredth of a pixel, the others to whole pixels of the padded 224-pixel
     image.
@@ -40,7 +40,7 @@ def build_scene_graph(
         "StudyDateTime": taken,
         "objects": [_object(study_id, region, box, size) for region, box in view.boxes.items() if box],
         "attributes": _attribute_entries(study_id, number, sentences),
-        "relationships": _relationships(study_id, number, sentences, prior_id or f"{study_id}-prior"),
+        "relationships": _relationships(study_id, number, sentences, prior_id) if prior_id else [],
     }
 
 

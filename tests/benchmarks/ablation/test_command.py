@@ -12,8 +12,8 @@ import torch
 from benchmarks.__main__ import main
 from benchmarks.ablation import command as ablation
 from benchmarks.ablation import training
-from benchmarks.ablation.arms import ARMS, BUDGET, FULL, Arm, Run, order_runs
-from benchmarks.ablation.command import select_current, select_earlier
+from benchmarks.ablation.arms import ARMS, BUDGET, FULL, VERSION, Arm, Run, order_runs
+from benchmarks.ablation.command import select_current
 from benchmarks.ablation.family import family_names
 from benchmarks.ablation.ledger import FinishedRun, observation_counts, read_ledger, read_run, record_run, write_ledger
 from benchmarks.ablation.report import best_baseline, results_by_arm, write_report
@@ -96,16 +96,17 @@ def test_report_of_what_is_finished(tmp_path):
         write_run(Run(ARMS[2], 0, tmp_path), [CLEAR] * 8 + [EFFUSION] * 2),
     ]
     page = tmp_path / "docs" / "results.md"
-    write_report(page, [replace(read(run), validation_bleu_4=None) for run in runs])
+    *others, best = map(read, runs)
+    write_report(page, [*others, replace(best, validation_bleu_4=0.5)])
     text = page.read_text(encoding="utf-8").replace("\n", " ")
     assert "Finished runs: 4 of 48;" in text and "it reaches 1.000" in text
     assert "All start from the same trunk" in text and "(7.7 million against 8.2 million)" in text
     assert f"minus {ARMS[2].name}" in text  # the best arm without graph
     assert "* The scene graph raises the F1 of generated reports: +0." in text and "(2 and 1 seeds)" in text
     assert "| full | 1 | 1.000 |" in text and "| full | 2 | 0.950 ± 0.071 | +0." in text
-    assert "The difference is +0.750. The target is met." in text
+    assert "The difference is +0.750, the interval begins at +0." in text and text.count("The target is met.") == 2
     assert "| full | 2 | 0.950 ± 0.071 |" in text and text.count("| 0.250 |") == 1
-    assert "noise" not in text.split("### Findings")[1]
+    assert "noise" not in text.split("## Findings")[1]
 
 
 def test_validation_chooses_the_arm_without_graph(tmp_path):
@@ -122,8 +123,8 @@ def test_validation_chooses_the_arm_without_graph(tmp_path):
 
 
 @pytest.mark.parametrize(("right", "verdict"), [
-    (10, "The difference is +0.000. The target is missed by 0.050: see [tried.md](tried.md)."),
-    (9, "The difference is +0.100. The interval does not exclude 0: the target is missed."),
+    (10, "The difference is +0.000, the interval begins at +0.000. The target is missed: see [tried.md](tried.md)."),
+    (9, "The difference is +0.100, the interval begins at +0.000. The target is missed: see [tried.md](tried.md)."),
 ])
 def test_a_missed_target_is_reported(tmp_path, right, verdict):
     runs = [
@@ -147,30 +148,17 @@ def test_runs_of_other_trunks_and_settings_are_told_apart(tmp_path, capsys):
     assert select_current(runs, ("train.max_steps=2",)) == []
     write_ledger(tmp_path / "page.jsonl", [runs[0], *outdated])
     assert main(["ablation", "--report-only", "--report", str(page)]) == 0
-    assert "2 runs with other settings are left out" in capsys.readouterr().out
+    assert "2 runs of an earlier version or with other settings are left out" in capsys.readouterr().out
 
 
-def test_runs_of_an_earlier_version_are_reported_beside_the_new_ones(tmp_path):
-    """A line of version 1 states no version, and the fingerprint of settings that had other names."""
-    new = [read(write_run(Run(FULL, seed, tmp_path), [EFFUSION])) for seed in (0, 1)]
-    old = [
-        replace(read(write_run(Run(arm, 0, tmp_path), [CLEAR])), experiment="before", version=1)
-        for arm in (FULL, ARMS[1])
-    ]
-    path = tmp_path / "results.jsonl"
-    write_ledger(path, [*old, *new])
-    path.write_text(path.read_text(encoding="utf-8").replace(',"version":1', ""), encoding="utf-8")
-    runs = read_ledger(path)
-    assert (select_current(runs, ()), select_earlier(runs, ())) == (new, old)
-    assert select_earlier(runs, ("train.max_steps=2",)) == []
-    page = tmp_path / "page.md"
-    write_report(page, new, earlier=old)
-    current, earlier = page.read_text(encoding="utf-8").split("## The earlier version\n")
-    assert "Finished runs: 2 of 48;" in current and "| full | 2 | 1.000 ± 0.000 | 0.000 |" in current
-    assert "2 runs of an earlier version" in earlier and "| full | 1 | 0.000 | +0.000" in earlier
-    assert ARMS[1].name not in current and f"| {ARMS[1].name} | 1 | 0.000 |" in earlier
-    write_report(page, [], earlier=old)
-    assert "Finished runs: 0 of 48;" in page.read_text(encoding="utf-8")
+def test_runs_of_an_earlier_version_are_left_out(tmp_path, capsys):
+    new, old = (read(write_run(Run(FULL, seed, tmp_path), [EFFUSION])) for seed in (0, 1))
+    old = replace(old, version=VERSION - 1)
+    assert select_current([old, new], ()) == [new]
+    write_ledger(tmp_path / "page.jsonl", [old, new])
+    assert main(["ablation", "--report-only", "--report", str(tmp_path / "page.md")]) == 0
+    assert "1 runs of an earlier version or with other settings are left out" in capsys.readouterr().out
+    assert "Finished runs: 1 of 48;" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
 def test_report_refuses_what_cannot_be_compared(tmp_path):
@@ -303,12 +291,12 @@ def test_the_shipped_trunk_fits_the_demo():
 def test_the_shipped_page_is_what_its_ledger_makes_and_the_readme_agrees(tmp_path):
     root = Path(__file__).resolve().parents[3]
     recorded = read_ledger(root / "docs/results.jsonl")
-    runs, earlier = select_current(recorded, ()), select_earlier(recorded, ())
-    assert len(runs) + len(earlier) == sum(run.arm not in family_names() for run in recorded)
+    runs = select_current(recorded, ())
+    assert len(runs) == sum(run.arm not in family_names() for run in recorded)
     page = tmp_path / "results.md"
-    write_report(page, runs, earlier=earlier)
+    write_report(page, runs)
     assert page.read_text(encoding="utf-8") == (root / "docs/results.md").read_text(encoding="utf-8")
-    results = results_by_arm(runs or earlier)
+    results = results_by_arm(runs)
     baseline = best_baseline(results)
     value, low, high = difference(results[FULL.name].counts, results[baseline].counts)
     readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())

@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks.__main__ import main
 from benchmarks.ablation import context, training
-from benchmarks.ablation.arms import BUDGET, Run
+from benchmarks.ablation.arms import BUDGET, VERSION, Run
 from benchmarks.ablation.context import ARMS, select_current
 from benchmarks.ablation.context_ledger import ContextRun, count_by_patient
 from benchmarks.ablation.context_report import write_context_report
@@ -159,10 +159,10 @@ def test_the_shipped_page_is_what_its_ledger_makes(tmp_path):
 def test_runs_with_other_settings_or_of_an_earlier_version_are_left_out():
     run = Run(ARMS[0], 0, Path())
     line = ContextRun(
-        arm=ARMS[0].name, settings=run.settings, seed=0, experiment=run.experiment, trunk="", parameters=1, version=2,
-        without_images={}, tests={},
+        arm=ARMS[0].name, settings=run.settings, seed=0, experiment=run.experiment, trunk="", parameters=1,
+        version=VERSION, without_images={}, tests={},
     )
-    others = [replace(line, experiment="before"), replace(line, version=1), replace(line, arm="another")]
+    others = [replace(line, experiment="before"), replace(line, version=VERSION - 1), replace(line, arm="another")]
     assert select_current([line, *others], ()) == [line]
     assert select_current([line], ("train.max_steps=2",)) == []
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path):
     tests = [rows | {"observations": [[1, 0, 0]] * n, "comparisons": [[1, 0, 1]] * n} for n in (1, 2)]
     runs = [
         ContextRun(arm="context, none", settings=[], seed=seed, experiment="", trunk="", parameters=1,
-                   without_images={"indication": None, "previous report": None}, tests={"all": test})
+                   version=VERSION, without_images={"indication": None, "previous report": None}, tests={"all": test})
         for seed, test in enumerate(tests)
     ]
     with pytest.raises(UserError, match="'context, none' were tested on different patients"):

@@ -57,6 +57,10 @@ class StudyHistory:
         return {region: change for region, change in combined.items() if change is not None}
 
 
+# Of a patient's first study.
+NO_HISTORY = StudyHistory()
+
+
 @dataclass(frozen=True)
 class PatientState:
     """A patient at one study: pose and view, findings, and how they compare with the previous study."""
@@ -70,7 +74,7 @@ def draw_states(seed: int, first: int, studies: int, prevalence: float) -> list[
     """Draw the first `studies` studies of a patient whose first one has the number `first`; see `study_streams`."""
     streams = study_streams(seed, first)
     patient = draw_patient(streams[0])
-    states = [PatientState(patient, tuple(draw_findings(streams[1], patient.view, prevalence)), StudyHistory())]
+    states = [PatientState(patient, tuple(draw_findings(streams[1], patient.view, prevalence)), NO_HISTORY)]
     for number in range(first + 1, first + studies):
         streams = study_streams(seed, number)
         patient = _draw_again(patient, streams[0])

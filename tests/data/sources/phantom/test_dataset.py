@@ -108,8 +108,8 @@ def test_records_agree_with_the_truth(written):
             assert (regions[name]["box"] if name in regions else None) == (box and pytest.approx(box, abs=2e-4))
 
 
-def test_scene_graphs_follow_chest_imagenome(written):
-    for graph in graphs(written):
+def test_scene_graphs_follow_chest_imagenome(written, followed):
+    for graph in [*graphs(written), *graphs(followed)]:
         for entry in graph["objects"]:
             assert entry["object_id"] == f"{graph['image_id']}_{entry['bbox_name']}"
             assert entry["width"] == entry["x2"] - entry["x1"] and entry["height"] == entry["y2"] - entry["y1"]
@@ -126,8 +126,9 @@ def test_scene_graphs_follow_chest_imagenome(written):
                 assert all(cue.startswith(f"{name}|yes|") for phrase in entry[cues] for cue in phrase)
         for relationship in graph["relationships"]:
             assert relationship["subject_id"] == f"{graph['image_id']}_{relationship['bbox_name']}"
-    relations = [name for graph in graphs(written) for r in graph["relationships"] for name in r["relationship_names"]]
-    assert relations and set(relations) <= {f"comparison|yes|{w}" for w in ("improved", "worsened", "no change")}
+    assert not any(graph["relationships"] for graph in graphs(written))  # no patient has an earlier study
+    relations = {name for graph in graphs(followed) for r in graph["relationships"] for name in r["relationship_names"]}
+    assert relations == {f"comparison|yes|{change}" for change in CHANGES}
 
 
 def test_the_annotation_file_has_r2gens_layout(written):
