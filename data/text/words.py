@@ -55,6 +55,7 @@ _REPLACEMENTS = tuple(
     for pattern, replacement in (
         (r"\[\*\*.*?\*\*\]|_{2,}", " xxxx "),  # removed names
         (r"<\s*br\s*/?>", " "),
+        (r"<unk>", " unk "),  # a rare word (`data.text.tokenizer.UNKNOWN_WORD`): "<" is no comparison here
         (r"\(\s*-\s*\)", " : negative "),
         (r"\(\s*\+\s*\)", " : positive "),
         (r"\+\s?/\s?-", " possible "),

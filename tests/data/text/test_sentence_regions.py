@@ -74,7 +74,7 @@ def test_general_remarks_compare_though_they_are_about_no_region(sentence):
     "no prior study is available for comparison", "there are no previous studies for comparison", "comparison is none",
     "a previous radiograph is not available", "the left lung is small compared with the right",
     "the right hemidiaphragm is raised compared to the left on the frontal view", "no new effusion",
-    "prior sternotomy", "the patient has had previous surgery",
+    "prior sternotomy", "the patient has had previous surgery", "the left mid zone <unk> a solitary nodule",
 ])
 def test_what_says_that_nothing_is_compared_or_compares_sides_does_not(sentence):
     assert not word_comparisons(sentence).any()

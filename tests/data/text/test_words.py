@@ -21,6 +21,7 @@ from data.text.words import normalise_words
         ("pneumonia?", "pneumonia ?"),
         ("___ and [**Name**]", "xxxx and xxxx"),
         ("R > L", "r greater than l"),
+        ("a <unk> mass", "a unk mass"),
         ("edema (-), nodule (+)", "edema : negative , nodule : positive"),
         ("pleura | clear", "pleura : clear"),
         ("T8", "t 8"),
