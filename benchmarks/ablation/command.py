@@ -124,5 +124,6 @@ def parse_arms(names: str | None) -> tuple[Arm, ...]:
     chosen = [name.strip() for name in names.split(";")]
     for name in chosen:
         if name not in by_name:
-            raise UserError(f"--arms: unknown arm '{name}'; choose from {'; '.join(by_name)}")
+            known = "; ".join(by_name)
+            raise UserError(f"--arms: unknown arm '{name}'; choose from {known}, or one of {CONTEXT}, {FAMILY}")
     return tuple(by_name[name] for name in chosen)

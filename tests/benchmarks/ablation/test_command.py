@@ -248,6 +248,7 @@ def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, phantoms, capsys)
 
 @pytest.mark.parametrize(("option", "value", "message"), [
     ("--arms", "empty", "--arms: unknown arm 'empty'; choose from full; no graph"),
+    ("--arms", "contxt", "40 % noise, or one of context, family\n"),
     ("--seeds", "0,x", "--seeds=0,x: must be whole numbers separated by commas"),
     ("--jobs", "0", "--jobs=0: must be at least 1"),
 ])
