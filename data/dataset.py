@@ -25,7 +25,7 @@ from data.records import MALFORMED_GRAPH, Records, graph_is_complete, is_frontal
 from data.sections.marked_text import BOTH, FINDINGS, cleaned_report, untrained_words
 from data.storage.prepared_files import check_sample
 from data.text.cleaning import clean
-from data.text.sentence_regions import word_comparisons, word_regions
+from data.text.sentence_regions import without_remarks, word_comparisons, word_regions
 from data.vocabulary import Vocabularies
 
 UNCERTAIN_POLICIES = ("positive", "negative", "ignored")
@@ -164,7 +164,10 @@ class StudyDataset(Dataset):
             if detector_visible.any():
                 detector_boxes, detector_visible = changes[0].apply_to_boxes(detector_boxes, detector_visible)
         observations, observations_known = self._read_observations(record)
+        context = self._read_context(index, record, generator)
         reference = self._clean_report(record)
+        if self.augmentation is not None and context is not None and context.has_prior is not None:
+            reference, context.unseen_comparison = self._leave_out_comparisons(reference, bool(context.has_prior))
         return Sample(
             study_id=record["id"],
             images=images,
@@ -180,12 +183,12 @@ class StudyDataset(Dataset):
             image_size=self.image_size if self._is_warped else None,
             warps=torch.from_numpy(np.stack([change.matrix() for change in changes])) if self._is_warped else None,
             intensities=self._intensities(changes, images),
-            context=self._read_context(index, record, reference, generator),
+            context=context,
             untrained_tokens=self._find_untrained(reference) if self.sections == BOTH else None,
         )
 
     def _read_context(
-        self, index: int, record: dict, reference: str | None, generator: np.random.Generator | None
+        self, index: int, record: dict, generator: np.random.Generator | None
     ) -> StudyContext | None:
         """Return the context of a study, None if it is not requested; the augmentation's `generator` hides parts."""
         settings = self.context
@@ -211,17 +214,22 @@ class StudyDataset(Dataset):
             context.prior_warp = torch.from_numpy(change.matrix()) if self._is_warped else None
             if (intensities := self._intensities([change], [image])) is not None:
                 context.prior_intensities = intensities[0]
-            if self.augmentation is not None:
-                flags = self._find_comparisons(reference)
-                context.unseen_comparison = flags if prior is None else torch.zeros_like(flags)
         return context
 
-    def _find_comparisons(self, reference: str | None) -> Tensor:
-        """Return whether the sentence of each token of a cleaned report compares, [T] bool; BOS and EOS do not."""
+    def _leave_out_comparisons(self, reference: str | None, has_prior: bool) -> tuple[str | None, Tensor]:
+        """Return a cleaned report as a model learns it that reads priors, and `StudyContext.unseen_comparison`.
+
+        Without a prior, general remarks on one are removed, unless nothing else is in the report. Sentences that
+        compare and state something of this study stay, since without them the model would learn to leave out findings;
+        they are marked, so that they are not learned.
+        """
         none = torch.zeros(1, dtype=torch.bool)
         if reference is None:
-            return none
-        return torch.cat([none, torch.from_numpy(word_comparisons(reference))[: self.max_tokens - 2], none])
+            return None, none
+        if not has_prior:
+            reference = without_remarks(reference) or reference
+        flags = torch.from_numpy(word_comparisons(reference))[: self.max_tokens - 2]
+        return reference, torch.cat([none, torch.zeros_like(flags) if has_prior else flags, none])
 
     def _encode_context(self, text: str | None, most: int) -> Tensor:
         """Return the tokens of a raw text, at most `most` and as many as a report has, [Q] long; none for None."""

@@ -1,4 +1,4 @@
-"""The regions that each word of a cleaned report is about, and whether it compares: those of its sentence.
+"""What the sentences of a cleaned report are about: the regions of each word, and whether its sentence compares.
 
 A finding in a zone of the lung is also a finding of the lung. Here only the zone counts.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.ontology import Anatomy
-from data.sections.marked_text import MARKERS
+from data.sections.marked_text import MARKERS, mark_sections, split_sections
 from data.text.report_graph import read_report
 
 SENTENCE_END = "."
@@ -66,6 +66,20 @@ def word_comparisons(report: str) -> NDArray:
     return compares
 
 
+def without_remarks(report: str) -> str:
+    """Return a cleaned report without its general remarks on an earlier study.
+
+    Sentences that also state something of this study stay, and sections that would be empty are left out. What
+    consists of remarks alone becomes "".
+    """
+    words = report.split()
+    remarks = [span for span in _sentence_spans(words) if _is_remark(" ".join(words[span]))]
+    for span in reversed(remarks):
+        del words[span]
+    text = " ".join(words)
+    return mark_sections(sections) if (sections := split_sections(text)) else text
+
+
 def _sentence_spans(words: list[str]) -> Iterator[slice]:
     """Yield the positions of each sentence; markers of sections belong to none."""
     start = 0
@@ -83,6 +97,12 @@ def _sentence_spans(words: list[str]) -> Iterator[slice]:
 def _compares(sentence: str) -> bool:
     states_change = any(part.changes_of(region) for part in read_report(sentence) for region in part.regions)
     return states_change or _REMARK.search(sentence) is not None
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_remark(sentence: str) -> bool:
+    says_more = any(part.regions or part.findings for part in read_report(sentence))
+    return not says_more and _REMARK.search(sentence) is not None
 
 
 @lru_cache(maxsize=1 << 16)  # reports repeat sentences, and every epoch repeats the reports

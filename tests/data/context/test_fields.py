@@ -14,6 +14,7 @@ from data.dataset import StudyDataset
 from data.images.network_input import to_network_input
 from data.images.transforms import Augmentation
 from data.ontology import CHANGES
+from data.text.cleaning import clean
 from data.vocabulary_builder import build_vocabularies
 from tests.support.context.tiny_context import add_context
 from tests.support.tiny_dataset import write_tiny_dataset
@@ -140,6 +141,32 @@ def test_comparisons_with_a_prior_that_is_not_shown_are_marked_in_training(root)
     batch = collate([training[0], training[1], training[2]], 0)
     assert batch.context.unseen_comparison.shape == batch.token_ids.shape
     assert data_set(root)[0].context.unseen_comparison is None
+
+
+def test_general_remarks_on_a_prior_that_is_not_shown_are_removed_in_training(tmp_path):
+    root = add_context(write_tiny_dataset(tmp_path / "tiny", train=8, image_size=32))
+    remark = "Comparison is made with the prior study."
+    lines = [json.loads(line) for line in (root / "records.jsonl").read_text().splitlines()]
+    reports = {line["id"]: line["report"] for line in lines}
+    first = lines[2]["id"]  # it has no prior, like every second one
+    for line in lines:
+        line["report"] = remark if line["id"] == first else f"{remark} {line['report']}"
+    (root / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    training = data_set(root, ContextSettings(prior=True), augmentation=Augmentation(0, 0, 0, 0), token_regions=True)
+    complete = data_set(root, ContextSettings(prior=True))
+    for number in range(8):
+        sample = training[number]
+        flags, length = sample.context.unseen_comparison, len(sample.token_ids)
+        assert len(flags) == len(sample.token_regions) == length
+        assert complete[number].reference.startswith("comparison is made with the prior study .")
+        if number % 2:  # its prior is shown
+            assert sample.reference == complete[number].reference
+        elif sample.study_id == first:  # nothing else is in its report
+            assert sample.reference == complete[number].reference and flags[1:-1].all()
+        else:
+            assert sample.reference == clean(reports[sample.study_id], "corrected")
+    alone = data_set(root, ContextSettings(indication=True), augmentation=Augmentation(0, 0, 0, 0))
+    assert all(alone[number].reference == complete[number].reference for number in range(8))
 
 
 def test_a_model_that_reads_indications_alone_learns_all_sentences(root):

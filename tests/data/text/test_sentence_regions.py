@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.ontology import Anatomy
 from data.sources.phantom.reports import PHRASE_FILE, _fill_template
 from data.text.cleaning import clean
-from data.text.sentence_regions import word_comparisons, word_regions
+from data.text.sentence_regions import without_remarks, word_comparisons, word_regions
 
 ANATOMY = Anatomy.load()
 
@@ -68,6 +68,23 @@ def test_words_of_sentences_that_compare():
 ])
 def test_general_remarks_compare_though_they_are_about_no_region(sentence):
     assert word_comparisons(sentence).all()
+
+
+@pytest.mark.parametrize(("report", "expected"), [
+    ("the exam is compared with the previous study . the lungs are clear .", "the lungs are clear ."),
+    ("the heart is enlarged . no significant interval change", "the heart is enlarged ."),
+    ("comparison is made with the prior radiograph .", ""),
+    ("compared to the previous study , the left effusion has increased .", None),
+    ("in comparison with the prior study , the heart is enlarged .", None),
+    ("no prior study is available for comparison . the lungs are clear .", None),
+    ("<findings> the lungs are clear . <impression> no interval change .", "<findings> the lungs are clear ."),
+    ("<findings> comparison is made with the prior radiograph . <impression> pneumonia .", "<impression> pneumonia ."),
+    ("<findings> no interval change . the lungs are clear . <impression> pneumonia .",
+     "<findings> the lungs are clear . <impression> pneumonia ."),
+    ("", ""),
+])
+def test_general_remarks_are_removed_and_what_states_more_stays(report, expected):
+    assert without_remarks(report) == (report if expected is None else expected)
 
 
 @pytest.mark.parametrize("sentence", [
