@@ -3,7 +3,7 @@
     image_path           list of image files, relative to the folder of images
     key_image_path       the frontal one, for models that take a single image
     frontal_lateral      "Frontal" or "Lateral" for each image
-    context              age, sex, indication and comparison, as text
+    context              age, sex, indication and comparison, as "Age:60-70.Gender:F.Indication: ...Comparison: ..."
     section_findings, section_impression   of the reference report
     report               both, as "Findings: ... Impression: ..."
     model_prediction     the generated report
@@ -12,6 +12,7 @@ A missing section is null, NaN or absent. Earlier files call the sections findin
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ PREDICTION = "model_prediction"
 # Names of the two sections: the current ones, and those of earlier files.
 _SECTION_KEYS = (("section_findings", "section_impression"), ("findings", "impression"))
 _KEYS = {"image_path", "key_image_path", PREDICTION, *(key for keys in _SECTION_KEYS for key in keys)}
+
+_INDICATION = re.compile(r"\bindication\s*:(.*?)(?:comparison\s*:|$)", re.IGNORECASE | re.DOTALL)
+_NO_INDICATION = ("", "nan", "none", "n/a")
 
 Studies = dict[str, dict[str, Any]]
 
@@ -54,6 +58,23 @@ def reference_sections(study: Mapping[str, Any], where: str) -> ReportSections:
         if not isinstance(text, str | None):
             raise wrong_format(f"{where}: '{key}'", "text", "write it as a string, or null if it is missing")
     return ReportSections(*((text or "").strip() for text in texts))
+
+
+def read_indication(study: Mapping[str, Any], where: str) -> str | None:
+    """Return the indication in a study's context; None if it has none. Raises UserError if the context is no text."""
+    context = study.get("context")
+    if context is None:
+        return None
+    if not isinstance(context, str):
+        raise wrong_format(f"{where}: 'context'", "text", "write it as a string, or null if it is missing")
+    found = _INDICATION.search(context)
+    text = "" if found is None else found[1].strip()
+    return None if text.lower().rstrip(".") in _NO_INDICATION else text
+
+
+def write_context(indication: str | None) -> str:
+    """Return ReXrank's context of a study of which at most the indication is known."""
+    return "" if indication is None else f"Indication: {indication}"
 
 
 def generated_report(study: Mapping[str, Any], where: str) -> str:

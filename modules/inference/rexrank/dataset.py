@@ -9,7 +9,7 @@ from tqdm import tqdm
 from data.errors import cannot_read, cannot_write
 from data.images.image_store import read_image_bytes
 from data.records import is_frontal_view, read_records
-from modules.evaluation.formats.rexrank import Studies, write_studies
+from modules.evaluation.formats.rexrank import Studies, write_context, write_studies
 from modules.evaluation.formats.sections import join_sections, split_sections
 from modules.evaluation.results import write_bytes_atomically
 from modules.inference.prediction_files import file_stem
@@ -22,8 +22,8 @@ def write_rexrank_input(root: Path, split: str, json_file: Path, images: Path) -
     json_file   ReXrank's JSON, without generated reports
     images      the folder of the images: STUDY/0.png, STUDY/1.png, ... An image that is already there is kept
 
-    A report without headings is the findings. Raises UserError if the data set cannot be read, or a file cannot be
-    written.
+    A report without headings is the findings. The context has the indication alone. Raises UserError if the data set
+    cannot be read, or a file cannot be written.
     """
     studies: Studies = {}
     taken: set[str] = set()
@@ -35,15 +35,16 @@ def write_rexrank_input(root: Path, split: str, json_file: Path, images: Path) -
                 _write_png(images / path, root, reference)
         frontal = [is_frontal_view(view) for view in record["views"]]
         sections = split_sections(record["report"])
+        impression = sections.impression or record.get("impression") or ""
         studies[record["id"]] = {
             "key_image_path": paths[frontal.index(True) if True in frontal else 0],
             "image_path": paths,
-            "report": join_sections(sections.findings, sections.impression),
+            "report": join_sections(sections.findings, impression),
             "section_findings": sections.findings or None,
-            "section_impression": sections.impression or None,
+            "section_impression": impression or None,
             "split": split,
             "frontal_lateral": ["Frontal" if each else "Lateral" for each in frontal],
-            "context": "",
+            "context": write_context(record.get("indication")),
         }
     write_studies(json_file, studies)
     return len(studies)

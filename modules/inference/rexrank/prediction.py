@@ -10,11 +10,13 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from data.context.settings import INDICATION
 from data.errors import UserError, cannot_write, wrong_format
 from data.storage.atomic_files import atomic_file
 from data.storage.manifest import MALFORMED_MANIFEST, seal, unseal
 from modules.evaluation.display import format_report, format_sections
-from modules.evaluation.formats.rexrank import PREDICTION, Studies
+from modules.evaluation.formats.rexrank import PREDICTION, Studies, read_indication
+from modules.inference.given_context import GivenContext
 from modules.inference.predictor import Predictor
 from modules.inference.studies import Study
 
@@ -72,14 +74,18 @@ def predict_studies(predictor: Predictor, studies: Studies, images: Path, result
     images   the folder that image paths are relative to
     result   the file that the caller writes; its journal is kept until `finish_journal`
 
-    Raises UserError if a study names no image, or if the journal cannot be written.
+    A model that reads indications is given those of the studies' context. Raises UserError if a study names no image,
+    its context is no text, or the journal cannot be written.
     """
-    chosen = {
-        name: Study(name, study_images(study, images, predictor.config.data.views, f"study {name}"))
-        for name, study in studies.items()
-    }
+    config = predictor.config
+    reads_indication = INDICATION in config.model.context
+    chosen = {}
+    for name, study in studies.items():
+        where = f"study {name}"
+        context = GivenContext(read_indication(study, where)) if reads_indication else None
+        chosen[name] = Study(name, study_images(study, images, config.data.views, where), context)
     journal = Journal(result, {"model": fingerprint(predictor.model), "beam_size": predictor.beam_size,
-                               "images": str(images.resolve())})
+                               "images": str(images.resolve()), "reads_indication": reads_indication})
     failed: list[str] = []
     try:
         remaining = [study for name, study in chosen.items() if name not in journal.reports]

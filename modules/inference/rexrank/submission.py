@@ -10,8 +10,10 @@
 import shutil
 from pathlib import Path
 
+from data.context.settings import INDICATION
 from data.errors import UserError, cannot_write
 from modules.checkpoint import load_checkpoint
+from modules.config import Config
 from modules.inference.export_folder import write_weights
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -46,7 +48,7 @@ if __name__ == "__main__":
 _README = """# {name}
 
 SGRRG generates the report of a chest X-ray from a predicted scene graph (Wang, Zhu, Bhalerao, He; Computerized Medical
-Imaging and Graphics, 2025, article 102644). It takes {views} and no clinical context.
+Imaging and Graphics, 2025, article 102644). It takes {inputs}.
 
 ```bash
 conda env create -f environment.yaml && conda activate sgrrg
@@ -74,13 +76,18 @@ def write_submission(checkpoint_path: str | Path, out: Path) -> None:
         _copy_code(partial / "code")
         shutil.copyfile(_ROOT / "env.yml", partial / "environment.yaml")
         (partial / "inference.py").write_text(_SCRIPT, encoding="utf-8")
-        views = "one frontal image" if checkpoint.config.data.views == 1 else "a frontal and a lateral image"
-        (partial / "README.md").write_text(_README.format(name=checkpoint.config.name, views=views), encoding="utf-8")
+        (partial / "README.md").write_text(_describe(checkpoint.config), encoding="utf-8")
         partial.rename(out)
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _describe(config: Config) -> str:
+    views = "one frontal image" if config.data.views == 1 else "a frontal and a lateral image"
+    context = "the indication" if INDICATION in config.model.context else "no clinical context"
+    return _README.format(name=config.name, inputs=f"{views} and {context}")
 
 
 def _copy_code(folder: Path) -> None:

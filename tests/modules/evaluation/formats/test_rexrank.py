@@ -8,8 +8,10 @@ from data.errors import UserError
 from modules.evaluation.formats.rexrank import (
     generated_report,
     is_rexrank,
+    read_indication,
     read_studies,
     reference_sections,
+    write_context,
     write_studies,
 )
 
@@ -48,3 +50,21 @@ def test_what_is_missing_is_named():
         generated_report({"model_prediction": ["a"]}, "s")
     with pytest.raises(UserError, match="'section_impression' is not text"):
         reference_sections({"section_impression": 3}, "s")
+
+
+@pytest.mark.parametrize("context, indication", [
+    ("Age:60-70.\nGender:F.\nIndication: Cough, fever.\nComparison: None.", "Cough, fever."),
+    ("Age:82.0.Gender:M.Indication:Shortness of breath.Comparison: 2010.", "Shortness of breath."),
+    ("Age:82.0.Gender:F.Indication:nanComparison: None.", None), ("Indication: None.", None),
+    ("INDICATION : rule out pneumonia", "rule out pneumonia"), ("Age: 60", None), ("", None), (None, None),
+])
+def test_the_indication_is_read_from_the_context(context, indication):
+    assert read_indication({"context": context}, "s") == indication
+
+
+def test_a_written_context_is_read_again_and_one_that_is_no_text_is_named():
+    for indication in ("Chronic cough.", None):
+        assert read_indication({"context": write_context(indication)}, "s") == indication
+    assert read_indication({}, "s") is None
+    with pytest.raises(UserError, match="study s: 'context' is not text"):
+        read_indication({"context": ["cough"]}, "study s")

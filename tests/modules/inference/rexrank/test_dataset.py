@@ -7,6 +7,7 @@ from PIL import Image
 from data.errors import UserError
 from modules.evaluation.formats.rexrank import read_studies
 from modules.inference.rexrank.dataset import write_rexrank_input
+from tests.support.context.tiny_context import add_context
 from tests.support.tiny_dataset import write_tiny_dataset
 
 
@@ -23,6 +24,18 @@ def test_studies_have_rexranks_fields_and_the_same_pixels(tmp_path):
         pixels = [np.asarray(Image.open(path)) for path in (
             tmp_path / "images/test1" / f"{position}.png", root / f"images/test1_{position}.png")]
         assert np.array_equal(*pixels)
+
+
+def test_indications_and_impressions_are_written(tmp_path):
+    root = add_context(write_tiny_dataset(tmp_path / "data", test=3, image_size=32))
+    write_rexrank_input(root, "test", tmp_path / "in.json", tmp_path / "images")
+    studies = read_studies(tmp_path / "in.json")
+    assert [study["context"] for study in studies.values()] == [
+        "Indication: Chronic cough.", "Indication: Rule out effusion.", ""
+    ]
+    for study in studies.values():
+        assert study["section_impression"] == "No acute change."
+        assert study["report"] == f"Findings: {study['section_findings']} Impression: No acute change."
 
 
 def test_images_that_are_there_are_kept_and_a_damaged_one_is_named(tmp_path):

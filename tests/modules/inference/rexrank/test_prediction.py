@@ -7,9 +7,11 @@ import pytest
 from data.errors import UserError
 from modules.evaluation.display import format_report
 from modules.evaluation.formats.rexrank import read_studies
+from modules.inference.given_context import GivenContext
 from modules.inference.predictor import Predictor
 from modules.inference.rexrank.dataset import write_rexrank_input
 from modules.inference.rexrank.prediction import Journal, fingerprint, finish_journal, predict_studies, study_images
+from tests.support.context.tiny_context import save_context_run
 from tests.support.tiny_run import write_tiny_run
 
 
@@ -52,6 +54,30 @@ def test_every_study_gets_the_report_of_the_predictor(run, tmp_path):
     expected = [format_report(prediction.report) for prediction in predictor.predict(paths)]
     assert failed == [] and [study.pop("model_prediction") for study in predicted.values()] == expected
     assert predicted == studies
+
+
+def test_a_model_that_reads_indications_is_given_those_of_the_context(tmp_path):
+    run_folder, root = save_context_run(tmp_path)
+    write_rexrank_input(root, "test", tmp_path / "in.json", tmp_path / "images")
+    predictor, studies = Predictor(run_folder, "cpu"), read_studies(tmp_path / "in.json")
+    given = []
+    read = predictor.read
+    predictor.read = lambda study: given.append(study.context) or read(study)
+    predict_studies(predictor, studies, tmp_path / "images", tmp_path / "out.json")
+    assert given == [GivenContext("Chronic cough."), GivenContext("Rule out effusion."), GivenContext()]
+    broken = {"test0": studies["test0"] | {"context": 3}}
+    with pytest.raises(UserError, match="study test0: 'context' is not text"):
+        predict_studies(predictor, broken, tmp_path / "images", tmp_path / "out.json")
+
+
+def test_a_model_without_context_ignores_it(run, tmp_path):
+    predictor, studies, images = run
+    with_context = {name: study | {"context": "Indication: Fever."} for name, study in studies.items()}
+    predicted, _ = predict_studies(predictor, with_context, images, tmp_path / "with.json")
+    expected, _ = predict_studies(predictor, studies, images, tmp_path / "without.json")
+    assert [study["model_prediction"] for study in predicted.values()] == [
+        study["model_prediction"] for study in expected.values()
+    ]
 
 
 def test_an_interrupted_run_resumes_with_the_same_model_only(run, tmp_path, monkeypatch, capsys):

@@ -31,6 +31,16 @@ def test_the_script_of_the_folder_writes_the_same_reports_as_the_command(tmp_pat
     assert not list((tmp_path / "submission").rglob("*.jsonl")) and not list(tmp_path.glob(".*"))
 
 
+def test_the_description_names_the_context_that_the_model_reads(tmp_path):
+    for name, override, expected in (
+        ("without", "model.context=[]", "one frontal image and no clinical context."),
+        ("with", "model.context=[indication]", "one frontal image and the indication."),
+    ):
+        run_folder, _ = write_tiny_run(tmp_path / name, override)
+        write_submission(run_folder, tmp_path / name / "submission")
+        assert expected in (tmp_path / name / "submission/README.md").read_text()
+
+
 def test_an_existing_folder_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="exists: delete it, or give another --submission"):
         write_submission("nowhere", tmp_path)
