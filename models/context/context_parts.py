@@ -67,6 +67,9 @@ class ContextParts(nn.Module):
         self.evidence = evidence
         self.resolved = resolved
         self.type_embedding = nn.Embedding(3, width)
+        # Added to the study's own patches where no prior is shown. The decoder hardly notices what is masked: without
+        # it, reports compare with priors that it does not see.
+        self.alone_embedding = nn.Parameter(torch.zeros(width)) if reads_prior else None
         self.register_buffer("abnormal_slots", abnormal_slots.clone(), persistent=False)
 
     def encode_patches(self, encoder: PatchEncoder, inputs: ModelInputs) -> tuple[Patches, PriorStudy | None]:
@@ -155,7 +158,7 @@ class ContextParts(nn.Module):
 
         The prior's patches read a shared memory as those of the study do; a discriminative map is of the study alone.
         """
-        states, masks = [encoded.memory], [encoded.memory_mask]
+        states, masks = [self._mark_alone(encoded.memory, prior)], [encoded.memory_mask]
         if prior is not None:
             mask = prior.has_prior.unsqueeze(1).expand(prior.tokens.shape[:2])
             # Rows without a prior are computed too, and masked for the decoder.
@@ -168,3 +171,11 @@ class ContextParts(nn.Module):
             states.append(text.states + self.type_embedding.weight[text.kind])
             masks.append(text.mask)
         return torch.cat(states, 1), torch.cat(masks, 1)
+
+    def _mark_alone(self, memory: Tensor, prior: PriorStudy | None) -> Tensor:
+        """The memory [B, N, D] of the study's own patches, marked where the model reads priors but is shown none."""
+        if self.alone_embedding is None:
+            return memory
+        if prior is None:
+            return memory + self.alone_embedding
+        return memory + ~prior.has_prior[:, None, None] * self.alone_embedding

@@ -216,6 +216,38 @@ def test_mixed_graphs_choose_changes_by_study(model, batch):
     assert torch.equal(predicted.changes, logits(model, batch).encoded.graph.changes)
 
 
+def test_patches_are_marked_where_no_prior_is_shown(batch):
+    model = tiny_model("model.context=[prior]").eval()
+    parts = model.context
+    with torch.no_grad():
+        parts.alone_embedding += 1
+    inputs = model_inputs(batch, *SOURCES)
+    has_prior = batch.context.has_prior
+    assert has_prior.any() and not has_prior.all()
+    memory = model.encode(inputs, *SOURCES).memory
+    with torch.no_grad():
+        parts.alone_embedding -= 1
+    change = memory - model.encode(inputs, *SOURCES).memory
+    own = change.shape[1] - model.encode(inputs, *SOURCES).context_rows
+    torch.testing.assert_close(change[has_prior], torch.zeros_like(change[has_prior]))
+    torch.testing.assert_close(change[~has_prior][:, :own], torch.ones_like(change[~has_prior][:, :own]))
+    assert not change[:, own:].any()
+    memory.sum().backward()
+    patches = own * (~has_prior).sum()
+    torch.testing.assert_close(parts.alone_embedding.grad, torch.full_like(parts.alone_embedding, patches))
+    # Without any context, as with one that shows no study a prior.
+    with torch.no_grad():
+        parts.alone_embedding += 1
+    nothing = replace(inputs, context=replace(inputs.context, has_prior=None, prior_image=None))
+    hidden = replace(inputs, context=replace(inputs.context, has_prior=torch.zeros_like(has_prior)))
+    one, other = model.encode(nothing, *SOURCES).memory, model.encode(hidden, *SOURCES).memory
+    torch.testing.assert_close(one, other[:, : one.shape[1]])
+
+
+def test_a_model_that_reads_no_prior_marks_nothing():
+    assert tiny_model("model.context=[indication]").context.alone_embedding is None
+
+
 def test_a_model_without_regions_reads_the_prior_image(batch):
     model = tiny_model("model.context=[prior]", "model.graph_in=none").eval()
     changed = with_context_fields(batch, prior_image=batch.context.prior_image + 1)
