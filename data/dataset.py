@@ -109,15 +109,21 @@ class StudyDataset(Dataset):
                 f"data.boxes_file={boxes_file} has no box for any study of the split '{split}' of {root}: use a file "
                 "of this data set, or choose another eval.box_source"
             )
-        self._cache = ImageCache(len(self.records), views, self._largest_side) if cache_images else None
+        self._cache = self._prior_cache = None
+        if cache_images:
+            self._cache = ImageCache(len(self.records), views, self._largest_side)
+        if cache_images and context is not None and context.prior:
+            self._prior_cache = ImageCache(len(self.records), 1, self._largest_side)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def share_cache(self, gather: Callable[[CacheAddress], list[CacheAddress]]) -> None:
-        """Use one image cache for all ranks of a machine, if there is a cache; see `ImageCache.share`."""
+        """Use the same image caches in all ranks of a machine, if images are cached; see `ImageCache.share`."""
         if self._cache is not None:
             self._cache = self._cache.share(gather)
+        if self._prior_cache is not None:
+            self._prior_cache = self._prior_cache.share(gather)
 
     def check_files(self) -> None:
         """Compare a random sample of the files with the manifest of the data set; see `prepared_files.check_sample`."""
@@ -138,7 +144,7 @@ class StudyDataset(Dataset):
             return self
         selected = copy(self)
         selected.records = self.records.select(reported)
-        selected._cache = None
+        selected._cache = selected._prior_cache = None
         return selected
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
@@ -150,7 +156,7 @@ class StudyDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         record = self.records[index]
         frontal = is_frontal(record)
-        images = self._load_images(index, record)
+        images = self._load_images(self._cache, index, record, self.views)
         regions = self._read_regions(record, frontal)
         detector_boxes, detector_visible = self._detector_boxes_of(record, frontal)
         changes: list[Perturbation] = []
@@ -206,7 +212,7 @@ class StudyDataset(Dataset):
         if settings.prior:
             image = torch.zeros(self.image_size, self.image_size, dtype=torch.uint8)
             if prior is not None:
-                image = self._read_image(prior["images"][0], prior["id"])
+                image, = self._load_images(self._prior_cache, index, prior, 1)
             change = None
             if self.augmentation is not None:
                 change, image = self.augmentation.draw(generator), self.augmentation.randomise(image, generator)
@@ -282,13 +288,13 @@ class StudyDataset(Dataset):
         of_words = torch.from_numpy(word_regions(reference, self.vocabularies.anatomy))[: self.max_tokens - 2]
         return torch.cat([none, of_words, none])
 
-    def _load_images(self, index: int, record: dict) -> list[Tensor]:
-        """Return the first images of the study, each [S, S] uint8."""
-        if self._cache is not None and (cached := self._cache.get(index)) is not None:
+    def _load_images(self, cache: ImageCache | None, index: int, record: dict, most: int) -> list[Tensor]:
+        """Return the first images of a study, at most `most`, each [S, S] uint8; `cache` has them under `index`."""
+        if cache is not None and (cached := cache.get(index)) is not None:
             return cached
-        images = [self._read_image(name, record["id"]) for name in record["images"][: self.views]]
-        if self._cache is not None:
-            self._cache.put(index, images)
+        images = [self._read_image(name, record["id"]) for name in record["images"][:most]]
+        if cache is not None:
+            cache.put(index, images)
         return images
 
     def _read_image(self, name: str, study_id: str) -> Tensor:

@@ -1,6 +1,7 @@
 """The context of studies: read, hidden at random, collated, and brought to the network's input."""
 
 import json
+import shutil
 from dataclasses import fields
 
 import numpy as np
@@ -55,6 +56,21 @@ def test_the_prior_is_the_image_and_report_of_the_previous_study(root):
             assert not context.prior_image.any() and len(context.prior_report) == 0
         expected = {0: "chronic cough .", 1: "rule out effusion .", 2: ""}[number % 3]
         assert tokenizer.decode(context.indication) == expected
+
+
+def test_cached_priors_are_the_priors(root, tmp_path):
+    copied = shutil.copytree(root, tmp_path / "data")
+    cached, of_another_rank = data_set(copied, cache_images=True), data_set(copied, cache_images=True)
+    addresses = []
+    cached.share_cache(lambda address: addresses.append(address) or [address])
+    remaining = iter(addresses)
+    of_another_rank.share_cache(lambda address: [next(remaining), address])
+    first = [cached[index].context.prior_image for index in range(8)]
+    shutil.rmtree(copied / "images")
+    for index, image in enumerate(first):
+        assert torch.equal(image, data_set(root)[index].context.prior_image)
+        assert torch.equal(image, cached[index].context.prior_image)
+        assert torch.equal(image, of_another_rank[index].context.prior_image)
 
 
 def test_words_of_indications_are_known_only_where_indications_are_read(root):
