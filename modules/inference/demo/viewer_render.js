@@ -114,11 +114,16 @@ function renderReport() {
     find(".removed ul").replaceChildren(...removed.map((text) => make("li", {}, make("del", {}, value.display_texts[text]))));
 }
 
+/** The name of the section that the sentence begins; "" if it begins none. */
+function sectionName(sentence, number) {
+    const begins = sentence.section && sentence.section !== value.sentences[number - 1]?.section;
+    return begins ? sentence.section[0].toUpperCase() + sentence.section.slice(1) : "";
+}
+
 /** The sentence, with the name of its section before the first one of it. */
 function sentenceItems(sentence, number) {
-    const begins = sentence.section && sentence.section !== value.sentences[number - 1]?.section;
-    const name = begins && sentence.section[0].toUpperCase() + sentence.section.slice(1);
-    return [...(begins ? [make("li", { className: "section-name" }, name)] : []), sentenceItem(sentence, number)];
+    const name = sectionName(sentence, number);
+    return [...(name ? [make("li", { className: "section-name" }, name)] : []), sentenceItem(sentence, number)];
 }
 
 function sentenceItem(sentence, number) {

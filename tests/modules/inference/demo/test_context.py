@@ -1,9 +1,11 @@
 """The page of a model with context: a previous image beside the X-ray, an indication, and both withdrawn again."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.errors import UserError
 from modules.inference.given_context import GivenContext
@@ -145,6 +147,13 @@ def test_what_is_not_an_upload_is_refused_as_a_previous_image(address):
 # With a browser
 
 
+def saved_pixels(visitor):
+    """The saved picture, [height, width, 3]."""
+    _, content = visitor.download("Save image (PNG)")
+    with Image.open(io.BytesIO(content)) as image:
+        return np.array(image.convert("RGB"))
+
+
 def reload_of(visitor, act):
     """Call `act` and wait until the report with the new context is there."""
     act()
@@ -177,10 +186,20 @@ def test_a_previous_image_is_shown_beside_and_can_be_withdrawn(visit, predictor)
     )
     assert labels and all(changes[name] == change for name, change in labels)
 
+    # The saved picture has both images in the height of the X-ray (60 x 48 pixels, the previous one 80 x 60).
+    both = saved_pixels(visitor)
+    height = round(1024 * 48 / 60)
+    prior_width = round(height * 80 / 60)
+    assert abs(both.shape[1] - (prior_width + 16 + 1024)) <= 1 and both.shape[0] > height
+    assert (both[:height, prior_width + 2 : prior_width + 14] == 255).all()
+    for picture in (both[:height, :prior_width], both[:height, -1024:]):
+        assert any((picture == colour).all(axis=2).sum() > 500 for colour in ((255, 176, 0), (79, 195, 247)))
+
     reload_of(visitor, page.get_by_label("the previous image", exact=True).uncheck)
     result = visitor.wait_for_result(lambda result: result["report"] == reported(predictor).report)
     assert result["edits"]["context"] == {"prior": False, "indication": None}
     assert page.locator(".prior").is_hidden() and not any("change" in one for one in result["regions"].values())
+    assert saved_pixels(visitor).shape[1] == 1024
     reload_of(visitor, visitor.button("Undo all edits").click)
     visitor.wait_for_result(lambda result: result["report"] == expected.report)
 
