@@ -4,10 +4,10 @@
 
 Every arm trains the image side alone (`model.report=false`) on the 1,976 training images of FOLDER/nih_cxr14 and is
 scored on its 307 validation images, over the findings with at least 10 positives: a small trunk with fresh weights, the
-same after training on phantoms, EfficientNet-lite0 with fresh and with ImageNet weights, and the best of the four with
-phantoms mixed in. All arms see the X-rays about equally often. The last epoch is scored, so that no epoch is chosen on
-these images. Finished runs are skipped, interrupted ones are resumed, and FILE.json is rewritten after each run.
-Intervals resample the patients of the split.
+same after training on phantoms, EfficientNet-lite0 with fresh and with ImageNet weights, the latter with larger images,
+and the best of all with phantoms mixed in. All arms see the X-rays about equally often. The last epoch is scored, so
+that no epoch is chosen on these images. Finished runs are skipped, interrupted ones are resumed, and FILE.json is
+rewritten after each run. Intervals resample the patients of the split.
 """
 
 import argparse
@@ -52,10 +52,15 @@ _FIRST_LAYERS = ",".join(
 # Names of the arms, in the order of their runs.
 FRESH_SMALL, PHANTOM_SMALL = "small, fresh", "small, from phantoms"
 FRESH_EFFICIENT, IMAGENET_EFFICIENT = "EfficientNet-lite0, fresh", "EfficientNet-lite0, ImageNet"
+_LARGE = 224  # the size of the images that EfficientNet-lite0's weights were trained with
+IMAGENET_LARGE = f"EfficientNet-lite0, ImageNet, {_LARGE} pixels"
 MIXED = "best with phantoms mixed in"
-ARMS = (FRESH_SMALL, PHANTOM_SMALL, IMAGENET_EFFICIENT, FRESH_EFFICIENT, MIXED)
+ARMS = (FRESH_SMALL, PHANTOM_SMALL, IMAGENET_EFFICIENT, FRESH_EFFICIENT, IMAGENET_LARGE, MIXED)
 # The pairs of arms whose difference is reported: first minus second. The mixed arm is compared with its own arm alone.
-PAIRS = ((PHANTOM_SMALL, FRESH_SMALL), (IMAGENET_EFFICIENT, FRESH_EFFICIENT), (IMAGENET_EFFICIENT, FRESH_SMALL))
+PAIRS = (
+    (PHANTOM_SMALL, FRESH_SMALL), (IMAGENET_EFFICIENT, FRESH_EFFICIENT), (IMAGENET_EFFICIENT, FRESH_SMALL),
+    (IMAGENET_LARGE, IMAGENET_EFFICIENT),
+)
 # Settings of all runs; configs/nih_cxr14.yaml has the rest.
 COMMON = (
     "data.image_size=128", "data.workers=0", "data.cache_images=true", "data.rotate=5", "optim.batch_size=32",
@@ -172,14 +177,15 @@ def _train_and_test(options: argparse.Namespace, films: Path, arm: str, base: st
 
     base   the arm whose trunk it has; another one for the mixed arm only
     """
-    common = [*_trunk_settings(options.results, base), *COMMON]
+    side = _LARGE if base == IMAGENET_LARGE else 128
+    common = [*_trunk_settings(options.results, base), *COMMON, f"data.image_size={side}"]
     start = []
     if base == PHANTOM_SMALL:
-        settings = [f"data.root={_phantoms(options)}", *common, *_PHANTOMS_FIRST, *options.overrides]
+        settings = [f"data.root={_phantoms(options, side)}", *common, *_PHANTOMS_FIRST, *options.overrides]
         start = [f"train.init_from={_train(options.results, 'phantoms', seed, settings)}"]
     settings = [f"data.root={films}", *common]
     if arm == MIXED:
-        settings = [f"data.root=[{films},{_phantoms(options)}]", *common, *_PHANTOMS_MIXED_IN]
+        settings = [f"data.root=[{films},{_phantoms(options, side)}]", *common, *_PHANTOMS_MIXED_IN]
     folder = _train(options.results, arm, seed, [*start, *settings, *options.overrides])
     if not (folder / "predictions_val.jsonl").is_file():
         run_script(folder, [
@@ -204,10 +210,10 @@ def _trunk_settings(results: Path, arm: str) -> list[str]:
     ]
 
 
-def _phantoms(options: argparse.Namespace) -> Path:
-    """Return the folder of the phantoms, which are simulated if absent."""
-    folder = options.results / f"phantom_{options.phantoms}"
-    prepare_phantom(folder, PhantomSettings(studies=options.phantoms, image_size=128))
+def _phantoms(options: argparse.Namespace, side: int) -> Path:
+    """Return the folder of the phantoms with images of `side` pixels, which are simulated if absent."""
+    folder = options.results / f"phantom_{options.phantoms}_{side}"
+    prepare_phantom(folder, PhantomSettings(studies=options.phantoms, image_size=side))
     return folder
 
 
@@ -284,7 +290,7 @@ def _print_table(summary: dict) -> None:
     print(f"{summary['studies']} images; findings: {', '.join(summary['findings'])}")
     for arm, values in summary["arms"].items():
         low, high = values["interval"]
-        print(f"{arm:<34} {values['auroc']:.3f} ({low:.3f} to {high:.3f}), {values['seeds']} seeds")
+        print(f"{arm:<42} {values['auroc']:.3f} ({low:.3f} to {high:.3f}), {values['seeds']} seeds")
     for each in summary["differences"]:
         low, high = each["interval"]
         print(f"{each['arms'][0]} - {each['arms'][1]}: {each['auroc']:+.3f} ({low:+.3f} to {high:+.3f})")

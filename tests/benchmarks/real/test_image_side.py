@@ -15,6 +15,7 @@ from benchmarks.real.image_side import (
     ARMS,
     FRESH_SMALL,
     IMAGENET_EFFICIENT,
+    IMAGENET_LARGE,
     MIXED,
     PHANTOM_SMALL,
     Reference,
@@ -103,6 +104,17 @@ def test_imagenet_weights_come_from_the_package(real, tmp_path, monkeypatch):
     weights = tmp_path / "results" / "efficientnet_lite0.safetensors"
     assert weights.is_file() and f"model.patch_encoder.weights={weights}" in commands[0]
     assert "model.patch_encoder.backbone=timm:tf_efficientnet_lite0" in commands[0]
+    commands.clear()
+    monkeypatch.setattr(image_side, "_best_arm", lambda finished, reference: IMAGENET_LARGE)
+    run(real, tmp_path, "--arms", f"{IMAGENET_LARGE};{MIXED}", "--seeds", "0")
+    assert len(commands) == 2  # training alone: the predictions are there
+    for command in commands:
+        sizes = [setting for setting in command if setting.startswith("data.image_size=")]
+        assert sizes == ["data.image_size=128", "data.image_size=224", TINY[0]]
+        assert f"model.patch_encoder.weights={weights}" in command
+    assert any(f"{tmp_path}/results/phantom_12_224]" in setting for setting in commands[1])
+    with Image.open(next((tmp_path / "results/phantom_12_224").rglob("*.png"))) as image:
+        assert max(image.size) == 224
 
 
 @pytest.mark.parametrize(("options", "message"), [
