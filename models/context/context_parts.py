@@ -3,6 +3,7 @@
 Not part of the published model. What is absent is masked, so that one model serves with and without.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,7 +69,8 @@ class ContextParts(nn.Module):
         self.resolved = resolved
         self.type_embedding = nn.Embedding(3, width)
         # Added to the study's own patches where no prior is shown. The decoder hardly notices what is masked: without
-        # it, reports compare with priors that it does not see.
+        # it, reports compare with priors that it does not see. Like the embedding of words, it is scaled by the root of
+        # its width, or else it would stay small beside the patches.
         self.alone_embedding = nn.Parameter(torch.zeros(width)) if reads_prior else None
         self.register_buffer("abnormal_slots", abnormal_slots.clone(), persistent=False)
 
@@ -176,6 +178,5 @@ class ContextParts(nn.Module):
         """The memory [B, N, D] of the study's own patches, marked where the model reads priors but is shown none."""
         if self.alone_embedding is None:
             return memory
-        if prior is None:
-            return memory + self.alone_embedding
-        return memory + ~prior.has_prior[:, None, None] * self.alone_embedding
+        mark = math.sqrt(len(self.alone_embedding)) * self.alone_embedding
+        return memory + (mark if prior is None else ~prior.has_prior[:, None, None] * mark)

@@ -1,5 +1,6 @@
 """A model that reads indication and prior: what it sees, what it ignores, and what change it predicts."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -230,11 +231,14 @@ def test_patches_are_marked_where_no_prior_is_shown(batch):
     change = memory - model.encode(inputs, *SOURCES).memory
     own = change.shape[1] - model.encode(inputs, *SOURCES).context_rows
     torch.testing.assert_close(change[has_prior], torch.zeros_like(change[has_prior]))
-    torch.testing.assert_close(change[~has_prior][:, :own], torch.ones_like(change[~has_prior][:, :own]))
+    root = math.sqrt(len(parts.alone_embedding))
+    torch.testing.assert_close(
+        change[~has_prior][:, :own], torch.full_like(change[~has_prior][:, :own], root), atol=1e-5, rtol=1e-5
+    )
     assert not change[:, own:].any()
     memory.sum().backward()
     patches = own * (~has_prior).sum()
-    torch.testing.assert_close(parts.alone_embedding.grad, torch.full_like(parts.alone_embedding, patches))
+    torch.testing.assert_close(parts.alone_embedding.grad, torch.full_like(parts.alone_embedding, root * patches))
     # Without any context, as with one that shows no study a prior.
     with torch.no_grad():
         parts.alone_embedding += 1
